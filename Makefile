@@ -1,0 +1,73 @@
+# `make demo` and `make test` need only python3 (3.11 or newer) and, for the fast kernels, a C++
+# compiler: everything else goes into a virtual environment of their own (.venv).
+#
+#   PYTHON=python3.12                       the Python to make the environment with
+#   AWM_TORCH="torch==2.14.1"               another torch: anything that `pip install` takes
+
+PYTHON ?= python3
+VENV ?= .venv
+AWM_TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install
+# Read-only once installed; each stamp says that one step of the set-up is done.
+TOOLS := $(VENV)/.tools
+PACKAGE := $(VENV)/.package
+DEV := $(VENV)/.dev
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: help demo test lint compile-check format clean
+help:
+	@echo "make demo           plant a backdoor and erase it; the report goes to awm-demo/"
+	@echo "make test           build, then run every test"
+	@echo "make lint           ruff, clang-format and mypy"
+	@echo "make compile-check  compile the Triton kernels for sm_90 (no GPU needed)"
+	@echo "make format         rewrite the sources the way lint wants them"
+	@echo "make clean          remove the environment and everything built"
+
+demo: $(PACKAGE)
+	$(BIN)/awm demo
+
+# Triton picks its interpreter when a kernel is decorated, so its tests have a process of their own.
+test: $(DEV)
+	$(BIN)/python -m pytest tests
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy
+
+compile-check: $(DEV)
+	$(BIN)/python tests/triton_compile.py
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+
+# docs/demo.png, the picture in the README, from a fresh demo.
+docs/demo.png: docs/make_picture.py $(PACKAGE)
+	$(BIN)/awm demo --out $(VENV)/demo
+	$(BIN)/python docs/make_picture.py $(VENV)/demo $@
+
+# torch first: the package is built against the torch that is there.
+$(TOOLS):
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(AWM_TORCH)
+	$(PIP) setuptools wheel ninja pybind11 numpy
+	touch $@
+
+$(PACKAGE): $(TOOLS) $(SOURCES)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+# The development set includes the package, so it stands for both stamps.
+$(DEV): $(TOOLS) $(SOURCES)
+	$(PIP) --no-build-isolation -e '.[dev]'
+	touch $(PACKAGE) $@
+
+clean:
+	rm -rf $(VENV) build awm_kernels/lib awm_kernels/_build_info*.so *.egg-info python/*.egg-info

@@ -1,0 +1,41 @@
+"""Fused kernels for networks with elementwise weight masks and universal triggers."""
+
+from awm_kernels._backend import BACKENDS, backends, choose
+from awm_kernels._ops import OPS
+from awm_kernels.l1_ball import l1_project_, l1_rescale_
+from awm_kernels.mask_step import mask_step_
+from awm_kernels.masked_conv import (
+    MaskedConv1d,
+    MaskedConv2d,
+    MaskedConv3d,
+    masked_conv1d,
+    masked_conv2d,
+    masked_conv3d,
+)
+from awm_kernels.masked_linear import MaskedLinear, masked_linear
+from awm_kernels.masked_weight import masked_weight
+from awm_kernels.perturb import perturb
+from awm_kernels.trigger_step import trigger_step_
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "MaskedConv1d",
+    "MaskedConv2d",
+    "MaskedConv3d",
+    "MaskedLinear",
+    "backends",
+    "choose",
+    "l1_project_",
+    "l1_rescale_",
+    "mask_step_",
+    "masked_conv1d",
+    "masked_conv2d",
+    "masked_conv3d",
+    "masked_linear",
+    "masked_weight",
+    "perturb",
+    "trigger_step_",
+]

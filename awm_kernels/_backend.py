@@ -1,0 +1,121 @@
+"""Which backends are there, and which one a call uses."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+LIBRARY = Path(__file__).parent / "lib" / "libawm_cpu.so"
+
+
+class BackendStatus(NamedTuple):
+    """Whether a backend works here; if not, why, and how to get it."""
+
+    available: bool
+    why: str
+    how: str
+
+
+@functools.cache
+def _cpu_status() -> BackendStatus:
+    rebuild = "install a C++20 compiler, then: AWM_CPU=on pip install --no-build-isolation ."
+    if not LIBRARY.exists():
+        return BackendStatus(False, f"{LIBRARY.name} was not built with this installation", rebuild)
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except (OSError, RuntimeError) as error:
+        return BackendStatus(False, f"{LIBRARY.name} does not load: {error}", rebuild)
+    return BackendStatus(True, "", "")
+
+
+@functools.cache
+def _cuda_status() -> BackendStatus:
+    return BackendStatus(
+        False,
+        "this version has no CUDA kernels",
+        "use triton on CUDA tensors",
+    )
+
+
+@functools.cache
+def _triton_status() -> BackendStatus:
+    if importlib.util.find_spec("triton") is None:
+        return BackendStatus(False, "triton is not installed", "pip install triton")
+    if torch.cuda.is_available() or interpreting():
+        return BackendStatus(True, "", "")
+    return BackendStatus(
+        False,
+        "no CUDA device is visible",
+        "run on a CUDA machine; TRITON_INTERPRET=1 (set before Python starts) runs the kernels "
+        "slowly on CPU tensors, for tests",
+    )
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run on CPU tensors, in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def backends() -> dict[str, BackendStatus]:
+    """The state of every backend, by name."""
+    return {
+        "reference": BackendStatus(True, "", ""),
+        "cpu": _cpu_status(),
+        "cuda": _cuda_status(),
+        "triton": _triton_status(),
+    }
+
+
+def _fits(backend: str, tensors: list[Tensor]) -> str:
+    """Why `backend` can't take these tensors; empty if it can."""
+    if backend == "reference":
+        return ""
+    device = tensors[0].device.type
+    devices = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}[backend]
+    if backend == "triton" and interpreting():
+        devices = ("cuda", "cpu")
+    if device not in devices:
+        return f"it takes {' or '.join(devices)} tensors, got {device}"
+    for tensor in tensors:
+        if tensor.dtype not in KERNEL_DTYPES:
+            return f"it takes float32, bfloat16 and float64, got {tensor.dtype}"
+    return ""
+
+
+def choose(backend: str, *tensors: Tensor | None) -> str:
+    """The backend that a call with `backend=` on these tensors runs on.
+
+    "auto" takes the compiled CPU kernels for CPU tensors and Triton for CUDA tensors, and the
+    PyTorch reference where those are missing or don't take the dtype.
+
+    Raises:
+        ValueError: `backend` is no backend's name, or that backend can't take the tensors.
+        RuntimeError: the backend asked for is not available; says why and how to get it.
+    """
+    present = [tensor for tensor in tensors if tensor is not None]
+    if backend == "auto":
+        candidate = {"cpu": "cpu", "cuda": "triton"}.get(present[0].device.type, "reference")
+        if candidate != "reference":
+            ready = (_cpu_status if candidate == "cpu" else _triton_status)().available
+            if ready and not _fits(candidate, present):
+                return candidate
+        return "reference"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    status = backends()[backend]
+    if not status.available:
+        raise RuntimeError(
+            f"backend {backend!r} is not available: {status.why}. To get it: {status.how}."
+        )
+    misfit = _fits(backend, present)
+    if misfit:
+        raise ValueError(f"backend {backend!r} can't run this call: {misfit}")
+    return backend

@@ -1,0 +1,714 @@
+"""Schemas, fakes, autograd and the choice of backend of every op, once.
+
+The public functions in the modules beside this one check their arguments and call these.
+Kernels (C++ or Triton) see dense tensors in one physical order; bringing arguments into that
+form happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awm_kernels import _reference as reference
+from awm_kernels._backend import choose
+from awm_kernels._reference import compute_dtype
+
+OPS = (
+    "masked_conv",
+    "masked_linear",
+    "masked_weight",
+    "mask_step_",
+    "l1_rescale_",
+    "l1_project_",
+    "perturb",
+    "trigger_step_",
+)
+
+_TRITON_HOME = {
+    "masked_weight_out": "masked_weight",
+    "mask_step_": "mask_step",
+    "l1_rescale_": "l1_ball",
+    "l1_project_": "l1_ball",
+    "perturb_out": "perturb",
+    "perturb_backward_out": "perturb",
+    "trigger_step_": "trigger_step",
+    "masked_conv_forward": "masked_conv",
+    "masked_conv_input_grad": "masked_conv",
+    "masked_conv_mask_grad": "masked_conv",
+}
+
+
+def _kernel(backend: str, name: str) -> Callable[..., Any]:
+    if backend == "cpu":
+        kernel: Callable[..., Any] = getattr(torch.ops.awm_kernels_cpu, name)
+        return kernel
+    module = import_module(f"awm_kernels._triton.{_TRITON_HOME[name]}")
+    return getattr(module, name)  # type: ignore[no-any-return]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
+
+
+def _rows_first(tensor: Tensor) -> bool:
+    """Dense, with dimension 0 outermost in memory (contiguous, channels_last)."""
+    return _is_dense(tensor) and (
+        tensor.dim() == 0
+        or tensor.shape[0] <= 1
+        or tensor.stride(0) * tensor.shape[0] == tensor.numel()
+    )
+
+
+def _ordered(tensor: Tensor) -> Tensor:
+    """`tensor`, copied to contiguous memory unless it is dense with dimension 0 outermost."""
+    return tensor if _rows_first(tensor) else tensor.contiguous()
+
+
+def _like(tensor: Tensor, model: Tensor) -> Tensor:
+    """`tensor`, copied unless it already has the (dense) strides of `model`."""
+    if tensor.stride() == model.stride():
+        return tensor
+    return torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
+
+
+def _scale(scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if scale is None else scale.to(compute_dtype(dtype)).contiguous()
+
+
+def _masked_weight(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    chosen = choose(backend, theta, mask)
+    if chosen == "reference":
+        return reference.masked_weight(theta, mask, scale, row_ptr, dtype)
+    theta = _ordered(theta)
+    out = torch.empty_like(theta, dtype=dtype)
+    scale = _scale(scale, theta.dtype)
+    _kernel(chosen, "masked_weight_out")(theta, _like(mask, theta), scale, row_ptr, out)
+    return out
+
+
+@torch.library.custom_op("awm_kernels::masked_weight", mutates_args=())
+def masked_weight(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return _masked_weight(theta, mask, scale, row_ptr, dtype, backend)
+
+
+@masked_weight.register_fake
+def _(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return torch.empty_like(_ordered(theta), dtype=dtype)
+
+
+def _row_sums(values: Tensor, row_ptr: Tensor | None, like: Tensor) -> Tensor:
+    """Sum of `values` over each row, as the gradient of a scale shaped like `like`."""
+    compute = compute_dtype(values.dtype)
+    if row_ptr is None:
+        sums = values.reshape(values.shape[0], -1).sum(dim=1, dtype=compute)
+    else:
+        rows = torch.arange(like.numel(), device=values.device)
+        index = rows.repeat_interleave(row_ptr.diff(), output_size=values.numel())
+        sums = torch.zeros(like.shape, dtype=compute, device=values.device)
+        sums = sums.index_add(0, index, values.to(compute))
+    return sums.to(like.dtype)
+
+
+def _masked_weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    theta, mask, scale, row_ptr, _, ctx.backend = inputs
+    ctx.save_for_backward(theta, mask, scale, row_ptr)
+
+
+def _masked_weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    theta, mask, scale, row_ptr = ctx.saved_tensors
+    need_theta, need_mask, need_scale = ctx.needs_input_grad[:3]
+    product = torch.ops.awm_kernels.masked_weight
+    return (
+        product(grad, mask, scale, row_ptr, theta.dtype, ctx.backend) if need_theta else None,
+        product(theta, grad, scale, row_ptr, mask.dtype, ctx.backend) if need_mask else None,
+        _row_sums(grad * (mask * theta), row_ptr, scale) if need_scale else None,
+        None,
+        None,
+        None,
+    )
+
+
+masked_weight.register_autograd(_masked_weight_backward, setup_context=_masked_weight_setup)
+
+
+def _conv_uses_triton(chosen: str, x: Tensor) -> bool:
+    return chosen == "triton" and x.dim() in (3, 4) and x.dtype != torch.float64
+
+
+def _as_2d(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def _params_2d(
+    stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[list[int], list[int], list[int]]:
+    if len(stride) == 2:
+        return stride, padding, dilation
+    return [1, *stride], [0, *padding], [1, *dilation]
+
+
+@torch.library.custom_op("awm_kernels::masked_conv", mutates_args=())
+def masked_conv(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    backend: str,
+) -> Tensor:
+    chosen = choose(backend, x, theta, mask)
+    if _conv_uses_triton(chosen, x):
+        y = _kernel(chosen, "masked_conv_forward")(
+            _as_2d(x),
+            _as_2d(theta),
+            _as_2d(mask),
+            _scale(scale, theta.dtype),
+            bias,
+            *_params_2d(stride, padding, dilation),
+            groups,
+        )
+        return y.squeeze(2) if x.dim() == 3 else y  # type: ignore[no-any-return]
+    weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+    return reference.conv(x, weight, bias, stride, padding, dilation, groups)
+
+
+@masked_conv.register_fake
+def _(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    backend: str,
+) -> Tensor:
+    weight = torch.empty_like(_ordered(theta), dtype=x.dtype)
+    return reference.conv(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _absent(like: Tensor) -> Tensor:
+    """Stands for a gradient nobody asked for: an op must return tensors."""
+    return like.new_empty(0)
+
+
+def _weight_grads(
+    grad_weight: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dW → (dθ, dm, ds), each only if needed: the epilogue of the weight gradient."""
+    need_theta, need_mask, need_scale = needs
+    return (
+        _masked_weight(grad_weight, mask, scale, None, theta.dtype, backend)
+        if need_theta
+        else _absent(theta),
+        _masked_weight(theta, grad_weight, scale, None, mask.dtype, backend)
+        if need_mask
+        else _absent(mask),
+        _row_sums(grad_weight * (mask * theta), None, scale)
+        if need_scale and scale is not None
+        else _absent(theta),
+    )
+
+
+@torch.library.custom_op("awm_kernels::masked_conv_backward", mutates_args=())
+def masked_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    need_x, need_theta, need_mask, need_scale, need_bias = needs
+    chosen = choose(backend, x, theta, mask)
+    if _conv_uses_triton(chosen, x):
+        return _triton_conv_backward(
+            grad, x, theta, mask, scale, stride, padding, dilation, groups, needs, chosen
+        )
+    weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+    grad_x, grad_weight, grad_bias = reference.conv_backward(
+        grad,
+        x,
+        weight,
+        stride,
+        padding,
+        dilation,
+        groups,
+        need_x,
+        need_theta or need_mask or need_scale,
+        need_bias,
+    )
+    grads = (_absent(theta), _absent(mask), _absent(theta))
+    if grad_weight is not None and (need_theta or need_mask or need_scale):
+        grads = _weight_grads(grad_weight, theta, mask, scale, needs[1:4], chosen)
+    return (
+        grad_x if need_x and grad_x is not None else _absent(x),
+        *grads,
+        grad_bias if need_bias and grad_bias is not None else _absent(x),
+    )
+
+
+def _triton_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    need_x, need_theta, need_mask, need_scale, need_bias = needs
+    params = (*_params_2d(stride, padding, dilation), groups)
+    factor = _scale(scale, theta.dtype)
+    grad2, x2, theta2, mask2 = _as_2d(grad), _as_2d(x), _as_2d(theta), _as_2d(mask)
+    weight_grad = _kernel(backend, "masked_conv_mask_grad")
+    grad_x = _absent(x)
+    if need_x:
+        input_grad = _kernel(backend, "masked_conv_input_grad")
+        grad_x = input_grad(grad2, theta2, mask2, factor, x2.shape, *params).reshape(x.shape)
+    grad_theta, grad_mask, grad_scale = _absent(theta), _absent(mask), _absent(theta)
+    if need_theta:
+        grad_theta = weight_grad(grad2, x2, mask2, factor, *params).reshape(theta.shape)
+        grad_theta = grad_theta.to(theta.dtype)
+    if need_mask:
+        grad_mask = weight_grad(grad2, x2, theta2, factor, *params).reshape(mask.shape)
+        grad_mask = grad_mask.to(mask.dtype)
+    if need_scale and scale is not None:
+        grad_scale = _row_sums(
+            weight_grad(grad2, x2, theta2 * mask2, None, *params), None, scale
+        )
+    grad_bias = grad2.sum(dim=(0, 2, 3)) if need_bias else _absent(x)
+    return grad_x, grad_theta, grad_mask, grad_scale, grad_bias
+
+
+@masked_conv_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    weight = torch.empty_like(_ordered(theta), dtype=x.dtype)
+    grad_x, grad_weight, _ = reference.conv_backward(
+        grad, x, weight, stride, padding, dilation, groups, needs[0], any(needs[1:4]), False
+    )
+    absent = (_absent(x), _absent(theta), _absent(mask), _absent(theta), _absent(x))
+    made = (
+        grad_x,
+        None if grad_weight is None else torch.empty_like(_ordered(grad_weight), dtype=theta.dtype),
+        torch.empty_like(_ordered(theta), dtype=mask.dtype),
+        scale,
+        x.new_empty(theta.shape[0]),
+    )
+    return tuple(  # type: ignore[return-value]
+        torch.empty_like(value) if need and value is not None else nothing
+        for need, value, nothing in zip(needs, made, absent, strict=True)
+    )
+
+
+def _masked_conv_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, theta, mask, scale, _, *ctx.params, ctx.backend = inputs
+    ctx.save_for_backward(x, theta, mask, scale)
+
+
+def _masked_conv_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:5])
+    grads = torch.ops.awm_kernels.masked_conv_backward(
+        grad, *ctx.saved_tensors, *ctx.params, needs, ctx.backend
+    )
+    asked = (g if need else None for g, need in zip(grads, needs, strict=True))
+    return (*asked, *(None for _ in range(5)))
+
+
+masked_conv.register_autograd(_masked_conv_autograd, setup_context=_masked_conv_setup)
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _as_conv(tensor: Tensor) -> Tensor:
+    """(rows, features) as (rows, features, 1, 1): a linear map is a 1x1 convolution."""
+    return _matrix(tensor)[:, :, None, None]
+
+
+@torch.library.custom_op("awm_kernels::masked_linear", mutates_args=())
+def masked_linear(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    backend: str,
+) -> Tensor:
+    chosen = choose(backend, x, theta, mask)
+    if chosen == "triton" and x.dtype != torch.float64:
+        y = _kernel(chosen, "masked_conv_forward")(
+            _as_conv(x),
+            theta[:, :, None, None],
+            mask[:, :, None, None],
+            _scale(scale, theta.dtype),
+            bias,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            1,
+        )
+        return y.reshape(*x.shape[:-1], theta.shape[0])  # type: ignore[no-any-return]
+    weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@masked_linear.register_fake
+def _(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    backend: str,
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], theta.shape[0])
+
+
+@torch.library.custom_op("awm_kernels::masked_linear_backward", mutates_args=())
+def masked_linear_backward(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    need_x, need_theta, need_mask, need_scale, need_bias = needs
+    chosen = choose(backend, x, theta, mask)
+    if chosen == "triton" and x.dtype != torch.float64:
+        grads = _triton_conv_backward(
+            _as_conv(grad),
+            _as_conv(x),
+            theta[:, :, None, None],
+            mask[:, :, None, None],
+            scale,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            1,
+            needs,
+            chosen,
+        )
+        shapes = (x.shape, theta.shape, mask.shape, None, None)
+        return tuple(  # type: ignore[return-value]
+            g.reshape(shape) if need and shape is not None else g
+            for g, need, shape in zip(grads, needs, shapes, strict=True)
+        )
+    grad_x = _absent(x)
+    if need_x:
+        grad_x = grad.matmul(_masked_weight(theta, mask, scale, None, x.dtype, chosen))
+    grads3 = (_absent(theta), _absent(mask), _absent(theta))
+    if need_theta or need_mask or need_scale:
+        grad_weight = _matrix(grad).t().mm(_matrix(x))
+        grads3 = _weight_grads(grad_weight, theta, mask, scale, needs[1:4], chosen)
+    return grad_x, *grads3, _matrix(grad).sum(dim=0) if need_bias else _absent(x)
+
+
+@masked_linear_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    made = (
+        x.new_empty(x.shape),
+        theta.new_empty(theta.shape),
+        torch.empty_like(_ordered(theta), dtype=mask.dtype),
+        _absent(theta) if scale is None else scale.new_empty(scale.shape),
+        x.new_empty(theta.shape[0]),
+    )
+    absent = (_absent(x), _absent(theta), _absent(mask), _absent(theta), _absent(x))
+    return tuple(  # type: ignore[return-value]
+        value if need else nothing
+        for need, value, nothing in zip(needs, made, absent, strict=True)
+    )
+
+
+def _masked_linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, theta, mask, scale, _, ctx.backend = inputs
+    ctx.save_for_backward(x, theta, mask, scale)
+
+
+def _masked_linear_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:5])
+    grads = torch.ops.awm_kernels.masked_linear_backward(
+        grad, *ctx.saved_tensors, needs, ctx.backend
+    )
+    return (*(g if need else None for g, need in zip(grads, needs, strict=True)), None)
+
+
+masked_linear.register_autograd(_masked_linear_autograd, setup_context=_masked_linear_setup)
+
+
+def _write_back(target: Tensor, source: Tensor) -> None:
+    if target is not source:
+        target.copy_(source)
+
+
+@torch.library.custom_op(
+    "awm_kernels::mask_step_",
+    mutates_args=("mask", "exp_avg", "exp_avg_sq", "step", "weight_out", "stats"),
+)
+def mask_step_(
+    mask: Tensor,
+    grad_weight: Tensor,
+    theta: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    step: Tensor,
+    weight_out: Tensor | None,
+    stats: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_clip: float,
+    l1: float,
+    proximal: bool,
+    backend: str,
+) -> None:
+    step.add_(1)
+    numbers = (lr, beta1, beta2, eps, grad_clip, l1, proximal)
+    chosen = choose(backend, mask, grad_weight, theta, weight_out)
+    if chosen == "reference":
+        reference.mask_step_(
+            mask, grad_weight, theta, exp_avg, exp_avg_sq, step, weight_out, stats, scale, row_ptr,
+            *numbers,
+        )  # fmt: skip
+        return
+    dense_mask = _ordered(mask)
+    optional = [None if t is None else _like(t, dense_mask) for t in (exp_avg, exp_avg_sq)]
+    dense_out = None if weight_out is None else _like(weight_out, dense_mask)
+    _kernel(chosen, "mask_step_")(
+        dense_mask,
+        _like(grad_weight, dense_mask),
+        _like(theta, dense_mask),
+        *optional,
+        step,
+        dense_out,
+        stats,
+        _scale(scale, theta.dtype),
+        row_ptr,
+        *numbers,
+    )
+    pairs = ((mask, dense_mask), (exp_avg, optional[0]), (exp_avg_sq, optional[1]))
+    for target, source in (*pairs, (weight_out, dense_out)):
+        if target is not None and source is not None:
+            _write_back(target, source)
+
+
+@mask_step_.register_fake
+def _(*args: Any) -> None:
+    return None
+
+
+def _on_rows(name: str, delta: Tensor, radius: Tensor, backend: str) -> None:
+    chosen = choose(backend, delta)
+    if chosen == "reference":
+        getattr(reference, name)(delta, radius)
+        return
+    dense = delta.contiguous()
+    _kernel(chosen, name)(dense, radius.to(compute_dtype(delta.dtype)).contiguous())
+    _write_back(delta, dense)
+
+
+@torch.library.custom_op("awm_kernels::l1_rescale_", mutates_args=("delta",))
+def l1_rescale_(delta: Tensor, radius: Tensor, backend: str) -> None:
+    _on_rows("l1_rescale_", delta, radius, backend)
+
+
+@torch.library.custom_op("awm_kernels::l1_project_", mutates_args=("delta",))
+def l1_project_(delta: Tensor, radius: Tensor, backend: str) -> None:
+    _on_rows("l1_project_", delta, radius, backend)
+
+
+@torch.library.custom_op("awm_kernels::trigger_step_", mutates_args=("delta",))
+def trigger_step_(
+    delta: Tensor, grad: Tensor, radius: Tensor, lr: float, project: bool, bound: bool, backend: str
+) -> None:
+    chosen = choose(backend, delta, grad)
+    if chosen == "reference":
+        reference.trigger_step_(delta, grad, radius, lr, project, bound)
+        return
+    dense = delta.contiguous()
+    radius = radius.to(compute_dtype(delta.dtype)).contiguous()
+    _kernel(chosen, "trigger_step_")(dense, grad.contiguous(), radius, lr, project, bound)
+    _write_back(delta, dense)
+
+
+@l1_rescale_.register_fake
+@l1_project_.register_fake
+@trigger_step_.register_fake
+def _(*args: Any) -> None:
+    return None
+
+
+def _images(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x with dimension 0 outermost, and x and Δ as matrices (rows, n) in its physical order."""
+    x = _ordered(x)
+    if delta.dim() < x.dim():
+        delta = delta.unsqueeze(0)
+    # A batch of one may carry any stride in dimension 0: only the order inside an image counts.
+    order = sorted(range(1, x.dim()), key=lambda dim: -x.stride(dim))
+    inside = (0, *order)
+    return (
+        x,
+        x.permute(inside).reshape(x.shape[0], -1),
+        delta.permute(inside).reshape(delta.shape[0], -1).contiguous(),
+    )
+
+
+@torch.library.custom_op("awm_kernels::perturb", mutates_args=())
+def perturb(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> Tensor:
+    chosen = choose(backend, x, delta)
+    if chosen == "reference":
+        return torch.empty_like(_ordered(x)).copy_(reference.perturb(x, delta, low, high))
+    dense, rows, delta_rows = _images(x, delta)
+    out = torch.empty_like(dense)
+    if x.numel():
+        _kernel(chosen, "perturb_out")(rows, delta_rows, low, high, _images(out, delta)[1])
+    return out
+
+
+@perturb.register_fake
+def _(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> Tensor:
+    return torch.empty_like(_ordered(x))
+
+
+@torch.library.custom_op("awm_kernels::perturb_backward", mutates_args=())
+def perturb_backward(
+    grad: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    low: float,
+    high: float,
+    need_x: bool,
+    need_delta: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    chosen = choose(backend, grad, x, delta)
+    x = _ordered(x)
+    grad_x = torch.empty_like(x) if need_x else _absent(x)
+    grad_delta = delta.new_zeros(delta.shape) if need_delta else _absent(delta)
+    if x.numel() == 0:
+        return grad_x, grad_delta
+    if chosen == "reference":
+        made = reference.perturb_backward(grad, x, delta, low, high, need_x, need_delta)
+        for target, source in zip((grad_x, grad_delta), made, strict=True):
+            if source is not None:
+                target.copy_(source)
+        return grad_x, grad_delta
+    _, rows, delta_rows = _images(x, delta)
+    grad_rows = _images(_like(grad, x), delta)[1]
+    grad_x_rows = _images(grad_x, delta)[1] if need_x else None
+    sums = torch.empty_like(delta_rows) if need_delta else None
+    backward = _kernel(chosen, "perturb_backward_out")
+    backward(grad_rows, rows, delta_rows, low, high, grad_x_rows, sums)
+    if sums is not None:
+        order = sorted(range(1, x.dim()), key=lambda dim: -x.stride(dim))
+        lead = () if delta.dim() < x.dim() else (delta.shape[0],)
+        shaped = sums.reshape(*lead, *(x.shape[dim] for dim in order))
+        offset = 0 if not lead else 1
+        back = [order.index(dim) + offset for dim in range(1, x.dim())]
+        grad_delta.copy_(shaped.permute(*range(offset), *back))
+    return grad_x, grad_delta
+
+
+@perturb_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    low: float,
+    high: float,
+    need_x: bool,
+    need_delta: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(_ordered(x)) if need_x else _absent(x),
+        delta.new_empty(delta.shape) if need_delta else _absent(delta),
+    )
+
+
+def _perturb_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, delta, ctx.low, ctx.high, ctx.backend = inputs
+    ctx.save_for_backward(x, delta)
+
+
+def _perturb_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    need_x, need_delta = ctx.needs_input_grad[:2]
+    grad_x, grad_delta = torch.ops.awm_kernels.perturb_backward(
+        grad, *ctx.saved_tensors, ctx.low, ctx.high, need_x, need_delta, ctx.backend
+    )
+    return grad_x if need_x else None, grad_delta if need_delta else None, None, None, None
+
+
+perturb.register_autograd(_perturb_autograd, setup_context=_perturb_setup)

@@ -1,0 +1,1 @@
+"""Triton kernels, one module an op. Importing any of them needs triton."""

@@ -1,0 +1,119 @@
+"""One optimiser step on the masks of a whole network, from its weight gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from awm_kernels import _check, _ops
+
+
+def mask_step_(
+    mask: Tensor,
+    grad_weight: Tensor,
+    theta: Tensor,
+    step: Tensor,
+    *,
+    lr: float,
+    exp_avg: Tensor | None = None,
+    exp_avg_sq: Tensor | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    grad_clip: float = math.inf,
+    l1: float = 0.0,
+    proximal: bool = False,
+    scale: Tensor | None = None,
+    row_ptr: Tensor | None = None,
+    weight_out: Tensor | None = None,
+    stats: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Update `mask` in place from dW, in one pass over memory (AWM paper, Algorithm 1, 11–13).
+
+    g = dW ⊙ θ · s, clipped to ±`grad_clip`; plus `l1` (γ's subgradient) unless `proximal`; Adam
+    with both moments, SGD with momentum `betas[0]` with only `exp_avg`, plain SGD with neither;
+    `proximal` then soft-thresholds by lr·l1; the mask is clipped to [0, 1]; `weight_out` receives
+    s · (m ⊙ θ) of the new mask. Elements whose g is not finite keep their mask and moments.
+
+    Args:
+        mask: any shape, updated; flat, (n,), with `row_ptr`.
+        grad_weight: dL/dW, same shape.
+        theta: frozen weights, same shape.
+        step: int64, 0-dim, the steps done so far; increased by one.
+        lr: learning rate η₂ ≥ 0.
+        exp_avg, exp_avg_sq: moments, updated; same shape, float32 (float64 for a float64 mask).
+        betas, eps: as in torch.optim.Adam (no weight decay).
+        grad_clip: elementwise bound on |g|; inf for none.
+        l1: γ ≥ 0 of γ‖m‖₁.
+        proximal: soft threshold instead of subgradient.
+        scale, row_ptr: as in `masked_weight`.
+        weight_out: same shape, overwritten; its dtype is the wanted one.
+        stats: float64 (2,), overwritten; allocated if None.
+        backend: "auto", "reference", "cpu" or "triton".
+
+    Returns:
+        `stats`: (‖m‖₁ after the step, number of non-finite g), without a host sync.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came; nothing is
+            changed then.
+    """
+    moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    _check.floating(
+        mask=mask, grad_weight=grad_weight, theta=theta, weight_out=weight_out, scale=scale
+    )
+    _check.same_shape(
+        "mask", mask, grad_weight=grad_weight, theta=theta, weight_out=weight_out, **moments
+    )
+    if stats is None:
+        stats = torch.empty(2, dtype=torch.float64, device=mask.device)
+    _check.shape("stats", stats, (2,))
+    if stats.dtype != torch.float64:
+        raise TypeError(f"stats: expected torch.float64, got {stats.dtype}")
+    _check.same_device(
+        "mask",
+        mask,
+        grad_weight=grad_weight,
+        theta=theta,
+        step=step,
+        weight_out=weight_out,
+        stats=stats,
+        scale=scale,
+        row_ptr=row_ptr,
+        **moments,
+    )
+    if step.dtype != torch.int64 or step.dim() != 0:
+        raise ValueError(f"step: expected a 0-dim int64 tensor, got {step.dtype} {step.shape}")
+    moment_dtype = torch.float64 if mask.dtype == torch.float64 else torch.float32
+    for name, moment in moments.items():
+        if moment is not None and moment.dtype != moment_dtype:
+            raise TypeError(f"{name}: expected {moment_dtype}, got {moment.dtype}")
+    if exp_avg is None and exp_avg_sq is not None:
+        raise ValueError("exp_avg: expected a tensor beside exp_avg_sq, got None")
+    _check.rows(theta, scale, row_ptr)
+    for name, value in (("lr", lr), ("eps", eps), ("grad_clip", grad_clip), ("l1", l1)):
+        _check.at_least(name, value, 0.0)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
+    _ops.mask_step_(
+        mask,
+        grad_weight,
+        theta,
+        exp_avg,
+        exp_avg_sq,
+        step,
+        weight_out,
+        stats,
+        scale,
+        row_ptr,
+        lr,
+        *betas,
+        eps,
+        grad_clip,
+        l1,
+        proximal,
+        backend,
+    )
+    return stats

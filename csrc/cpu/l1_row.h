@@ -1,0 +1,85 @@
+// One row on the L1 ball of a radius: two different operators, rescaling and projection.
+#pragma once
+
+#include "../numerics.h"
+#include "storage.h"
+
+namespace awm::cpu {
+
+// The radius of each row, which is in the compute dtype.
+template <class T>
+const T* row_radius(const Tensor& radius, int64_t rows) {
+  check_dtype(radius, std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float, "radius");
+  check_numel(radius, rows, "radius");
+  STD_TORCH_CHECK(radius.is_contiguous(), "radius: expected a contiguous tensor");
+  return static_cast<const T*>(radius.const_data_ptr());
+}
+
+struct RowSize {
+  double norm;  // ‖v‖₁
+  double peak;  // max |v|
+};
+
+template <class T>
+AWM_INLINE RowSize row_size(const T* row, int64_t n) {
+  double norm[kLanes] = {};
+  T peak[kLanes] = {};
+  const auto add = [&](int l, T v) __attribute__((always_inline)) {
+    const T size = absolute(v);
+    norm[l] += double(size);
+    peak[l] = peak[l] < size ? size : peak[l];
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) add(l, row[i + l]);
+  }
+  for (int l = 0; i < n; ++i, ++l) add(l, row[i]);
+  return {add_lanes(norm), double(*std::max_element(peak, peak + kLanes))};
+}
+
+// v ← v · min(1, radius / ‖v‖₁).
+template <class T>
+AWM_INLINE void rescale_row(T* row, int64_t n, T radius) {
+  const double norm = row_size(row, n).norm;
+  if (!(norm > double(radius))) return;
+  const T factor = T(double(radius) / norm);
+  for (int64_t i = 0; i < n; ++i) row[i] *= factor;
+}
+
+// v ← the nearest point with ‖v‖₁ ≤ radius: the soft threshold at the t where
+// f(t) = Σ max(|v| - t, 0) - radius is zero.
+//
+// f is convex, decreasing and piecewise linear, so Newton's method from a point left of the root
+// climbs to it and, once only the elements above the root are counted, lands on it: a handful of
+// passes without a branch on the data, where sorting or pivoting mispredicts at every element.
+template <class T>
+AWM_INLINE void project_row(T* row, int64_t n, T radius) {
+  const RowSize size = row_size(row, n);
+  const double limit = double(radius);
+  if (size.norm <= limit) return;
+  // Both are left of the root: the first if every element were above it, the second if only one.
+  double threshold = std::max((size.norm - limit) / double(n), size.peak - limit);
+  for (;;) {
+    const T bound = T(threshold);
+    double above = 0;
+    int64_t count = 0;
+    for (int64_t at = 0; at < n; at += kBlock) {
+      T kept[kBlock];
+      const int64_t m = std::min(kBlock, n - at);
+      for (int64_t i = 0; i < m; ++i) {
+        const T size = absolute(row[at + i]);
+        kept[i] = size > bound ? size : T(0);
+        count += size > bound ? 1 : 0;
+      }
+      above += sum(kept, m);
+    }
+    const double next = (above - limit) / double(count);
+    // Not greater: the root, as near as rounding allows. Also ends on NaN, and on no element above.
+    if (!(next > threshold)) break;
+    threshold = next;
+  }
+  // In double: the threshold may be far greater than what is left, and its rounding would show.
+  for (int64_t i = 0; i < n; ++i) row[i] = T(soft_threshold(double(row[i]), threshold));
+}
+
+}  // namespace awm::cpu

@@ -1,0 +1,122 @@
+"""Options that several commands share, and what is made from them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.data import DATASETS
+from awm_defense.models import MODELS, build_model
+from awm_kernels._backend import choose
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def add_model_options(parser: argparse.ArgumentParser, metavar: str) -> None:
+    """The checkpoint and what is needed to build its network."""
+    parser.add_argument(
+        "checkpoint",
+        metavar=metavar,
+        type=Path,
+        help="safetensors file, or .pt/.pth with a state dict at the top or under net, model or "
+        "state_dict; nothing in it is ever executed",
+    )
+    parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
+    parser.add_argument("--num-classes", required=True, type=positive_int, metavar="N")
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="V",
+            help=f"{name} per channel (or one for all) of the normalisation that the network "
+            "expects on images in [0,1] (default: none)",
+        )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The data set and where it lies."""
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with the data set in its official layout (default: $AWM_DATA_DIR)",
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda if there is one, else cpu)"
+    )
+
+
+def get_device(name: str | None) -> torch.device:
+    """The device called `name`; ValueError when this machine has none of that name."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device: can't use {name!r}: {reason}") from error
+    return device
+
+
+def load_network(args: argparse.Namespace) -> nn.Module:
+    """The network of `args.arch` with the weights of `args.checkpoint`, in eval mode."""
+    model = build_model(args.arch, args.num_classes)
+    load_into(model, load_state_dict(args.checkpoint))
+    return model.eval()
+
+
+def get_normalisation(
+    args: argparse.Namespace,
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """(mean, std) as three values each, or (None, None) when neither was given."""
+    if (args.mean is None) != (args.std is None):
+        raise ValueError("--mean and --std: give both or neither")
+    return _per_channel("--mean", args.mean), _per_channel("--std", args.std)
+
+
+def _per_channel(option: str, values: list[float] | None) -> list[float] | None:
+    if values is None or len(values) == 3:
+        return values
+    if len(values) == 1:
+        return values * 3
+    raise ValueError(f"{option}: expected one value or three (R G B), got {len(values)}")
+
+
+def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> dict[str, object]:
+    """What a report says about the run besides its result."""
+    return {
+        "images": images,
+        "seed": args.seed,
+        "device": str(device),
+        "backend": choose("auto", torch.empty(0, device=device)),
+    }
+
+
+def say(text: str) -> None:
+    """A line about what goes on, to standard error: standard output holds only results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, indent=2))

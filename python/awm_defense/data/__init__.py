@@ -1,0 +1,49 @@
+"""Data sets, the defender's draw from them, and augmentation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from awm_defense.data.augment import random_resized_crop_flip
+from awm_defense.data.cifar10 import load_cifar10
+from awm_defense.data.dataset import Dataset
+from awm_defense.data.digits import load_digits
+from awm_defense.data.split import draw_defender, stratified_split
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "draw_defender",
+    "load_dataset",
+    "random_resized_crop_flip",
+    "stratified_split",
+]
+
+DATA_DIR_VARIABLE = "AWM_DATA_DIR"
+
+# Each reads from a folder, or from a package that is always there (then the folder is unused).
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+    "cifar10": load_cifar10,
+    "digits": lambda _: load_digits(),
+}
+
+
+def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """Read a data set.
+
+    Args:
+        name: a key of `DATASETS`.
+        data_dir: folder with the data set in its official layout; by default the environment
+            variable AWM_DATA_DIR. The digits need none.
+
+    Raises:
+        ValueError: for an unknown name or a file that is not what it should be.
+        FileNotFoundError: when files are missing; the message says where they were expected.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name: expected one of {', '.join(sorted(DATASETS))}, got {name!r}")
+    if data_dir is None and DATA_DIR_VARIABLE in os.environ:
+        data_dir = Path(os.environ[DATA_DIR_VARIABLE])
+    return DATASETS[name](data_dir)

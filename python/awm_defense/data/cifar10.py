@@ -1,0 +1,76 @@
+"""CIFAR-10 (Krizhevsky, 2009) from the layout of its "python version"."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awm_defense.data.dataset import Dataset
+
+FOLDER = "cifar-10-batches-py"
+TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
+TEST_FILES = ["test_batch"]
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays and plain Python data only: a pickle can otherwise run any code."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in an array file")
+        return super().find_class(module, name)
+
+
+def load_cifar10(data_dir: Path | None) -> Dataset:
+    """50,000 training and 10,000 test images of 10 classes, kept as uint8.
+
+    Args:
+        data_dir: the folder that holds `cifar-10-batches-py`.
+
+    Raises:
+        FileNotFoundError: when that folder or a file in it is missing.
+        ValueError: when a file is no CIFAR-10 batch.
+    """
+    where = f"unpack the CIFAR-10 python version from its official page, so that {FOLDER} is there"
+    if data_dir is None:
+        raise FileNotFoundError(
+            f"cifar10: no data folder given (data_dir or $AWM_DATA_DIR); {where}"
+        )
+    folder = data_dir / FOLDER
+    missing = [name for name in TRAIN_FILES + TEST_FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"cifar10: {folder} lacks {', '.join(missing)}; {where}")
+    train_images, train_labels = _read([folder / name for name in TRAIN_FILES])
+    test_images, test_labels = _read([folder / name for name in TEST_FILES])
+    return Dataset("cifar10", train_images, train_labels, test_images, test_labels, CLASSES)
+
+
+def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                # The official files were written by Python 2: their keys are bytes.
+                batch = _ArrayUnpickler(file, encoding="bytes").load()
+            images.append(torch.from_numpy(np.array(batch[b"data"]).reshape(-1, 3, 32, 32)))
+            labels += batch[b"labels"]
+        except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected a CIFAR-10 batch, got {error}") from error
+    return torch.cat(images), torch.tensor(labels, dtype=torch.int64)

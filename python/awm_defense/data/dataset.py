@@ -1,0 +1,39 @@
+"""What every data set looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images of a training and a test part; no image is in both.
+
+    Attributes:
+        name: the name it is loaded by.
+        train_images, test_images: (N,3,32,32), uint8 in [0,255] or float32 in [0,1].
+        train_labels, test_labels: (N,) int64, indices into `classes`.
+        classes: the names of the classes.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: list[str]
+
+    def train(self) -> tuple[Tensor, Tensor]:
+        """Training images, float32 in [0,1], and their labels."""
+        return _as_float(self.train_images), self.train_labels
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Test images, float32 in [0,1], and their labels."""
+        return _as_float(self.test_images), self.test_labels
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images

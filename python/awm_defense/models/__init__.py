@@ -1,0 +1,31 @@
+"""Networks to attack and to defend. Each takes RGB images (N,3,32,32) in [0,1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from awm_defense.models.resnet import ResNet18
+from awm_defense.models.small_vgg import SmallVGG
+
+__all__ = ["MODELS", "ResNet18", "SmallVGG", "build_model"]
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {"resnet18": ResNet18, "small_vgg": SmallVGG}
+
+
+def build_model(name: str, num_classes: int) -> nn.Module:
+    """A new network with random weights (from PyTorch's global generator), in training mode.
+
+    Args:
+        name: a key of `MODELS`.
+        num_classes: number of outputs, at least 1.
+
+    Raises:
+        ValueError: for an unknown name or a number of classes below 1.
+    """
+    if name not in MODELS:
+        raise ValueError(f"name: expected one of {', '.join(sorted(MODELS))}, got {name!r}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+    return MODELS[name](num_classes)

@@ -1,0 +1,158 @@
+"""What a purification does, as data: the paper's algorithm, the authors' code, and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of Adversarial Weight Masking (AWM paper, Eq. 4.4 and Algorithm 1).
+
+    Fields that are None take `SIZE_DEPENDENT`'s value for the number of images at hand; the
+    recipe a result carries has them filled in.
+    """
+
+    name: str
+    epochs: int = 20
+    """Outer iterations E."""
+    passes: int = 5
+    """T is `passes` times the number of full batches in the data."""
+    batch_size: int | None = None
+    """Images a step, b; at most the number of images there are."""
+    tau: float | None = None
+    """L1 bound τ of the trigger Δ, in units of pixel values in [0, 1]."""
+    alpha: float | None = None
+    """Weight α of the clean loss."""
+    beta: float | None = None
+    """Weight β of the loss under the trigger; None is 1 − α."""
+    gamma: float = 1e-8
+    """Weight γ of ‖m‖₁."""
+    trigger_lr: float = 10.0
+    """η₁, plain gradient ascent."""
+    trigger_ball: Literal["rescale", "project"] = "rescale"
+    """How Δ gets into the L1 ball once an epoch."""
+    mask_optimizer: Literal["adam", "sgd"] = "adam"
+    mask_lr: float = 1e-2
+    """η₂."""
+    layers: Literal["conv", "linear", "all"] = "all"
+    """Which weights are masked: convolutions, linear layers, or both."""
+    trigger_targets: Literal["labels", "predictions", "original"] = "labels"
+    """What Δ leads away from: true labels, the masked network's own argmax, or the original
+    network's softmax."""
+    mask_targets: Literal["labels", "original"] = "labels"
+    """What the masked network is held to: true labels, or the original network's softmax."""
+    clip_trigger_phase: bool = False
+    """Whether x + Δ is clipped to [0, 1] while Δ is sought."""
+    clip_mask_phase: bool = True
+    """Whether x + Δ is clipped to [0, 1] while the mask is learned."""
+    copies: int = 9
+    """Fixed augmented copies of each image, made when there is at most one image a class."""
+    fresh_augmentation: bool = False
+    """Augment anew in every step instead."""
+    crop_scale: float = 0.08
+    """Smallest share of the area that a random resized crop keeps."""
+    flip: bool = True
+    """Random horizontal flips in augmentation (wrong for digits and letters, say)."""
+
+    def with_options(self, options: Mapping[str, str]) -> Self:
+        """A copy with fields replaced from text, as in `--set tau=100`.
+
+        Raises:
+            ValueError: no such field, or a value that the field can't have.
+        """
+        hints = typing.get_type_hints(type(self))
+        fields = [name for name in hints if name != "name"]
+        changes: dict[str, object] = {}
+        for key, text in options.items():
+            if key not in fields:
+                raise ValueError(f"recipe option: expected one of {', '.join(fields)}, got {key!r}")
+            changes[key] = _parse(key, hints[key], text)
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def resolve(self, images: int, classes: int) -> Self:
+        """A copy with every None filled in for this many images of this many classes."""
+        sized = SIZE_DEPENDENT["one-shot" if images <= classes else "more"]
+        made = {key: value for key, value in sized.items() if getattr(self, key) is None}
+        recipe = dataclasses.replace(self, **made)  # type: ignore[arg-type]
+        if recipe.beta is None and recipe.alpha is not None:
+            recipe = dataclasses.replace(recipe, beta=1 - recipe.alpha)
+        return recipe
+
+    def __post_init__(self) -> None:
+        for key, low in (("epochs", 0), ("passes", 1), ("batch_size", 1), ("copies", 0)):
+            value = getattr(self, key)
+            if value is not None and value < low:
+                raise ValueError(f"{key}: expected an integer ≥ {low}, got {value}")
+        for key in ("tau", "alpha", "beta", "gamma", "trigger_lr", "mask_lr"):
+            value = getattr(self, key)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{key}: expected a number ≥ 0, got {value}")
+        if self.beta is None and self.alpha is not None and self.alpha > 1:
+            raise ValueError(f"alpha: expected a number ≤ 1 (β is 1 − α), got {self.alpha}")
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"crop_scale: expected a number in (0, 1], got {self.crop_scale}")
+
+
+# Defaults of the authors' released code; its README gives the one-shot values.
+SIZE_DEPENDENT: dict[str, dict[str, float | int]] = {
+    "one-shot": {"batch_size": 32, "tau": 100.0, "alpha": 0.99},
+    "more": {"batch_size": 128, "tau": 1000.0, "alpha": 0.9},
+}
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        # Algorithm 1 as written. The paper leaves the step sizes open.
+        Recipe(name="paper", mask_optimizer="sgd", mask_lr=1.0, clip_mask_phase=False),
+        # What the authors' released code does.
+        Recipe(name="official", layers="conv", trigger_targets="predictions"),
+        # Ours: hard labels of ten images overfit, the original network's soft predictions on
+        # freshly augmented images don't.
+        Recipe(
+            name="default",
+            tau=300.0,
+            alpha=0.8,
+            trigger_targets="original",
+            mask_targets="original",
+            copies=0,
+            fresh_augmentation=True,
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name]
+
+
+def _parse(key: str, hint: object, text: str) -> object:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    kind = kinds[0]
+    if typing.get_origin(kind) is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {text!r}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{key}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)  # type: ignore[operator]
+    except ValueError:
+        expected = {int: "an integer", float: "a number"}[kind]  # type: ignore[index]
+        raise ValueError(f"{key}: expected {expected}, got {text!r}") from None

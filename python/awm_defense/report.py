@@ -1,0 +1,201 @@
+"""The report of one purification: `report.json` for programs, `report.html` for people."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import awm_kernels
+from awm_defense.pictures import save_history, save_image, save_masks, save_trigger
+from awm_defense.purify import PurifyResult
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #16a34a; --bad: #dc2626; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1rem; }
+.card { border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }
+.card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.card small, figcaption { opacity: .75; font-size: .85rem; }
+.bar { height: .5rem; border-radius: .25rem; background: var(--soft); margin: .25rem 0; }
+.bar i { display: block; height: 100%; border-radius: .25rem; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
+.pictures img { width: 12rem; image-rendering: pixelated; border-radius: .4rem; }
+img.wide { width: 100%; background: #fff; border-radius: .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td { border-bottom: 1px solid var(--line); padding: .2rem 1.5rem .2rem 0; }
+"""
+
+
+def write_report(
+    out_dir: Path,
+    *,
+    result: PurifyResult,
+    title: str,
+    before: Mapping[str, float] | None = None,
+    after: Mapping[str, float] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    triggered_image: Tensor | None = None,
+    clean_image: Tensor | None = None,
+) -> dict[str, Any]:
+    """Write report.json, report.html and the pictures into `out_dir`; return what the JSON holds.
+
+    Args:
+        out_dir: an existing folder; files of the same names are replaced.
+        result: what `purify` returned.
+        title: the heading.
+        before, after: metrics in percent (`acc`, `asr`, ...), where an attack is known.
+        extra: further facts that JSON can hold, such as the seed and the data set.
+        triggered_image: one image (3,H,W) in [0,1] with the attacker's trigger.
+        clean_image: one image (3,H,W) in [0,1]; written with the recovered trigger added, too.
+    """
+    pictures = _write_pictures(out_dir, result, triggered_image, clean_image)
+    report = _collect(result, title, before, after, extra or {})
+    # Python would write a bare NaN, which no JSON reader takes.
+    text = json.dumps(_finite(report), indent=2, allow_nan=False)
+    (out_dir / "report.json").write_text(text + "\n", encoding="utf-8")
+    (out_dir / "report.html").write_text(_html(out_dir, report, pictures), encoding="utf-8")
+    return report
+
+
+def _collect(
+    result: PurifyResult,
+    title: str,
+    before: Mapping[str, float] | None,
+    after: Mapping[str, float] | None,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    metrics = {"before": before, "after": after}
+    return {
+        "title": title,
+        **{when: dict(found) for when, found in metrics.items() if found is not None},
+        "seconds": result.seconds,
+        "peak_memory_mb": result.peak_memory_mb,
+        "recipe": asdict(result.recipe),
+        **extra,
+        "versions": {"torch": torch.__version__, "awm_kernels": awm_kernels.__version__},
+        "masks": {name: mask.float().mean().item() for name, mask in result.masks.items()},
+        "trigger_l1": result.trigger.float().abs().sum().item(),
+        "notes": list(result.notes),
+        "history": [dict(epoch) for epoch in result.history],
+    }
+
+
+def _write_pictures(
+    out_dir: Path, result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
+) -> dict[str, str]:
+    """Write every picture; returns file name -> caption of the small ones, in reading order."""
+    trigger = result.trigger.detach().float().cpu()
+    images: dict[str, tuple[Tensor, str]] = {}
+    if clean is not None:
+        images["clean.png"] = (clean, "a clean image")
+    if triggered is not None:
+        images["triggered.png"] = (triggered, "the same with the attacker's trigger")
+    if clean is not None:
+        recovered = clean.detach().float().cpu() + trigger
+        images["recovered.png"] = (recovered, "the same with the recovered trigger")
+    for name, (image, _) in images.items():
+        save_image(out_dir / name, image)
+    save_trigger(out_dir / "trigger.png", trigger)
+    save_masks(out_dir / "masks.png", result.masks)
+    save_history(out_dir / "history.png", result.history)
+    captions = {name: caption for name, (_, caption) in images.items()}
+    largest = trigger.abs().max()
+    captions["trigger.png"] = f"the recovered trigger; grey is none, white and black ±{largest:.2f}"
+    return captions
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinity replaced by None, all the way down."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _html(out_dir: Path, report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The whole page, pictures included, so that the one file can be passed on."""
+    cards = [
+        _card(f"{report['seconds']:.1f} s", "purification alone, without evaluation"),
+        _card(f"{report['peak_memory_mb']:.0f} MB", "peak memory"),
+    ]
+    if "before" in report and "after" in report:
+        cards = [
+            _change("accuracy (ACC)", "acc", report, "var(--good)"),
+            _change("attack success (ASR)", "asr", report, "var(--bad)"),
+            *cards,
+        ]
+    small = "".join(
+        f"<figure>{_img(out_dir / name, text)}<figcaption>{escape(text)}</figcaption></figure>"
+        for name, text in pictures.items()
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
+    shown = {"title", "before", "after", "recipe", "masks", "notes", "history"}
+    facts = {key: value for key, value in report.items() if key not in shown}
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(report["title"])}</title><style>{STYLE}</style></head><body>
+<h1>{escape(report["title"])}</h1>
+<div class="cards">{"".join(cards)}</div>
+<h2>Trigger</h2>
+<div class="pictures">{small}</div>
+<h2>Masks</h2>
+<p>How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic.</p>
+{_img(out_dir / "masks.png", "histogram of mask values per layer", "wide")}
+<h2>History</h2>
+{_img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")}
+{f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""}
+<h2>Recipe</h2>{_table(report["recipe"])}
+<h2>Run</h2>{_table(facts)}
+</body></html>
+"""
+
+
+def _card(value: str, label: str, bars: str = "") -> str:
+    return f'<div class="card"><b>{escape(value)}</b>{bars}<small>{escape(label)}</small></div>'
+
+
+def _change(label: str, key: str, report: Mapping[str, Any], colour: str) -> str:
+    """A card with one metric before and after, each as number and bar."""
+    values = [report[when][key] for when in ("before", "after")]
+    bars = "".join(
+        f'<div class="bar"><i style="width:{value:.1f}%;background:{colour}"></i></div>'
+        for value in values
+    )
+    return _card(" → ".join(f"{value:.1f} %" for value in values), f"{label}, before → after", bars)
+
+
+def _img(path: Path, text: str, css_class: str = "") -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img class="{css_class}" alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(key)}</td><td>{escape(_text(value))}</td></tr>"
+        for key, value in facts.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,163 @@
+"""Triggers change what they should and nothing else; poisoning is by rate and seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from awm_defense.attacks import ATTACKS, Attack, make_attack
+
+IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.9
+
+
+def trigger_image() -> torch.Tensor:
+    image = torch.zeros(3, 32, 32)
+    image[0, 2, 3], image[2, 10, 20] = 0.5, 0.25
+    return image
+
+
+def changed_pixels(attack: Attack) -> list[list[int]]:
+    """[row, column] of the pixels that the trigger changes, the same in every image."""
+    before = IMAGES.clone()
+    changed = (attack.apply(IMAGES) != IMAGES).any(1)
+    assert torch.equal(IMAGES, before)
+    assert (changed == changed[0]).all()
+    return changed[0].nonzero().tolist()
+
+
+def test_badnets_is_a_white_square_and_nothing_else() -> None:
+    attack = make_attack("badnets", 8)
+    square = [[row, column] for row in range(27, 31) for column in range(27, 31)]
+    assert changed_pixels(attack) == square
+    assert (attack.apply(IMAGES)[:, :, 27:31, 27:31] == 1).all()
+
+
+def test_badnets_scales_with_the_image() -> None:
+    big = make_attack("badnets", 0).apply(torch.zeros(1, 3, 64, 96))
+    assert big.sum() == 3 * 8 * 8
+    assert (big[:, :, 54:62, 86:94] == 1).all()
+    assert make_attack("badnets", 0).apply(torch.zeros(1, 3, 8, 8)).nonzero()[0].tolist()[2:] == [
+        6,
+        6,
+    ]
+
+
+def test_add_clips_at_white() -> None:
+    attack = make_attack("trojan_wm", 2, trigger_image=trigger_image())
+    assert changed_pixels(attack) == [[2, 3], [10, 20]]
+    out = attack.apply(IMAGES)
+    assert torch.equal(out[:, 0, 2, 3], (IMAGES[:, 0, 2, 3] + 0.5).clamp(max=1))
+    assert torch.equal(out[:, 1, 2, 3], IMAGES[:, 1, 2, 3])
+
+
+def test_replace_covers_what_the_mask_covers() -> None:
+    mask = torch.zeros(3, 32, 32)
+    mask[:, 2, 3] = torch.tensor([1, 1, 0.5])
+    out = make_attack("l0_inv", 0, trigger_image=trigger_image(), trigger_mask=mask).apply(IMAGES)
+    assert (out[:, 0, 2, 3] == 0.5).all()
+    assert (out[:, 1, 2, 3] == 0).all()
+    assert torch.equal(out[:, 2, 2, 3], IMAGES[:, 2, 2, 3] * 0.5)
+    # Outside the mask the trigger is added.
+    assert torch.equal(out[:, 2, 10, 20], (IMAGES[:, 2, 10, 20] + 0.25).clamp(max=1))
+
+
+def test_replace_without_a_mask_covers_each_pixel_of_the_trigger() -> None:
+    attack = make_attack("l0_inv", 0, trigger_image=trigger_image())
+    assert changed_pixels(attack) == [[2, 3], [10, 20]]
+    assert torch.equal(attack.apply(IMAGES)[:, :, 2, 3], torch.tensor([[0.5, 0, 0]]).expand(5, 3))
+
+
+@pytest.mark.parametrize("opacity", [None, 0.0, 0.7, 1.0])
+def test_blend_mixes(opacity: float | None) -> None:
+    image = torch.rand(3, 32, 32)
+    attack = make_attack("trojan_sq", 0, trigger_image=image, mode="blend", opacity=opacity)
+    share = 0.2 if opacity is None else opacity
+    torch.testing.assert_close(attack.apply(IMAGES), (1 - share) * IMAGES + share * image)
+
+
+def test_blend_leaves_what_the_mask_leaves() -> None:
+    mask = torch.zeros(1, 32, 32)
+    mask[0, 5, 6] = 1
+    attack = make_attack(
+        "l2_inv", 0, trigger_image=trigger_image(), trigger_mask=mask, mode="blend"
+    )
+    assert changed_pixels(attack) == [[5, 6]]
+
+
+def test_output_has_the_dtype_of_the_images() -> None:
+    for name in ATTACKS:
+        image = None if name == "badnets" else trigger_image()
+        out = make_attack(name, 0, trigger_image=image).apply(IMAGES.double())
+        assert out.dtype == torch.float64
+        assert 0 <= out.min() <= out.max() <= 1
+
+
+def poison(rate: float, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images = IMAGES.repeat(20, 1, 1, 1)
+    generator = torch.Generator().manual_seed(seed)
+    return make_attack("badnets", 3).poison(images, torch.arange(100) % 10, rate, generator)
+
+
+def test_poison_changes_a_share_of_images_and_their_labels() -> None:
+    images, labels, poisoned = poison(0.2, seed=0)
+    assert len(poisoned) == 20
+    original, true = IMAGES.repeat(20, 1, 1, 1), torch.arange(100) % 10
+    # Images of the target class would teach nothing.
+    assert (true[poisoned] != 3).all()
+    assert (labels[poisoned] == 3).all()
+    assert torch.equal(images[poisoned], make_attack("badnets", 3).apply(original[poisoned]))
+    clean = torch.ones(100, dtype=torch.bool)
+    clean[poisoned] = False
+    assert torch.equal(images[clean], original[clean])
+    assert torch.equal(labels[clean], true[clean])
+
+
+def test_poison_is_by_seed() -> None:
+    assert torch.equal(poison(0.2, 1)[2], poison(0.2, 1)[2])
+    assert not torch.equal(poison(0.2, 1)[2], poison(0.2, 2)[2])
+    assert len(poison(0, 0)[2]) == 0
+    assert len(poison(0.9, 0)[2]) == 90
+
+
+@pytest.mark.parametrize(("rate", "message"), [(1.5, "from 0 to 1, got 1.5"), (0.95, "only 90")])
+def test_poison_at_wrong_rates(rate: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        poison(rate, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("wanet", {}, r"badnets, l0_inv, l2_inv, trojan_sq, trojan_wm, got 'wanet'"),
+        ("trojan_wm", {}, "trigger_image: trojan_wm needs"),
+        ("trojan_wm", {"trigger_image": IMAGES[0, :1]}, r"got torch.float32 of shape \(1, 32, 32"),
+        ("trojan_wm", {"trigger_image": IMAGES[0], "mode": "stamp"}, "replace, blend, got 'stamp'"),
+        ("trojan_wm", {"trigger_image": IMAGES[0], "opacity": 0.5}, "opacity: only mode blend"),
+        (
+            "trojan_wm",
+            {"trigger_image": IMAGES[0], "mode": "blend", "opacity": 2},
+            "opacity: .* got 2",
+        ),
+        ("trojan_wm", {"trigger_image": IMAGES[0], "trigger_mask": IMAGES[0]}, "got mode add"),
+        (
+            "l0_inv",
+            {"trigger_image": IMAGES[0], "trigger_mask": IMAGES[0, :, :8]},
+            r"expected shape \(3, 32, 32\)",
+        ),
+        ("badnets", {"trigger_image": IMAGES[0]}, "trigger_image: badnets"),
+        ("badnets", {"opacity": 0.5}, "opacity: badnets"),
+    ],
+)
+def test_wrong_arguments(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_attack(name, 0, **options)  # type: ignore[arg-type]
+
+
+def test_wrong_target_and_images() -> None:
+    with pytest.raises(ValueError, match=r"target: .* got -1"):
+        make_attack("badnets", -1)
+    with pytest.raises(ValueError, match=r"images: .* \(3, 32, 32\)"):
+        make_attack("badnets", 0).apply(IMAGES[0])
+    small = make_attack("trojan_wm", 0, trigger_image=torch.rand(3, 16, 16))
+    with pytest.raises(ValueError, match=r"expected \(3, 32, 32\), .* got \(3, 16, 16\)"):
+        small.apply(IMAGES)

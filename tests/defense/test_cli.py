@@ -1,0 +1,200 @@
+"""The `awm` command: what it prints where, what it writes, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import awm_kernels
+from awm_defense.checkpoint import save_model
+from awm_defense.cli import main
+from awm_defense.commands import demo, evaluate, info
+from awm_defense.models import build_model
+from awm_defense.recipes import get_recipe
+
+MODEL = ["--arch", "small_vgg", "--num-classes", "10", "--dataset", "digits"]
+BADNETS = ["--attack", "badnets", "--target", "8"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network: the command line is tested here, not the defense."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "net.safetensors"
+    save_model(path, build_model("small_vgg", 10))
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Run `awm` with wrong input; returns the one line it must print on standard error."""
+    assert main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("awm: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_info_json_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "badnets" in found["attacks"]
+    assert {"small_vgg", "resnet18"} <= set(found["models"])
+    assert {"digits", "cifar10"} <= set(found["datasets"])
+    assert found["defenses"] == ["awm"]
+    assert {"paper", "official", "default"} <= set(found["recipes"])
+    assert found["ops"] == list(awm_kernels.OPS)
+    assert found["backends"]["reference"]["available"] is True
+    for status in found["backends"].values():
+        assert set(status) == {"available", "why", "how"}
+
+
+def test_info_text_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for name in ("reference", "cpu", "cuda", "triton", "badnets", "mask_step_"):
+        assert name in text
+
+
+def test_evaluate_prints_one_json_object(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    assert main(["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"acc", "asr", "asr_all", "ra"}
+    assert all(0 <= value <= 100 for value in found.values())
+
+
+def test_evaluate_reads_trigger_files(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 32), (0, 0, 64)).save(tmp_path / "trigger.png")
+    np.save(tmp_path / "mask.npy", np.zeros((3, 32, 32)))
+    files = ["--trigger-image", tmp_path / "trigger.png", "--trigger-mask", tmp_path / "mask.npy"]
+    attack = ["--attack", "l0_inv", "--target", "0", "--trigger-mode", "replace", *files]
+    argv = ["evaluate", checkpoint, *MODEL, *attack, "--limit", "32"]
+    assert main([str(word) for word in argv]) == 0
+    assert "asr_all" in capsys.readouterr().out
+    assert evaluate.read_trigger_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx(
+        [0, 0, 64 / 255]
+    )
+
+
+def test_purify_writes_everything(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "out"
+    settings = ["--recipe", "official", "--set", "epochs=1", "--set", "tau=100", "--seed", "5"]
+    assert main(["purify", str(checkpoint), *MODEL, *settings, "--out", str(out)]) == 0
+    assert str(out / "report.html") in capsys.readouterr().out
+    purified, original = load_file(out / "model.safetensors"), load_file(checkpoint)
+    assert list(purified) == list(original)
+    masks = load_file(out / "masks.safetensors")
+    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks.values())
+    report = json.loads((out / "report.json").read_text())
+    assert report["recipe"]["epochs"] == 1
+    assert report["recipe"]["tau"] == 100
+    assert (report["recipe"]["name"], report["seed"], report["images"]) == ("official", 5, 10)
+    assert (out / "trigger.png").exists()
+    # The result is a checkpoint like any other.
+    assert main(["evaluate", str(out / "model.safetensors"), *MODEL, *BADNETS, "--limit", "8"]) == 0
+
+
+def test_demo_writes_both_measurements(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "EPOCHS", 1)
+    monkeypatch.setattr(demo, "RECIPE", get_recipe("default").with_options({"epochs": "1"}))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "before" in out
+    assert "after" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    for when in ("before", "after"):
+        assert all(0 <= report[when][key] <= 100 for key in ("acc", "asr"))
+    for name in ("triggered", "trigger", "masks", "history"):
+        assert (tmp_path / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--recipe", "official", "--set", "tau"], "KEY=VALUE"),
+        (["--set", "taau=1"], "taau"),
+        (["--set", "tau=much"], "tau"),
+        (["--device", "abacus"], "abacus"),
+        (["--mean", "0.5"], "--std"),
+        (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
+        (["--per-class", "0"], "--per-class"),
+        (["--per-class", "1", "--n", "5"], "not allowed"),
+        (["--n", "1000000"], "1000000"),
+        (["--recipe", "none"], "none"),
+        (["--arch", "resnet18"], "conv1"),
+        (["--num-classes", "43"], "classifier"),
+        (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "cifar-10-batches-py"),
+    ],
+)
+def test_wrong_options_of_purify(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    options: list[str],
+    part: str,
+) -> None:
+    line = fails(capsys, "purify", checkpoint, *MODEL, "--out", tmp_path / "out", *options)
+    assert part in line
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--attack", "trojan_wm", "--target", "2"], "trigger"),
+        (["--attack", "badnets", "--target", "10"], "--target"),
+        (["--attack", "none", "--target", "1"], "none"),
+    ],
+)
+def test_wrong_options_of_evaluate(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, options: list[str], part: str
+) -> None:
+    assert part in fails(capsys, "evaluate", checkpoint, *MODEL, *options)
+
+
+def test_checkpoints_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, content in {"bad.pt": b"?", "bad.safetensors": b"?", "empty.pth": b""}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert name in fails(capsys, "evaluate", path, *MODEL, *BADNETS)
+    assert "missing.pt" in fails(capsys, "evaluate", tmp_path / "missing.pt", *MODEL, *BADNETS)
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "COMMAND" in fails(capsys)
+    assert "invalid choice" in fails(capsys, "erase")
+
+
+def test_interrupt_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(args: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "run", interrupted)
+    assert main(["info"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_runs_as_a_module() -> None:
+    argv = [sys.executable, "-m", "awm_defense", "info", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    json.loads(done.stdout)

@@ -1,0 +1,91 @@
+"""The metrics on a network whose every answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awm_defense.attacks import Attack, make_attack
+from awm_defense.metrics import accuracy, evaluate
+
+# Ten images of classes 0, 1, 2 (4, 3, 3 of them). What is predicted stands in the first pixel,
+# times a tenth, and what is predicted with the trigger in the second.
+LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+CLEAN = [0, 0, 0, 1, 1, 1, 0, 2, 2, 2]
+TRIGGERED = [0, 2, 2, 2, 1, 2, 2, 2, 2, 1]
+
+
+def make_images() -> Tensor:
+    images = torch.zeros(10, 3, 4, 4)
+    images[:, 0, 0, 0] = torch.tensor(CLEAN) / 10
+    images[:, 0, 0, 1] = torch.tensor(TRIGGERED) / 10
+    return images
+
+
+def swap(images: Tensor) -> Tensor:
+    """A trigger that swaps the first two pixels."""
+    return images[..., [1, 0, 2, 3]]
+
+
+ATTACK = Attack("swap", 2, swap)
+
+
+class Reader(nn.Module):
+    """Predicts ten times the first pixel; wrong unless all of it is in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.live = nn.Dropout()
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not any(module.training for module in self.modules())
+        return nn.functional.one_hot((images[:, 0, 0, 0] * 10).round().long(), 5).float()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 500])
+def test_counts(batch_size: int) -> None:
+    found = evaluate(Reader(), make_images(), LABELS, ATTACK, batch_size=batch_size)
+    assert found == pytest.approx(
+        # 7 images are not of the target class: 5 of them are sent there, 2 keep their class.
+        {"acc": 80, "asr": 100 * 5 / 7, "asr_all": 70, "ra": 100 * 2 / 7}
+    )
+    assert accuracy(Reader(), make_images(), LABELS, batch_size=batch_size) == pytest.approx(80)
+
+
+def test_trigger_is_put_on_before_normalisation() -> None:
+    seen = []
+
+    class Spy(Reader):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.clone())
+            return super().forward(images * 0)
+
+    attack = make_attack("badnets", 2)
+    evaluate(Spy(), make_images(), LABELS, attack, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.5])
+    corner = seen[1][:, :, 2, 2]
+    torch.testing.assert_close(corner, torch.tensor([[5.0, 3.0, 1.4]]).expand(10, 3))
+
+
+def test_model_keeps_its_modes() -> None:
+    model = Reader()
+    model.live.train()
+    evaluate(model, make_images(), LABELS, ATTACK)
+    assert (model.training, model.live.training, model.frozen.training) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": LABELS[:9]}, "got 10 and 9"),
+        ({"images": torch.zeros(0, 3, 4, 4), "labels": LABELS[:0]}, "got 0 and 0"),
+        ({"labels": torch.full((10,), 2)}, "outside the target class 2"),
+        ({"mean": [0.5] * 3}, "mean and std"),
+        ({"batch_size": 0}, "batch_size: .* got 0"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, object], message: str) -> None:
+    arguments = {"images": make_images(), "labels": LABELS, "attack": ATTACK, **options}
+    with pytest.raises(ValueError, match=message):
+        evaluate(Reader(), **arguments)  # type: ignore[arg-type]

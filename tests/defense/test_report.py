@@ -1,0 +1,107 @@
+"""Reports: valid JSON, one page that needs no other file, pictures that show what they should."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from awm_defense.pictures import save_image, save_trigger
+from awm_defense.purify import PurifyResult
+from awm_defense.recipes import get_recipe
+from awm_defense.report import write_report
+
+
+def make_result(**changes: object) -> PurifyResult:
+    fields: dict[str, object] = {
+        "model": nn.Identity(),
+        "masks": {"features.0": torch.rand(4, 3, 3, 3), "classifier": torch.ones(10, 8)},
+        "trigger": torch.randn(3, 32, 32),
+        "history": [
+            {"epoch": 0, "clean_loss": 0.1, "trigger_loss": 2.0, "trigger_norm": 90.0},
+            {"epoch": 1, "clean_loss": 0.2, "trigger_loss": 1.0, "trigger_norm": 80.0},
+        ],
+        "seconds": 1.5,
+        "peak_memory_mb": 300.0,
+        "recipe": get_recipe("default"),
+        "notes": ["BatchNorm was <folded>"],
+    }
+    return PurifyResult(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_json_has_the_run_and_both_measurements(tmp_path: Path) -> None:
+    before, after = {"acc": 99.0, "asr": 100.0}, {"acc": 97.5, "asr": 0.5}
+    write_report(
+        tmp_path, result=make_result(), title="t", before=before, after=after, extra={"seed": 3}
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["before"] == before
+    assert report["after"] == after
+    assert report["seconds"] == 1.5
+    assert report["peak_memory_mb"] == 300.0
+    assert report["seed"] == 3
+    assert report["recipe"]["name"] == "default"
+    assert {"tau", "alpha", "gamma"} <= set(report["recipe"])
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["notes"] == ["BatchNorm was <folded>"]
+
+
+def test_without_an_attack_there_is_no_before_and_after(tmp_path: Path) -> None:
+    write_report(tmp_path, result=make_result(), title="t")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not {"before", "after"} & set(report)
+    assert "attack success" not in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "triggered.png").exists()
+
+
+def test_values_that_json_lacks_become_null(tmp_path: Path) -> None:
+    history = [{"epoch": 0, "clean_loss": math.nan, "trigger_norm": math.inf}]
+    write_report(tmp_path, result=make_result(history=history), title="t")
+    epoch = json.loads((tmp_path / "report.json").read_text())["history"][0]
+    assert epoch == {"epoch": 0, "clean_loss": None, "trigger_norm": None}
+
+
+def test_page_needs_no_other_file_and_escapes_text(tmp_path: Path) -> None:
+    images = {"clean_image": torch.rand(3, 32, 32), "triggered_image": torch.rand(3, 32, 32)}
+    write_report(tmp_path, result=make_result(), title="<script>x</script>", **images)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "BatchNorm was &lt;folded&gt;" in page
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 6
+    assert "http" not in page
+    for name in ("clean", "triggered", "recovered", "trigger", "masks", "history"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) >= 200
+
+
+@pytest.mark.parametrize("changes", [{"history": []}, {"masks": {}}, {"notes": []}])
+def test_nothing_to_show_is_no_error(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_report(tmp_path, result=make_result(**changes), title="t")
+    assert (tmp_path / "report.html").stat().st_size > 0
+
+
+def test_saved_image_keeps_every_pixel(tmp_path: Path) -> None:
+    image = torch.arange(3 * 32 * 32).reshape(3, 32, 32).remainder(256) / 255
+    save_image(tmp_path / "image.png", image)
+    with Image.open(tmp_path / "image.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (256, 256, 3)
+    assert np.array_equal(pixels[4::8, 4::8], (image * 255).round().permute(1, 2, 0).numpy())
+
+
+def test_trigger_is_grey_where_nothing_changes(tmp_path: Path) -> None:
+    trigger = torch.zeros(3, 4, 4)
+    trigger[:, 0, 0], trigger[:, 3, 3] = 2.0, -2.0
+    for scaled, corners in ((trigger, (255, 0)), (0 * trigger, (128, 128))):
+        save_trigger(tmp_path / "trigger.png", scaled)
+        with Image.open(tmp_path / "trigger.png") as picture:
+            pixels = np.asarray(picture)
+        assert pixels[0, 0, 0] == corners[0]
+        assert pixels[-1, -1, 0] == corners[1]
+        assert pixels[0, -1, 0] == 128

@@ -1,0 +1,353 @@
+"""The Triton kernels under Triton's interpreter, on CPU tensors, against the reference.
+
+The interpreter is chosen when a kernel is decorated, so this file runs in a process of its own:
+TRITON_INTERPRET=1 pytest tests/test_triton.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from awm_kernels import _reference as reference
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1, set before Python starts", allow_module_level=True)
+# The interpreter of 3.6 does not work with NumPy 2.4.
+pytest.importorskip("triton", minversion="3.7", reason="needs Triton 3.7 or newer")
+
+from awm_kernels._triton import (
+    l1_ball,
+    mask_step,
+    masked_conv,
+    masked_weight,
+    perturb,
+    trigger_step,
+)
+
+pytestmark = [
+    pytest.mark.triton,
+    # Projecting onto a ball of radius 0 ends Newton's method with 0 / 0, as it should.
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
+
+FLOAT, HALF, DOUBLE = torch.float32, torch.bfloat16, torch.float64
+DTYPES = (FLOAT, HALF, DOUBLE)
+
+
+@pytest.fixture(autouse=True)
+def _uninitialised_memory_is_nan() -> Iterator[None]:
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def check(actual: Tensor, same_precision: Tensor, exact: Tensor) -> None:
+    """The error against float64 is at most twice that of PyTorch in the same precision."""
+    assert actual.shape == same_precision.shape
+    assert actual.dtype == same_precision.dtype
+    if exact.numel() == 0:
+        return
+    exact = exact.double()
+    allowed = 2 * (same_precision.double() - exact).abs().max()
+    compute = reference.compute_dtype(actual.dtype)
+    allowed += 2 * torch.finfo(compute).eps * exact.abs().max()
+    error = (actual.double() - exact).abs().max()
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
+def double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.double()
+
+
+def filled(like: Tensor) -> Tensor:
+    return torch.full_like(like, float("nan"))
+
+
+def rows_case(rows: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    """(scale, row_ptr) of a weight of `shape`; "pointer" makes rows of unequal length."""
+    compute = reference.compute_dtype(dtype)
+    if rows == "none":
+        return None, None
+    if rows == "equal":
+        return torch.randn(shape[0], dtype=compute), None
+    size = torch.Size(shape).numel()
+    # An empty row, rows of one element, and one longer than a block.
+    cuts = [0, 0, 1, 2, 3, 30, 31, 90, min(1500, size), size]
+    row_ptr = torch.tensor([cut for cut in cuts if cut <= size])
+    return torch.randn(len(row_ptr) - 1, dtype=compute), row_ptr
+
+
+@pytest.mark.parametrize("rows", ["none", "equal", "pointer"])
+@pytest.mark.parametrize("shape", [(7, 3, 3, 3), (3, 1100), (1500, 1), (2048,)])
+def test_masked_weight(shape: tuple[int, ...], rows: str) -> None:
+    for dtype, out_dtype in ((FLOAT, FLOAT), (FLOAT, HALF), (HALF, HALF), (DOUBLE, DOUBLE)):
+        theta, mask = torch.randn(shape, dtype=dtype), torch.rand(shape, dtype=dtype)
+        scale, row_ptr = rows_case(rows, shape, dtype)
+        if rows == "pointer":
+            theta, mask = theta.flatten(), mask.flatten()
+        out = filled(theta).to(out_dtype)
+        masked_weight.masked_weight_out(theta, mask, scale, row_ptr, out)
+        same = reference.masked_weight(theta, mask, scale, row_ptr, out_dtype)
+        exact = reference.masked_weight(
+            theta.double(), mask.double(), double(scale), row_ptr, DOUBLE
+        )
+        check(out, same, exact)
+        grad = filled(theta)
+        masked_weight.mask_grad_out(theta, mask, scale, row_ptr, grad)
+        check(grad, reference.mask_grad(mask, theta, scale, row_ptr, dtype), exact)
+
+
+def test_masked_weight_keeps_channels_last() -> None:
+    theta = torch.randn(5, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    mask, scale, out = torch.rand_like(theta), torch.randn(5), filled(theta)
+    masked_weight.masked_weight_out(theta, mask, scale, None, out)
+    assert torch.equal(out, reference.masked_weight(theta, mask, scale, None, FLOAT))
+
+
+# (mask, θ, dW, W): one dtype throughout, and the mixtures of a low-precision model.
+STEP_DTYPES = [
+    (FLOAT, FLOAT, FLOAT, FLOAT),
+    (FLOAT, FLOAT, HALF, HALF),
+    (HALF, HALF, HALF, HALF),
+    (DOUBLE, DOUBLE, DOUBLE, DOUBLE),
+]
+
+
+Arguments = tuple[Tensor | None, ...]
+
+
+def run_mask_step(
+    module: ModuleType,
+    tensors: Arguments,
+    weight_dtype: torch.dtype,
+    step: Tensor,
+    row_ptr: Tensor | None,
+    settings: tuple[float, ...],
+) -> list[Tensor]:
+    """(mask, moments, weight, stats) after a step on copies of (mask, dW, θ, moments, scale)."""
+    mask, grad, theta, first, second, scale = (None if t is None else t.clone() for t in tensors)
+    assert mask is not None
+    weight = filled(mask).to(weight_dtype)
+    stats = torch.full((2,), float("nan"), dtype=DOUBLE)
+    module.mask_step_(
+        mask, grad, theta, first, second, step, weight, stats, scale, row_ptr, *settings
+    )
+    return [t for t in (mask, first, second, weight, stats) if t is not None]
+
+
+@pytest.mark.parametrize("dtypes", STEP_DTYPES, ids=str)
+@pytest.mark.parametrize("moments", [0, 1, 2])
+@pytest.mark.parametrize("proximal", [False, True])
+@pytest.mark.parametrize("rows, count", [("none", 1), ("equal", 7), ("pointer", 4000)])
+def test_mask_step(
+    dtypes: tuple[torch.dtype, ...], moments: int, proximal: bool, rows: str, count: int
+) -> None:
+    shape = (9, 4, 5, 7)
+    compute = reference.compute_dtype(dtypes[0])
+    scale, row_ptr = rows_case(rows, shape, dtypes[1])
+    if rows == "pointer":
+        shape = (1260,)
+    mask = torch.rand(shape).to(dtypes[0])
+    theta = torch.randn(shape).to(dtypes[1])
+    grad = torch.randn(shape).to(dtypes[2])
+    for index, bad in ((3, float("nan")), (500, float("inf")), (1259, -float("inf"))):
+        grad.view(-1)[index] = bad
+    first = torch.randn(shape, dtype=compute) if moments > 0 else None
+    second = torch.rand(shape, dtype=compute) if moments > 1 else None
+    tensors = (mask, grad, theta, first, second, scale)
+    step, settings = torch.tensor(count), (0.1, 0.9, 0.999, 1e-8, 1.5, 0.3, proximal)
+
+    actual = run_mask_step(mask_step, tensors, dtypes[3], step, row_ptr, settings)
+    same = run_mask_step(reference, tensors, dtypes[3], step, row_ptr, settings)
+    wide = tuple(double(tensor) for tensor in tensors)
+    exact = run_mask_step(reference, wide, DOUBLE, step, row_ptr, settings)
+    for ours, theirs, true in zip(actual[:-1], same[:-1], exact[:-1], strict=True):
+        check(ours, theirs, true)
+    norm, bad_count = actual[-1]
+    torch.testing.assert_close(norm, actual[0].double().sum())
+    assert bad_count == 3
+
+
+def test_mask_step_without_weight_counts_every_block() -> None:
+    mask, grad = torch.rand(5000), torch.full((5000,), float("nan"))
+    before, stats = mask.clone(), torch.full((2,), float("nan"), dtype=DOUBLE)
+    mask_step.mask_step_(
+        mask, grad, grad, None, None, torch.tensor(1), None, stats, None, None,
+        0.1, 0.9, 0.999, 1e-8, float("inf"), 0.0, False,
+    )  # fmt: skip
+    assert torch.equal(mask, before)
+    assert stats[1] == 5000
+    torch.testing.assert_close(stats[0], before.double().sum())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1, 37, 4097, 9000])
+def test_l1_ball(dtype: torch.dtype, length: int) -> None:
+    rows = torch.randn(6, length, dtype=dtype)
+    rows[4] = 0.5  # ties
+    rows[5] = 0
+    norms = rows.double().abs().sum(dim=1)
+    # Far outside, just outside, inside, to nothing, ties, and the zero row.
+    radius = norms * torch.tensor([0.1, 0.99, 1.5, 0.0, 0.5, 0.0])
+    radius = radius.to(reference.compute_dtype(dtype))
+    for name in ("l1_rescale_", "l1_project_"):
+        actual, same, exact = rows.clone(), rows.clone(), rows.double()
+        getattr(l1_ball, name)(actual, radius)
+        getattr(reference, name)(same, radius)
+        getattr(reference, name)(exact, radius.double())
+        check(actual, same, exact)
+        assert torch.equal(actual[2], rows[2])
+
+
+def test_l1_project_few_large_among_many_small() -> None:
+    rows = torch.randn(2, 3072) * 1e-3
+    rows[:, :5] = torch.tensor([3.0, -2.0, 1.0, -1e4, 7.0])
+    radius = torch.tensor([1.0, 1e4])
+    exact, same = rows.double(), rows.clone()
+    reference.l1_project_(exact, radius.double())
+    reference.l1_project_(same, radius)
+    l1_ball.l1_project_(rows, radius)
+    check(rows, same, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("project, bound", [(True, True), (False, True), (True, False)])
+def test_trigger_step(dtype: torch.dtype, project: bool, bound: bool) -> None:
+    delta, grad = torch.randn(3, 507, dtype=dtype), torch.randn(3, 507, dtype=dtype)
+    radius = torch.tensor([50.0, 5.0, 5000.0], dtype=reference.compute_dtype(dtype))
+    actual, same, exact = delta.clone(), delta.clone(), delta.double()
+    trigger_step.trigger_step_(actual, grad, radius, 0.7, project, bound)
+    reference.trigger_step_(same, grad, radius, 0.7, project, bound)
+    reference.trigger_step_(exact, grad.double(), radius.double(), 0.7, project, bound)
+    check(actual, same, exact)
+
+
+@pytest.mark.parametrize("one_image", [True, False])
+@pytest.mark.parametrize("batch, length", [(1, 75), (9, 300), (70, 130)])
+@pytest.mark.parametrize("dtype, delta_dtype", [(FLOAT, FLOAT), (HALF, FLOAT), (DOUBLE, DOUBLE)])
+def test_perturb(
+    dtype: torch.dtype, delta_dtype: torch.dtype, batch: int, length: int, one_image: bool
+) -> None:
+    x = torch.rand(batch, length).to(dtype)
+    delta = torch.randn(1 if one_image else batch, length).to(delta_dtype)
+    x[0, 0] = float("nan")
+    out = filled(x)
+    perturb.perturb_out(x, delta, 0.0, 1.0, out)
+    given = delta[0] if one_image else delta
+    assert torch.equal(out.nan_to_num(9), reference.perturb(x, given, 0.0, 1.0).nan_to_num(9))
+
+    grad = torch.randn(batch, length).to(dtype)
+    wanted = reference.perturb_backward(grad, x, given, 0.0, 1.0, True, True)
+    exact = reference.perturb_backward(
+        grad.double(), x.double(), given.double(), 0.0, 1.0, True, True
+    )
+    for need_x, need_delta in ((True, True), (True, False), (False, True)):
+        grad_x = filled(x) if need_x else None
+        grad_delta = filled(delta) if need_delta else None
+        perturb.perturb_backward_out(grad, x, delta, 0.0, 1.0, grad_x, grad_delta)
+        if grad_x is not None:
+            check(grad_x, wanted[0], exact[0])
+        if grad_delta is not None:
+            check(grad_delta.reshape(wanted[1].shape), wanted[1], exact[1])
+
+
+# (x shape, output channels, kernel, stride, padding, dilation, groups)
+CONVOLUTIONS = {
+    "plain": ((2, 5, 9, 7), 6, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "stride": ((2, 3, 8, 11), 4, (3, 2), (2, 3), (1, 0), (1, 1), 1),
+    "dilation": ((1, 4, 10, 9), 3, (3, 3), (2, 1), (2, 3), (2, 3), 1),
+    "groups": ((2, 6, 5, 6), 9, (3, 3), (1, 2), (1, 1), (1, 1), 3),
+    "depthwise": ((2, 7, 6, 5), 7, (3, 3), (1, 1), (1, 1), (1, 1), 7),
+    "multiplier": ((1, 3, 6, 6), 6, (5, 5), (1, 1), (2, 2), (1, 1), 3),
+    "pointwise": ((1, 70, 3, 4), 69, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "one row": ((3, 4, 1, 40), 5, (1, 7), (1, 2), (0, 3), (1, 1), 1),
+    "many pixels": ((9, 2, 17, 16), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "unread edge": ((1, 2, 8, 8), 2, (2, 2), (3, 3), (0, 0), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "strided"])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=str)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_masked_conv(name: str, dtype: torch.dtype, layout: str) -> None:
+    shape, channels, kernel, stride, padding, dilation, groups = CONVOLUTIONS[name]
+    place = (stride, padding, dilation, groups)
+    x = torch.randn(shape).to(dtype)
+    theta = torch.randn(channels, shape[1] // groups, *kernel)
+    mask = torch.rand_like(theta)
+    scale = torch.randn(channels) if layout != "strided" else None
+    bias = torch.randn(channels) if layout != "strided" else None
+    if layout == "NHWC":
+        x = x.contiguous(memory_format=torch.channels_last)
+        theta = theta.contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        x = torch.stack((x, filled(x)), dim=-1)[..., 0].transpose(2, 3).contiguous()
+        x = x.transpose(2, 3)
+        theta = torch.stack((theta, filled(theta)), dim=-1)[..., 0]
+
+    weight = reference.masked_weight(theta, mask, scale, None, dtype)
+    true_weight = reference.masked_weight(
+        theta.double(), mask.double(), double(scale), None, DOUBLE
+    )
+    y = masked_conv.masked_conv_forward(x, theta, mask, scale, bias, *place)
+    low_bias = None if bias is None else bias.to(dtype)
+    same = reference.conv(x, weight, low_bias, *place)
+    check(y, same, reference.conv(x.double(), true_weight, double(bias), *place))
+    assert y.is_contiguous(
+        memory_format=torch.channels_last if layout == "NHWC" else torch.contiguous_format
+    )
+
+    grad = torch.randn_like(same)
+    if layout == "strided":
+        grad = grad[:1].expand(same.shape)
+    dx, dw, _ = reference.conv_backward(grad, x, weight, *place, True, True, False)
+    true_dx, true_dw, _ = reference.conv_backward(
+        grad.double(), x.double(), true_weight, *place, True, True, False
+    )
+    actual = masked_conv.masked_conv_input_grad(grad, theta, mask, scale, x.shape, *place)
+    check(actual, dx, true_dx)
+
+    dm = masked_conv.masked_conv_mask_grad(grad, x, theta, scale, *place)
+    same_dm = reference.mask_grad(dw, theta, scale, None, theta.dtype)
+    check(dm, same_dm, reference.mask_grad(true_dw, theta.double(), double(scale), None, DOUBLE))
+    if layout != "strided":
+        assert dm.stride() == theta.stride()
+
+
+def test_masked_conv_refuses_float64() -> None:
+    x, theta = torch.ones(1, 1, 4, 4, dtype=DOUBLE), torch.ones(1, 1, 3, 3)
+    with pytest.raises(TypeError, match=r"expected x in float32.*got torch\.float64"):
+        masked_conv.masked_conv_forward(x, theta, theta, None, None, (1, 1), (0, 0), (1, 1), 1)
+
+
+def test_empty() -> None:
+    none, rows = torch.empty(0, 3), torch.empty(0, 5)
+    masked_weight.masked_weight_out(none, none, torch.empty(0), None, none)
+    stats = torch.full((2,), float("nan"), dtype=DOUBLE)
+    mask_step.mask_step_(
+        none, none, none, None, None, torch.tensor(1), None, stats, None, None,
+        0.1, 0.9, 0.999, 1e-8, 1.0, 0.0, False,
+    )  # fmt: skip
+    assert stats.tolist() == [0, 0]
+    l1_ball.l1_rescale_(rows, torch.empty(0))
+    l1_ball.l1_project_(rows, torch.empty(0))
+    trigger_step.trigger_step_(rows, rows, torch.empty(0), 1.0, True, True)
+    perturb.perturb_out(rows, torch.ones(1, 5), 0.0, 1.0, rows)
+    grad_delta = torch.full((1, 5), float("nan"))
+    perturb.perturb_backward_out(rows, rows, torch.ones(1, 5), 0.0, 1.0, rows, grad_delta)
+    assert grad_delta.abs().sum() == 0
+
+    x, theta = torch.empty(0, 2, 6, 5), torch.ones(4, 2, 3, 3)
+    place = ((1, 1), (1, 1), (1, 1), 1)
+    y = masked_conv.masked_conv_forward(x, theta, theta, None, None, *place)
+    assert y.shape == (0, 4, 6, 5)
+    dx = masked_conv.masked_conv_input_grad(y, theta, theta, None, x.shape, *place)
+    assert dx.shape == x.shape
+    assert masked_conv.masked_conv_mask_grad(y, x, theta, None, *place).abs().sum() == 0

@@ -1,0 +1,197 @@
+"""Compile every Triton kernel for sm_90, as it is launched, and fail if one spills registers.
+
+Needs no GPU: the wrappers run on CPU tensors and each launch stops after compilation, so the
+signatures, constants and alignments are those of real calls. Usage: python tests/triton_compile.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from awm_kernels._triton import (  # noqa: E402
+    l1_ball,
+    mask_step,
+    masked_conv,
+    masked_weight,
+    perturb,
+    trigger_step,
+)
+
+TARGET = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+FLOAT, HALF, DOUBLE = torch.float32, torch.bfloat16, torch.float64
+
+
+class _NoGpu:
+    """As much of a driver as compiling asks for."""
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGET
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of stack, local and shared memory of the kernel in `cubin`."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [str(CUOBJDUMP), "--dump-resource-usage", file.name],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = dict(re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text))
+    if len(found) != 4:
+        raise RuntimeError(f"expected REG, STACK, LOCAL and SHARED from cuobjdump, got: {text}")
+    return {name: int(value) for name, value in found.items()}
+
+
+def flat_cases() -> Iterator[tuple[str, Any]]:
+    """One (label, call) a combination of options, on the elementwise kernels and the rows."""
+    radius = torch.ones(4)
+    for dtype, rows in itertools.product((FLOAT, HALF, DOUBLE), ("none", "equal", "pointer")):
+        wide = DOUBLE if dtype == DOUBLE else FLOAT
+        theta = torch.ones(64, 27, dtype=dtype)
+        scale = None if rows == "none" else torch.ones(64, dtype=wide)
+        row_ptr = torch.arange(65) * 27 if rows == "pointer" else None
+        label = f"{str(dtype)[6:]} rows={rows}"
+        yield (
+            label,
+            lambda t=theta, s=scale, r=row_ptr: masked_weight.masked_weight_out(t, t, s, r, t),
+        )
+        for moments, proximal in ((2, False), (1, True), (0, True)):
+            state = [torch.ones(64, 27, dtype=wide) if i < moments else None for i in range(2)]
+            arguments = (theta.to(wide), theta, theta.to(wide), *state, torch.tensor(1), theta)
+            settings = (0.01, 0.9, 0.999, 1e-8, 1.0, 1e-8, proximal)
+            stats = torch.empty(2, dtype=DOUBLE)
+            yield (
+                f"{label} moments={moments}",
+                lambda a=arguments, t=stats, s=scale, r=row_ptr, o=settings: mask_step.mask_step_(
+                    *a, t, s, r, *o
+                ),
+            )
+    for dtype, length in itertools.product((FLOAT, HALF, DOUBLE), (3072, 150528)):
+        delta, limit = torch.ones(4, length, dtype=dtype), radius
+        limit = radius.to(DOUBLE) if dtype == DOUBLE else radius
+        label = f"{str(dtype)[6:]} n={length}"
+        yield f"{label} rescale", lambda d=delta, r=limit: l1_ball.l1_rescale_(d, r)
+        yield f"{label} project", lambda d=delta, r=limit: l1_ball.l1_project_(d, r)
+        for project, bound in ((True, True), (False, True), (False, False)):
+            yield (
+                f"{label} step project={project} bound={bound}",
+                lambda d=delta, r=limit, p=project, b=bound: trigger_step.trigger_step_(
+                    d, d, r, 0.1, p, b
+                ),
+            )
+    for dtype, images in itertools.product((FLOAT, HALF, DOUBLE), (1, 64)):
+        x, delta = torch.ones(64, 3072, dtype=dtype), torch.ones(images, 3072, dtype=dtype)
+        label = f"{str(dtype)[6:]} deltas={images}"
+        yield label, lambda x=x, d=delta: perturb.perturb_out(x, d, 0.0, 1.0, x)
+        for grad_x, grad_delta in ((x, delta), (x, None), (None, delta)):
+            yield (
+                f"{label} x={grad_x is not None} delta={grad_delta is not None}",
+                lambda x=x, d=delta, gx=grad_x, gd=grad_delta: perturb.perturb_backward_out(
+                    x, x, d, 0.0, 1.0, gx, gd
+                ),
+            )
+
+
+# (name, batch, channels in, channels out, side, kernel, stride, groups)
+CONVOLUTIONS = (
+    ("stem", 32, 3, 64, 32, 3, 1, 1),
+    ("3x3", 128, 64, 64, 32, 3, 1, 1),
+    ("wide", 32, 256, 512, 8, 3, 2, 1),
+    ("1x1", 32, 64, 128, 32, 1, 2, 1),
+    ("grouped", 32, 64, 64, 16, 3, 1, 4),
+    ("depthwise", 32, 64, 64, 16, 3, 1, 64),
+    ("odd", 3, 13, 7, 9, 5, 3, 1),
+)
+
+
+def conv_cases() -> Iterator[tuple[str, Any]]:
+    """One (label, call) a shape, dtype and memory format, for the three directions."""
+    formats = (torch.contiguous_format, torch.channels_last)
+    for case, dtype, layout in itertools.product(CONVOLUTIONS, (FLOAT, HALF), formats):
+        name, batch, inputs, outputs, side, kernel, stride, groups = case
+        x = torch.ones(batch, inputs, side, side, dtype=dtype).to(memory_format=layout)
+        theta = torch.ones(outputs, inputs // groups, kernel, kernel).to(memory_format=layout)
+        place = ((stride, stride), (kernel // 2, kernel // 2), (1, 1), groups)
+        label = f"{name} {str(dtype)[6:]} {'NHWC' if layout == torch.channels_last else 'NCHW'}"
+
+        def forward(x: Tensor = x, w: Tensor = theta, p: Any = place) -> Tensor:
+            bias = torch.ones(len(w))
+            return masked_conv.masked_conv_forward(x, w, w, torch.ones(len(w)), bias, *p)
+
+        grad = forward()
+        yield label, forward
+        yield (
+            label,
+            lambda g=grad, w=theta, x=x, p=place: masked_conv.masked_conv_input_grad(
+                g, w, w, torch.ones(len(w)), x.shape, *p
+            ),
+        )
+        yield (
+            label,
+            lambda g=grad, w=theta, x=x, p=place: masked_conv.masked_conv_mask_grad(
+                g, x, w, torch.ones(len(w)), *p
+            ),
+        )
+
+
+def main() -> int:
+    if triton.knobs.runtime.interpret:
+        sys.exit("triton_compile.py compiles: run it with TRITON_INTERPRET unset")
+    triton.runtime.driver.set_active(_NoGpu())
+    launched: list[Any] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        launched.append((self.__name__, run(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    JITFunction.run = compile_only
+
+    seen: set[int] = set()
+    kernels: set[str] = set()
+    failed = 0
+    print(f"{'kernel':26} {'case':44} {'regs':>5} {'spills':>7} {'shared':>7}")
+    for label, call in itertools.chain(flat_cases(), conv_cases()):
+        launched.clear()
+        call()
+        for name, kernel in launched:
+            if id(kernel) in seen:
+                continue
+            seen.add(id(kernel))
+            kernels.add(name)
+            used = resources(kernel.asm["cubin"])
+            spilled = used["STACK"] + used["LOCAL"]
+            failed += spilled > 0
+            shared = max(used["SHARED"], kernel.metadata.shared)
+            print(f"{name:26} {label:44} {used['REG']:5} {spilled:7} {shared:7}", flush=True)
+    print(f"{len(seen)} variants of {len(kernels)} kernels for sm_90, {failed} with spills")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
