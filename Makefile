@@ -57,7 +57,7 @@ $(TOOLS):
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(AWM_TORCH)
-	$(PIP) setuptools wheel ninja pybind11 numpy
+	$(PIP) 'setuptools>=77' ninja
 	touch $@
 
 $(PACKAGE): $(TOOLS) $(SOURCES)

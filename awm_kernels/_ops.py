@@ -320,9 +320,7 @@ def _triton_conv_backward(
         grad_mask = weight_grad(grad2, x2, theta2, factor, *params).reshape(mask.shape)
         grad_mask = grad_mask.to(mask.dtype)
     if need_scale and scale is not None:
-        grad_scale = _row_sums(
-            weight_grad(grad2, x2, theta2 * mask2, None, *params), None, scale
-        )
+        grad_scale = _row_sums(weight_grad(grad2, x2, theta2 * mask2, None, *params), None, scale)
     grad_bias = grad2.sum(dim=(0, 2, 3)) if need_bias else _absent(x)
     return grad_x, grad_theta, grad_mask, grad_scale, grad_bias
 
@@ -484,8 +482,7 @@ def _(
     )
     absent = (_absent(x), _absent(theta), _absent(mask), _absent(theta), _absent(x))
     return tuple(  # type: ignore[return-value]
-        value if need else nothing
-        for need, value, nothing in zip(needs, made, absent, strict=True)
+        value if need else nothing for need, value, nothing in zip(needs, made, absent, strict=True)
     )
 
 
@@ -546,6 +543,7 @@ def mask_step_(
     dense_mask = _ordered(mask)
     optional = [None if t is None else _like(t, dense_mask) for t in (exp_avg, exp_avg_sq)]
     dense_out = None if weight_out is None else _like(weight_out, dense_mask)
+    dense_stats = stats.contiguous()
     _kernel(chosen, "mask_step_")(
         dense_mask,
         _like(grad_weight, dense_mask),
@@ -553,13 +551,13 @@ def mask_step_(
         *optional,
         step,
         dense_out,
-        stats,
+        dense_stats,
         _scale(scale, theta.dtype),
         row_ptr,
         *numbers,
     )
     pairs = ((mask, dense_mask), (exp_avg, optional[0]), (exp_avg_sq, optional[1]))
-    for target, source in (*pairs, (weight_out, dense_out)):
+    for target, source in (*pairs, (weight_out, dense_out), (stats, dense_stats)):
         if target is not None and source is not None:
             _write_back(target, source)
 
@@ -630,9 +628,9 @@ def perturb(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> 
     chosen = choose(backend, x, delta)
     if chosen == "reference":
         return torch.empty_like(_ordered(x)).copy_(reference.perturb(x, delta, low, high))
-    dense, rows, delta_rows = _images(x, delta)
-    out = torch.empty_like(dense)
+    out = torch.empty_like(_ordered(x))
     if x.numel():
+        _, rows, delta_rows = _images(x, delta)
         _kernel(chosen, "perturb_out")(rows, delta_rows, low, high, _images(out, delta)[1])
     return out
 

@@ -112,9 +112,7 @@ def masked_conv1d(
     backend: str = "auto",
 ) -> Tensor:
     """`masked_conv2d` over one spatial dimension: x (n, c, l), theta and mask (o, c/groups, k)."""
-    return _masked_conv(
-        1, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend
-    )
+    return _masked_conv(1, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend)
 
 
 def masked_conv2d(
@@ -165,9 +163,7 @@ def masked_conv2d(
         TypeError, ValueError: naming the argument, what was expected and what came.
         RuntimeError: the backend asked for is not available; says why and how to get it.
     """
-    return _masked_conv(
-        2, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend
-    )
+    return _masked_conv(2, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend)
 
 
 def masked_conv3d(
@@ -184,9 +180,7 @@ def masked_conv3d(
     backend: str = "auto",
 ) -> Tensor:
     """`masked_conv2d` over three spatial dimensions: x (n, c, d, h, w), theta (o, c/groups, …)."""
-    return _masked_conv(
-        3, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend
-    )
+    return _masked_conv(3, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend)
 
 
 class _MaskedConv(nn.Module):

@@ -58,6 +58,11 @@ def _mask_step_kernel(
     limit = tl.full((), grad_clip, COMPUTE)
     penalty = tl.full((), l1, tl.float64)
 
+    if exp_avg_sq is not None:
+        count = tl.load(step)
+        correction1 = (1 - _power(decay1, count)).to(COMPUTE)
+        correction2 = tl.sqrt(1 - _power(decay2, count)).to(COMPUTE)
+
     start = tl.program_id(0).to(tl.int64) * BLOCK
     lane = tl.arange(0, BLOCK)
     offset = start + lane
@@ -85,9 +90,6 @@ def _mask_step_kernel(
         second = second * decay2.to(COMPUTE) + (1 - decay2).to(COMPUTE) * grad * grad
         tl.store(exp_avg + offset, first, mask=change)
         tl.store(exp_avg_sq + offset, second, mask=change)
-        count = tl.load(step)
-        correction1 = (1 - _power(decay1, count)).to(COMPUTE)
-        correction2 = tl.sqrt(1 - _power(decay2, count)).to(COMPUTE)
         size_of_grad = divide(square_root(second, COMPUTE), correction2, COMPUTE)
         size_of_grad += tl.full((), eps, COMPUTE)
         update = divide(rate.to(COMPUTE), correction1, COMPUTE) * first
@@ -170,5 +172,8 @@ def mask_step_(
             WEIGHT_COMPUTE=compute_type(theta.dtype),
             EQUAL=row_ptr is None,
             BLOCK=BLOCK,
+            num_warps=8,
+            # Twice what it takes: left alone, ptxas spills a register to reach a rounder number.
+            maxnreg=128,
         )
     torch.sum(partial, dim=0, out=stats)

@@ -201,10 +201,10 @@ def _input_grad_kernel(
         column = right[:, None] - (tap_w * dilation_w)[None, :]
         # Only every stride-th pixel met this tap. A negative dividend is excluded before its
         # quotient matters.
-        valid = (row >= 0) & (row % STRIDE_H == 0) & (column >= 0) & (column % STRIDE_W == 0)
+        valid = (row >= 0) & (row < out_height * STRIDE_H) & (row % STRIDE_H == 0)
+        valid = valid & (column >= 0) & (column < out_width * STRIDE_W) & (column % STRIDE_W == 0)
         row = row // STRIDE_H
         column = column // STRIDE_W
-        valid = valid & (row < out_height) & (column < out_width)
         valid = valid & inside[:, None] & (index < depth)[None, :]
         offset = (source * grad_c)[None, :] + row * grad_h + column * grad_w
         values = tl.load(grad_rows[:, None] + offset, mask=valid, other=0)
@@ -444,13 +444,12 @@ def _tile(size: int, most: int) -> int:
 def _tiles(rows: int, columns: int, depth: int, stored: tl.dtype) -> dict[str, int]:
     """Tile sizes and warps: float32 products run on the plain cores and need smaller tiles."""
     wide = stored == tl.float32
-    most = 64 if wide else 128
-    block_n = _tile(columns, most)
+    block_m, block_n = _tile(rows, 64 if wide else 128), _tile(columns, 64)
     return {
-        "BLOCK_M": _tile(rows, most),
+        "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "BLOCK_K": _tile(depth, 16 if wide else 32),
-        "num_warps": 8 if block_n == most else 4,
+        "num_warps": 8 if block_m * block_n >= (4096 if wide else 8192) else 4,
     }
 
 

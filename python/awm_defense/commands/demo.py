@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ TARGET = 8
 POISON_RATE = 0.1
 EPOCHS = 20
 LEARNING_RATE = 0.05
-RECIPE = get_recipe("default")
+# Digits don't look alike when mirrored.
+RECIPE = replace(get_recipe("default"), flip=False)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,7 +10,6 @@ from awm_defense.commands.options import print_json
 from awm_defense.data import DATASETS
 from awm_defense.models import MODELS
 from awm_defense.recipes import RECIPES
-from awm_kernels._backend import backends
 
 DEFENSES = ("awm",)
 
@@ -32,7 +31,7 @@ def collect() -> dict[str, object]:
         "defenses": list(DEFENSES),
         "recipes": list(RECIPES),
         "ops": list(awm_kernels.OPS),
-        "backends": {name: status._asdict() for name, status in backends().items()},
+        "backends": {name: status._asdict() for name, status in awm_kernels.backends().items()},
     }
 
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         elif isinstance(value, str):
             print(f"{name:9} {value}")
     print("backends")
-    for name, status in backends().items():
+    for name, status in awm_kernels.backends().items():
         print(f"  {name:9} {'works' if status.available else 'missing: ' + status.why}")
         if not status.available:
             print(f"  {'':9} to get it: {status.how}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from awm_defense.checkpoint import load_into, load_state_dict
 from awm_defense.data import DATASETS
 from awm_defense.models import MODELS, build_model
-from awm_kernels._backend import choose
+from awm_kernels import choose
 
 
 def positive_int(text: str) -> int:
@@ -85,9 +84,7 @@ def load_network(args: argparse.Namespace) -> nn.Module:
     return model.eval()
 
 
-def get_normalisation(
-    args: argparse.Namespace,
-) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+def get_normalisation(args: argparse.Namespace) -> tuple[list[float] | None, list[float] | None]:
     """(mean, std) as three values each, or (None, None) when neither was given."""
     if (args.mean is None) != (args.std is None):
         raise ValueError("--mean and --std: give both or neither")

@@ -1,0 +1,61 @@
+"""The `official` recipe written plainly in eager PyTorch: the baseline of bench_purify.py.
+
+Weights are parameters with gradients, m * θ is in every forward, BatchNorm is not folded, the
+clean and the perturbed half run separately, Adam and clamp are separate calls.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from awm_defense.purify import _Data
+from awm_defense.recipes import Recipe
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+
+def plain_purify(
+    model: nn.Module, images: Tensor, labels: Tensor, *, recipe: Recipe, seed: int
+) -> dict[str, Tensor]:
+    """Masks by layer name; batches are drawn exactly as `awm_defense.purify` draws them."""
+    classes = len(labels.unique())
+    recipe = recipe.resolve(len(images), classes)
+    data = _Data(images, labels, recipe, len(images) <= classes, seed)
+    model = copy.deepcopy(model).eval()
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    masks = {name: torch.ones_like(conv.weight, requires_grad=True) for name, conv in convs.items()}
+    optimizer_class = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.mask_optimizer]
+    optimizer = optimizer_class(masks.values(), lr=recipe.mask_lr)
+
+    def forward(x: Tensor) -> Tensor:
+        weights = {f"{name}.weight": masks[name] * conv.weight for name, conv in convs.items()}
+        logits: Tensor = functional_call(model, weights, (x,))
+        return logits
+
+    for _ in range(recipe.epochs):
+        delta = torch.zeros_like(images[0], requires_grad=True)
+        trigger_optimizer = torch.optim.SGD([delta], lr=recipe.trigger_lr)
+        for _ in range(data.steps):
+            x, _, _ = data.draw()
+            with torch.no_grad():
+                targets = forward(x).argmax(1)
+            trigger_optimizer.zero_grad()
+            (-cross_entropy(forward(x + delta), targets)).backward()
+            trigger_optimizer.step()
+        with torch.no_grad():
+            delta.mul_((recipe.tau / delta.abs().sum()).clamp(max=1))
+        trigger = delta.detach()
+        for _ in range(data.steps):
+            x, y, _ = data.draw()
+            optimizer.zero_grad()
+            clean = cross_entropy(forward(x), y)
+            perturbed = cross_entropy(forward((x + trigger).clamp(0, 1)), y)
+            norm = sum(mask.abs().sum() for mask in masks.values())
+            (recipe.alpha * clean + recipe.beta * perturbed + recipe.gamma * norm).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for mask in masks.values():
+                    mask.clamp_(0, 1)
+    return {name: mask.detach() for name, mask in masks.items()}

@@ -1,0 +1,140 @@
+"""The masked weights of a network as views into flat buffers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from awm_kernels import mask_step_, masked_weight
+
+MASKABLE = {
+    "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    "linear": (nn.Linear,),
+    "all": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+}
+
+
+def maskable(model: nn.Module, layers: str) -> dict[str, nn.Module]:
+    """The layers whose weight gets a mask, by name; a weight shared by two layers counts once."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight") if isinstance(module, MASKABLE[layers]) else None
+        if weight is not None and id(weight) not in seen:
+            seen.add(id(weight))
+            found[name] = module
+    return found
+
+
+class FlatMasks:
+    """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked layers, each one flat buffer.
+
+    The layers' weights are views of W and their gradients views of dW, so one `mask_step_` call
+    updates the whole network, and writes the next step's weights where the layers read them.
+
+    Args:
+        model: the network to work in; its masked layers' weights are replaced.
+        layers: names of the layers to mask.
+        scales: factor per output channel of a layer, (out,), where a BatchNorm was folded.
+        channels_last: memory layout of 4-d weights.
+        moments: how many of Adam's moments to keep: 2, 1 (momentum) or 0.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: list[str],
+        scales: dict[str, Tensor],
+        *,
+        channels_last: bool,
+        moments: int,
+    ) -> None:
+        modules = [model.get_submodule(name) for name in layers]
+        weights = [m.weight.detach() for m in modules if isinstance(m.weight, Tensor)]
+        if not weights:
+            raise ValueError("model: expected at least one layer to mask, got none")
+        self.layers = layers
+        self.formats = [
+            torch.channels_last if channels_last and w.dim() == 4 else torch.contiguous_format
+            for w in weights
+        ]
+        self.shapes = [w.shape for w in weights]
+        first = weights[0]
+        self.theta = torch.empty(
+            sum(w.numel() for w in weights), dtype=first.dtype, device=first.device
+        )
+        for view, weight in zip(self.views(self.theta), weights, strict=True):
+            view.copy_(weight)
+        self.mask = torch.ones_like(self.theta)
+        rows = torch.cat([torch.full((w.shape[0],), w[0].numel()) for w in weights])
+        self.row_ptr = nn.functional.pad(rows.cumsum(0), (1, 0)).to(first.device)
+        self.scale = torch.cat(
+            [
+                scales[name].to(first) if name in scales else first.new_ones(weight.shape[0])
+                for name, weight in zip(layers, weights, strict=True)
+            ]
+        )
+        self.weight = masked_weight(self.theta, self.mask, self.scale, row_ptr=self.row_ptr)
+        self.grad = torch.zeros_like(self.theta)
+        self.exp_avg = torch.zeros_like(self.theta) if moments >= 1 else None
+        self.exp_avg_sq = torch.zeros_like(self.theta) if moments >= 2 else None
+        self.step = torch.zeros((), dtype=torch.int64, device=first.device)
+        self.stats = torch.zeros(2, dtype=torch.float64, device=first.device)
+        self.parameters = [nn.Parameter(view) for view in self.views(self.weight)]
+        replaced = {
+            id(module.weight): parameter
+            for module, parameter in zip(modules, self.parameters, strict=True)
+        }
+        for module in model.modules():
+            weight = module._parameters.get("weight")
+            if weight is not None and id(weight) in replaced:
+                module._parameters["weight"] = replaced[id(weight)]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """`flat`, (n,), cut into one view per layer, in the layer's shape and memory format."""
+        made, start = [], 0
+        for shape, layout in zip(self.shapes, self.formats, strict=True):
+            piece = flat[start : start + shape.numel()]
+            if layout == torch.channels_last:
+                out, inside, height, width = shape
+                made.append(piece.view(out, height, width, inside).permute(0, 3, 1, 2))
+            else:
+                made.append(piece.view(shape))
+            start += shape.numel()
+        return made
+
+    def require_grad(self, wanted: bool) -> None:
+        """Whether backward passes write weight gradients (into `grad`)."""
+        for parameter, view in zip(self.parameters, self.views(self.grad), strict=True):
+            parameter.requires_grad_(wanted)
+            parameter.grad = view if wanted else None
+
+    def update(self, lr: float, l1: float) -> Tensor:
+        """One `mask_step_` from `grad`, which is zeroed; returns (‖m‖₁, non-finite count)."""
+        stats = mask_step_(
+            self.mask,
+            self.grad,
+            self.theta,
+            self.step,
+            lr=lr,
+            exp_avg=self.exp_avg,
+            exp_avg_sq=self.exp_avg_sq,
+            l1=l1,
+            scale=self.scale,
+            row_ptr=self.row_ptr,
+            weight_out=self.weight,
+            stats=self.stats,
+        )
+        self.grad.zero_()
+        return stats
+
+    def restore(self, mask: Tensor) -> None:
+        """Go back to an earlier mask, (n,)."""
+        self.mask.copy_(mask)
+        self.weight.copy_(masked_weight(self.theta, mask, self.scale, row_ptr=self.row_ptr))
+
+    def masks(self) -> dict[str, Tensor]:
+        """A contiguous copy of each layer's mask."""
+        views = self.views(self.mask)
+        copies = [view.clone(memory_format=torch.contiguous_format) for view in views]
+        return dict(zip(self.layers, copies, strict=True))

@@ -1,0 +1,125 @@
+"""mask_step_ against torch's own optimisers, and what it promises about bad gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from awm_kernels import mask_step_
+from cases import mask_of, rand
+
+
+def test_adam_equals_torch_adam() -> None:
+    theta, gamma = rand(50, seed=1), 0.01
+    mask = mask_of(50)
+    parameter = torch.nn.Parameter(mask.clone())
+    optimizer = torch.optim.Adam([parameter], lr=0.05)
+    moments = {"exp_avg": torch.zeros(50).double(), "exp_avg_sq": torch.zeros(50).double()}
+    step = torch.tensor(0)
+    for seed in range(20):
+        grad = rand(50, seed=10 + seed)
+        parameter.grad = grad * theta + gamma
+        optimizer.step()
+        with torch.no_grad():
+            parameter.clamp_(0, 1)
+        mask_step_(mask, grad, theta, step, lr=0.05, l1=gamma, **moments)
+    torch.testing.assert_close(mask, parameter.data)
+    assert step.item() == 20
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_equals_torch_sgd(momentum: float) -> None:
+    theta, mask = rand(50, seed=1), mask_of(50)
+    parameter = torch.nn.Parameter(mask.clone())
+    optimizer = torch.optim.SGD([parameter], lr=0.05, momentum=momentum)
+    exp_avg = torch.zeros(50).double() if momentum else None
+    step = torch.tensor(0)
+    for seed in range(10):
+        grad = rand(50, seed=10 + seed)
+        parameter.grad = grad * theta
+        optimizer.step()
+        with torch.no_grad():
+            parameter.clamp_(0, 1)
+        mask_step_(mask, grad, theta, step, lr=0.05, exp_avg=exp_avg, betas=(momentum, 0.0))
+    torch.testing.assert_close(mask, parameter.data)
+
+
+def test_proximal_is_a_soft_threshold() -> None:
+    mask = torch.tensor([0.0, 0.05, 0.5, 1.0])
+    zero = torch.zeros(4)
+    mask_step_(mask, zero, zero, torch.tensor(0), lr=0.1, l1=1.0, proximal=True)
+    torch.testing.assert_close(mask, torch.tensor([0.0, 0.0, 0.4, 0.9]))
+
+
+def test_clipping_bounds_the_mask_gradient() -> None:
+    mask, theta = torch.full((2,), 0.5), torch.ones(2)
+    mask_step_(mask, torch.tensor([100.0, -0.1]), theta, torch.tensor(0), lr=0.1, grad_clip=1.0)
+    torch.testing.assert_close(mask, torch.tensor([0.4, 0.51]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_non_finite_gradients_change_nothing_and_are_counted(backend: str) -> None:
+    mask = torch.full((4,), 0.5)
+    grad = torch.tensor([math.nan, 1.0, math.inf, -math.inf])
+    exp_avg, exp_avg_sq = torch.full((4,), 0.25), torch.full((4,), 0.75)
+    weight = torch.full((4,), math.nan)
+    stats = mask_step_(
+        mask,
+        grad,
+        torch.ones(4),
+        torch.tensor(0),
+        lr=0.1,
+        exp_avg=exp_avg,
+        exp_avg_sq=exp_avg_sq,
+        weight_out=weight,
+        backend=backend,
+    )
+    bad = torch.tensor([True, False, True, True])
+    assert (mask[bad] == 0.5).all() and mask[1] != 0.5
+    assert (exp_avg[bad] == 0.25).all() and (exp_avg_sq[bad] == 0.75).all()
+    assert stats[1] == 3
+    assert torch.equal(weight, mask)
+    torch.testing.assert_close(stats[0], mask.double().sum())
+
+
+def test_next_weights_are_those_of_the_new_mask() -> None:
+    theta, scale = rand(3, 4, seed=1), rand(3, seed=2)
+    mask, weight = mask_of(3, 4), torch.empty(3, 4, dtype=torch.float64)
+    mask_step_(mask, rand(3, 4), theta, torch.tensor(0), lr=0.1, scale=scale, weight_out=weight)
+    torch.testing.assert_close(weight, mask * theta * scale[:, None])
+
+
+def _arguments(**change: Any) -> dict[str, Any]:
+    base = {
+        "mask": torch.ones(3),
+        "grad_weight": torch.ones(3),
+        "theta": torch.ones(3),
+        "step": torch.tensor(0),
+        "lr": 0.1,
+    }
+    return {**base, **change}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"theta": torch.ones(2)}, ValueError, "theta: expected mask's shape"),
+        ({"step": torch.tensor(0.0)}, ValueError, "step: expected a 0-dim int64"),
+        ({"lr": -1.0}, ValueError, "lr: expected a number ≥ 0"),
+        ({"lr": math.nan}, ValueError, "lr: expected a number ≥ 0"),
+        ({"exp_avg_sq": torch.ones(3)}, ValueError, "exp_avg: expected a tensor"),
+        ({"exp_avg": torch.ones(3).double()}, TypeError, "exp_avg: expected torch.float32"),
+        ({"stats": torch.ones(2)}, TypeError, "stats: expected torch.float64"),
+        ({"betas": (0.9, 1.0)}, ValueError, "betas: expected two numbers"),
+    ],
+)
+def test_bad_arguments_change_nothing(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments = _arguments(**change)
+    with pytest.raises(error, match=message):
+        mask_step_(**arguments)
+    assert torch.equal(arguments["mask"], torch.ones(3))
+    assert arguments["step"] == 0

@@ -1,0 +1,51 @@
+"""masked_weight: whole networks in flat buffers, any layout, one rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from awm_kernels import masked_weight
+from cases import mask_of, rand
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layout_and_rows(layout: torch.memory_format) -> None:
+    theta = rand(6, 3, 5, 7).to(memory_format=layout)
+    mask, scale = mask_of(6, 3, 5, 7), rand(6, seed=3)
+    weight = masked_weight(theta, mask, scale)
+    assert weight.stride() == theta.stride()
+    torch.testing.assert_close(weight, mask * theta * scale[:, None, None, None])
+
+
+def test_flat_rows_equal_layer_by_layer() -> None:
+    layers = [rand(3, 4, seed=1), rand(2, 5, seed=2)]
+    masks = [mask_of(3, 4), mask_of(2, 5)]
+    scales = [rand(3, seed=4), rand(2, seed=5)]
+    flat = masked_weight(
+        torch.cat([t.flatten() for t in layers]),
+        torch.cat([m.flatten() for m in masks]),
+        torch.cat(scales),
+        row_ptr=torch.tensor([0, 4, 8, 12, 17, 22]),
+    )
+    each = [masked_weight(t, m, s).flatten() for t, m, s in zip(layers, masks, scales, strict=True)]
+    torch.testing.assert_close(flat, torch.cat(each))
+
+
+def test_rounds_once_to_the_wanted_dtype() -> None:
+    theta, mask = rand(1000, dtype=torch.float32), mask_of(1000, dtype=torch.float32)
+    weight = masked_weight(theta, mask, dtype=torch.bfloat16)
+    assert torch.equal(weight, (theta * mask).bfloat16())
+
+
+def test_empty() -> None:
+    assert masked_weight(torch.empty(0, 3), torch.empty(0, 3)).shape == (0, 3)
+
+
+def test_bad_arguments_are_named() -> None:
+    theta = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="theta: expected 1 dimension with row_ptr"):
+        masked_weight(theta, theta, row_ptr=torch.tensor([0, 8]))
+    with pytest.raises(TypeError, match="row_ptr: expected torch.int64"):
+        masked_weight(theta[0], theta[0], row_ptr=torch.tensor([0.0, 2.0]))
+    with pytest.raises(ValueError, match=r"scale: expected shape \(4,\), got \(2,\)"):
+        masked_weight(theta, theta, torch.zeros(2))

@@ -1,0 +1,161 @@
+"""What every op owes: opcheck, gradcheck, backends that agree, strides that don't matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from awm_kernels import OPS, _reference, backends, choose
+from cases import CASES, DIFFERENTIABLE, op
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = [name for name in ("reference", "cpu") if backends()[name].available]
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_is_complete(name: str) -> None:
+    public = name.rstrip("_")
+    module = {"l1_rescale": "l1_ball", "l1_project": "l1_ball"}.get(public, public)
+    assert name in CASES
+    assert hasattr(_reference, name) or name in ("masked_conv", "masked_linear")
+    assert (ROOT / "awm_kernels" / f"{module}.py").exists()
+    assert (ROOT / "tests" / f"test_{module}.py").exists()
+    assert (ROOT / "bench" / f"bench_{module}.py").exists()
+    torch.library.opcheck(op(name), CASES[name](torch.float32, "reference"), test_utils=FAKE)
+
+
+FAKE = ("test_schema", "test_faketensor")
+
+
+def _leaves(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a
+        for a in args
+    )
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(name: str, backend: str) -> None:
+    args = CASES[name](torch.float32, backend)
+    torch.library.opcheck(op(name), _leaves(args) if name in DIFFERENTIABLE else args)
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradcheck(name: str, backend: str) -> None:
+    args = _leaves(CASES[name](torch.float64, backend))
+    assert torch.autograd.gradcheck(op(name), args)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient_only_where_asked(name: str) -> None:
+    args = CASES[name](torch.float64, "auto")
+    whole = _leaves(args)
+    op(name)(*whole).sum().backward()
+    for position, full in enumerate(whole):
+        if not (isinstance(full, Tensor) and full.is_floating_point()):
+            continue
+        alone = list(args)
+        alone[position] = args[position].clone().requires_grad_()
+        op(name)(*alone).sum().backward()
+        torch.testing.assert_close(alone[position].grad, full.grad)
+
+
+def _strided(value: Any) -> Any:
+    """The same values behind strides that are neither contiguous nor dense."""
+    if not isinstance(value, Tensor) or value.dim() == 0 or not value.is_floating_point():
+        return value
+    wide = value.new_full((*value.shape[:-1], value.shape[-1], 2), float("nan"))
+    wide[..., 0] = value
+    return wide[..., 0]
+
+
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("name", OPS)
+def test_non_contiguous(name: str, backend: str) -> None:
+    plain = CASES[name](torch.float32, backend)
+    strided = tuple(_strided(a) for a in CASES[name](torch.float32, backend))
+    expected, got = op(name)(*plain), op(name)(*strided)
+    if expected is None:
+        expected, got = _floats(None, plain), _floats(None, strided)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_non_contiguous_gradients(name: str) -> None:
+    plain = _leaves(CASES[name](torch.float64, "auto"))
+    strided = tuple(
+        a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a
+        for a in (_strided(a) for a in CASES[name](torch.float64, "auto"))
+    )
+    grad = torch.randn_like(op(name)(*plain))
+    op(name)(*plain).backward(grad)
+    op(name)(*strided).backward(_strided(grad))
+    for a, b in zip(plain, strided, strict=True):
+        if isinstance(a, Tensor) and a.requires_grad:
+            torch.testing.assert_close(b.grad, a.grad)
+
+
+def _floats(result: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    values = [result] if isinstance(result, Tensor) else list(args)
+    return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", OPS)
+def test_error_at_most_twice_the_references(name: str, dtype: torch.dtype) -> None:
+    """Against float64 on the same (rounded) inputs, next to PyTorch in the same precision."""
+    if not backends()["cpu"].available:
+        pytest.skip("the compiled CPU kernels are not built here")
+
+    def run(backend: str, wide: bool) -> list[Tensor]:
+        args = CASES[name](dtype, backend)
+        if wide:
+            args = tuple(
+                a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
+            )
+            args = tuple(torch.float64 if isinstance(a, torch.dtype) else a for a in args)
+        return [v.double() for v in _floats(op(name)(*args), args)]
+
+    exact, same, ours = run("reference", True), run("reference", False), run("cpu", False)
+    for truth, theirs, mine in zip(exact, same, ours, strict=True):
+        rounding = 8 * torch.finfo(torch.float64).eps * truth.abs().max()
+        allowed = 2 * (theirs - truth).abs().max() + rounding
+        assert (mine - truth).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_fake_for_cuda(name: str) -> None:
+    """Shapes and dtypes for a CUDA device come out without one."""
+    with torch._subclasses.FakeTensorMode():
+        args = tuple(
+            torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="cuda")
+            if isinstance(a, Tensor)
+            else a
+            for a in CASES[name](torch.float32, "auto")
+        )
+        result = op(name)(*args)
+    if isinstance(result, Tensor):
+        assert result.device.type == "cuda"
+        assert result.shape == op(name)(*CASES[name](torch.float32, "auto")).shape
+
+
+def test_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match="backend: expected one of auto.*'gpu'"):
+        choose("gpu", torch.zeros(1))
+
+
+def test_missing_backend_explains_itself() -> None:
+    missing = [name for name, status in backends().items() if not status.available]
+    assert "cuda" in missing
+    for name in missing:
+        with pytest.raises(RuntimeError, match="is not available.*To get it"):
+            choose(name, torch.zeros(1))
+
+
+def test_auto_takes_the_reference_for_dtypes_without_a_kernel() -> None:
+    assert choose("auto", torch.zeros(1, dtype=torch.float16)) == "reference"
