@@ -79,7 +79,7 @@ def _fits(backend: str, tensors: list[Tensor]) -> str:
     if backend == "reference":
         return ""
     device = tensors[0].device.type
-    devices = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}[backend]
+    devices: tuple[str, ...] = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}[backend]
     if backend == "triton" and interpreting():
         devices = ("cuda", "cpu")
     if device not in devices:

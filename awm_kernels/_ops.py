@@ -48,7 +48,7 @@ def _kernel(backend: str, name: str) -> Callable[..., Any]:
         kernel: Callable[..., Any] = getattr(torch.ops.awm_kernels_cpu, name)
         return kernel
     module = import_module(f"awm_kernels._triton.{_TRITON_HOME[name]}")
-    return getattr(module, name)  # type: ignore[no-any-return]
+    return getattr(module, name)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -197,7 +197,7 @@ def masked_conv(
             *_params_2d(stride, padding, dilation),
             groups,
         )
-        return y.squeeze(2) if x.dim() == 3 else y  # type: ignore[no-any-return]
+        return y.squeeze(2) if x.dim() == 3 else y
     weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
     return reference.conv(x, weight, bias, stride, padding, dilation, groups)
 
@@ -405,7 +405,7 @@ def masked_linear(
             [1, 1],
             1,
         )
-        return y.reshape(*x.shape[:-1], theta.shape[0])  # type: ignore[no-any-return]
+        return y.reshape(*x.shape[:-1], theta.shape[0])
     weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
     return torch.nn.functional.linear(x, weight, bias)
 
@@ -614,7 +614,7 @@ def _images(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if delta.dim() < x.dim():
         delta = delta.unsqueeze(0)
     # A batch of one may carry any stride in dimension 0: only the order inside an image counts.
-    order = sorted(range(1, x.dim()), key=lambda dim: -x.stride(dim))
+    order = sorted(range(1, x.dim()), key=x.stride, reverse=True)
     inside = (0, *order)
     return (
         x,
@@ -670,7 +670,7 @@ def perturb_backward(
     backward = _kernel(chosen, "perturb_backward_out")
     backward(grad_rows, rows, delta_rows, low, high, grad_x_rows, sums)
     if sums is not None:
-        order = sorted(range(1, x.dim()), key=lambda dim: -x.stride(dim))
+        order = sorted(range(1, x.dim()), key=x.stride, reverse=True)
         lead = () if delta.dim() < x.dim() else (delta.shape[0],)
         shaped = sums.reshape(*lead, *(x.shape[dim] for dim in order))
         offset = 0 if not lead else 1

@@ -215,7 +215,7 @@ class _MaskedConv(nn.Module):
             dilation,  # type: ignore[arg-type]
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )

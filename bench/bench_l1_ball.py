@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from awm_kernels import _reference, l1_project_, l1_rescale_
 from common import DEVICE, gate, measure
+
+from awm_kernels import _reference, l1_project_, l1_rescale_
 
 SHAPES = {"one 3x32x32": (1, 3072), "one 3x224x224": (1, 150528), "64 of 3x32x32": (64, 3072)}
 

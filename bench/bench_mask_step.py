@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from awm_kernels import mask_step_
 from common import DEVICE, gate, measure
+
+from awm_kernels import mask_step_
 
 SIZE = 11_000_000
 LR, GAMMA = 0.01, 1e-8

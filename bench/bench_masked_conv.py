@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from awm_kernels import masked_conv2d
 from common import DEVICE, gate, measure
 from torch import Tensor
 from torch.nn.functional import conv2d
+
+from awm_kernels import masked_conv2d
 
 
 def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from awm_kernels import masked_linear
 from common import DEVICE, gate, measure
 from torch import Tensor
 from torch.nn.functional import linear
+
+from awm_kernels import masked_linear
 
 
 def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:

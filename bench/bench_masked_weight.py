@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from awm_kernels import masked_weight
 from common import DEVICE, gate, measure
+
+from awm_kernels import masked_weight
 
 ROWS, WIDTH, LAYERS = 256, 2304, 19
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from awm_kernels import perturb
 from common import DEVICE, gate, measure
+
+from awm_kernels import perturb
 
 
 def eager(x, delta):

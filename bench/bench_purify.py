@@ -7,10 +7,11 @@ import os
 
 import pytest
 import torch
-from awm_defense import get_recipe, purify
-from awm_defense.models import build_model
 from common import DEVICE, gate
 from plain_loop import plain_purify
+
+from awm_defense import get_recipe, purify
+from awm_defense.models import build_model
 
 EPOCHS = os.environ.get("AWM_BENCH_EPOCHS", "1")
 

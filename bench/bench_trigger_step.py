@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from awm_kernels import _reference, trigger_step_
 from common import DEVICE, gate, measure
+
+from awm_kernels import _reference, trigger_step_
 
 
 @pytest.mark.parametrize("kind", ["eager", "fused"])

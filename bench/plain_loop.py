@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from awm_defense.purify import _Data
-from awm_defense.recipes import Recipe
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+
+from awm_defense.batches import Batches
+from awm_defense.recipes import Recipe
 
 
 def plain_purify(
@@ -22,7 +23,7 @@ def plain_purify(
     """Masks by layer name; batches are drawn exactly as `awm_defense.purify` draws them."""
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes)
-    data = _Data(images, labels, recipe, len(images) <= classes, seed)
+    data = Batches(images, labels, recipe, len(images) <= classes, seed)
     model = copy.deepcopy(model).eval()
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     masks = {name: torch.ones_like(conv.weight, requires_grad=True) for name, conv in convs.items()}

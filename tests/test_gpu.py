@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels import OPS
 from cases import CASES, op
 from torch import Tensor
+
+from awm_kernels import OPS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels import l1_project_, l1_rescale_
 from cases import rand
+
+from awm_kernels import l1_project_, l1_rescale_
 
 
 def test_rescale_keeps_the_direction() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from awm_kernels import mask_step_
 from cases import mask_of, rand
+
+from awm_kernels import mask_step_
 
 
 def test_adam_equals_torch_adam() -> None:

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from cases import mask_of, rand
+from torch import nn
+from torch.nn import functional
+
 from awm_kernels.masked_conv import (
     MaskedConv1d,
     MaskedConv2d,
@@ -14,9 +18,6 @@ from awm_kernels.masked_conv import (
     masked_conv2d,
     masked_conv3d,
 )
-from cases import mask_of, rand
-from torch import nn
-from torch.nn import functional
 
 MASKED = {1: masked_conv1d, 2: masked_conv2d, 3: masked_conv3d}
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -121,7 +122,7 @@ def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
 
 
 def test_integer_input_is_refused() -> None:
-    with pytest.raises(TypeError, match="x: expected a floating-point tensor, got torch.int64"):
+    with pytest.raises(TypeError, match=r"x: expected a floating-point tensor, got torch.int64"):
         masked_conv2d(torch.zeros(1, 1, 3, 3).long(), torch.zeros(1, 1, 1, 1), torch.zeros(1))
 
 

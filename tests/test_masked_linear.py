@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels.masked_linear import MaskedLinear, masked_linear
 from cases import mask_of, rand
 from torch import nn
 from torch.nn import functional
+
+from awm_kernels.masked_linear import MaskedLinear, masked_linear
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0,)])
@@ -35,5 +36,5 @@ def test_module_from_linear() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="x: expected 5 features"):
         masked_linear(torch.zeros(2, 4), torch.zeros(3, 5), torch.zeros(3, 5))
-    with pytest.raises(TypeError, match="linear: expected torch.nn.Linear, got Conv2d"):
+    with pytest.raises(TypeError, match=r"linear: expected torch.nn.Linear, got Conv2d"):
         MaskedLinear.from_linear(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels import masked_weight
 from cases import mask_of, rand
+
+from awm_kernels import masked_weight
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -45,7 +46,7 @@ def test_bad_arguments_are_named() -> None:
     theta = torch.zeros(4, 2)
     with pytest.raises(ValueError, match="theta: expected 1 dimension with row_ptr"):
         masked_weight(theta, theta, row_ptr=torch.tensor([0, 8]))
-    with pytest.raises(TypeError, match="row_ptr: expected torch.int64"):
+    with pytest.raises(TypeError, match=r"row_ptr: expected torch.int64"):
         masked_weight(theta[0], theta[0], row_ptr=torch.tensor([0.0, 2.0]))
     with pytest.raises(ValueError, match=r"scale: expected shape \(4,\), got \(2,\)"):
         masked_weight(theta, theta, torch.zeros(2))

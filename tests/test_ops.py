@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from awm_kernels import OPS, _reference, backends, choose
 from cases import CASES, DIFFERENTIABLE, op
 from torch import Tensor
+
+from awm_kernels import OPS, _reference, backends, choose
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = [name for name in ("reference", "cpu") if backends()[name].available]
@@ -145,7 +146,7 @@ def test_fake_for_cuda(name: str) -> None:
 
 
 def test_unknown_backend_is_named() -> None:
-    with pytest.raises(ValueError, match="backend: expected one of auto.*'gpu'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of auto.*'gpu'"):
         choose("gpu", torch.zeros(1))
 
 
@@ -153,7 +154,7 @@ def test_missing_backend_explains_itself() -> None:
     missing = [name for name, status in backends().items() if not status.available]
     assert "cuda" in missing
     for name in missing:
-        with pytest.raises(RuntimeError, match="is not available.*To get it"):
+        with pytest.raises(RuntimeError, match=r"is not available.*To get it"):
             choose(name, torch.zeros(1))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels import perturb
 from cases import rand
+
+from awm_kernels import perturb
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

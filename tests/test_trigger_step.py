@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awm_kernels import l1_project_, l1_rescale_, trigger_step_
 from cases import rand
+
+from awm_kernels import l1_project_, l1_rescale_, trigger_step_
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])

@@ -86,9 +86,9 @@ class FlatMasks:
             for module, parameter in zip(modules, self.parameters, strict=True)
         }
         for module in model.modules():
-            weight = module._parameters.get("weight")
-            if weight is not None and id(weight) in replaced:
-                module._parameters["weight"] = replaced[id(weight)]
+            shared = module._parameters.get("weight")
+            if shared is not None and id(shared) in replaced:
+                module._parameters["weight"] = replaced[id(shared)]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """`flat`, (n,), cut into one view per layer, in the layer's shape and memory format."""

@@ -17,13 +17,12 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def _channel_factors(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _channel_factors(norm: Any) -> tuple[Tensor, Tensor]:
     """(scale, shift) with norm(x) = scale · x + shift per channel."""
     mean, variance, eps = norm.running_mean, norm.running_var, norm.eps
-    assert isinstance(mean, Tensor) and isinstance(variance, Tensor)
-    scale = torch.rsqrt(variance.double() + float(eps))  # type: ignore[arg-type]
+    scale = torch.rsqrt(variance.double() + eps)
     shift = -mean.double() * scale
-    if isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor):
+    if norm.affine:
         scale = scale * norm.weight.detach().double()
         shift = shift * norm.weight.detach().double() + norm.bias.detach().double()
     return scale, shift
@@ -46,7 +45,7 @@ def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     scales: dict[str, Tensor] = {}
     for node in list(traced.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        norm: Any = modules.get(str(node.target)) if node.op == "call_module" else None
         if type(norm) not in NORMS or norm.running_mean is None or norm.training:
             continue
         before = node.args[0] if node.args else None
@@ -70,3 +69,12 @@ def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced, scales
+
+
+@torch.no_grad()
+def scale_weights(module: nn.Module, scales: dict[str, Tensor]) -> None:
+    """Multiply each named layer's weight by its factor per output channel, in place."""
+    for name, scale in scales.items():
+        weight = module.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weight.mul_(scale.reshape(-1, *([1] * (weight.dim() - 1))))

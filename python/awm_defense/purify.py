@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from awm_defense.data.augment import random_resized_crop_flip
-from awm_defense.flat import FlatMasks, maskable
-from awm_defense.fold import fold_batchnorm
+from awm_defense.batches import Batches
+from awm_defense.flat import maskable
+from awm_defense.network import WorkingNetwork
 from awm_defense.recipes import Recipe, get_recipe
 from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
-
-FOLD_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -64,142 +62,10 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
 
 
-class _Network:
-    """The working copy: pixel-space images in, logits out; folded and channels_last if it can."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        sample: Tensor,
-        mean: Tensor | None,
-        std: Tensor | None,
-        notes: list[str],
-    ) -> None:
-        self.mean, self.std = mean, std
-        self.channels_last = True
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        with torch.no_grad():
-            expected = self._first_forward(sample, notes)
-            self.module, scales = self._fold(sample, expected, notes)
-        # A folded network without its scale is not the original: keep one that is.
-        self.original = copy.deepcopy(self.module)
-        for name, scale in scales.items():
-            weight = self.original.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            weight.mul_(scale.reshape(-1, *([1] * (weight.dim() - 1))))
-        moments = 2 if recipe.mask_optimizer == "adam" else 0
-        self.flat = FlatMasks(
-            self.module,
-            list(maskable(self.module, recipe.layers)),
-            self._carried(scales, recipe),
-            channels_last=self.channels_last,
-            moments=moments,
-        )
-        if self.channels_last:
-            self.original.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _first_forward(self, sample: Tensor, notes: list[str]) -> Tensor:
-        try:
-            logits = self.forward(self.module, self.layout(sample))
-        except RuntimeError:
-            self.channels_last = False
-            logits = self.forward(self.module, self.layout(sample))
-            notes.append("the model does not take channels_last input; contiguous is used")
-        if logits.dim() != 2:
-            raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
-        return logits
-
-    def _fold(
-        self, sample: Tensor, expected: Tensor, notes: list[str]
-    ) -> tuple[nn.Module, dict[str, Tensor]]:
-        try:
-            folded, scales = fold_batchnorm(self.module)
-        except Exception as error:  # torch.fx raises whatever the model's own code raises
-            notes.append(f"BatchNorm is not folded: torch.fx can't trace the model ({error})")
-            return self.module, {}
-        check = copy.deepcopy(folded)
-        for name, scale in scales.items():
-            weight = check.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            weight.mul_(scale.reshape(-1, *([1] * (weight.dim() - 1))))
-        error_size = (self.forward(check, self.layout(sample)) - expected).abs().max()
-        if not error_size <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1):
-            notes.append(f"BatchNorm is not folded: logits would change by {error_size:.2g}")
-            return self.module, {}
-        return folded, scales
-
-    def _carried(self, scales: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-        """Scales that masks carry; those of layers without a mask go into the weight."""
-        masked = maskable(self.module, recipe.layers)
-        for name in scales.keys() - masked.keys():
-            weight = self.module.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            weight.mul_(scales[name].reshape(-1, *([1] * (weight.dim() - 1))))
-        return {name: scale for name, scale in scales.items() if name in masked}
-
-    def layout(self, images: Tensor) -> Tensor:
-        """`images` in the memory format the network runs in."""
-        if self.channels_last:
-            return images.contiguous(memory_format=torch.channels_last)
-        return images.contiguous()
-
-    def forward(self, module: nn.Module, images: Tensor) -> Tensor:
-        if self.mean is not None and self.std is not None:
-            images = (images - self.mean) / self.std
-        logits: Tensor = module(images)
-        return logits
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.forward(self.module, images)
-
-
-class _Data:
-    """Batches of (images, labels, indices), shuffled, augmented as the recipe says."""
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, recipe: Recipe, one_shot: bool, seed: int
-    ) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.recipe = recipe
-        if one_shot and recipe.copies and not recipe.fresh_augmentation:
-            copies = [self.augment(images) for _ in range(recipe.copies)]
-            images = torch.cat([images, *copies])
-            labels = labels.repeat(recipe.copies + 1)
-        self.images, self.labels = images, labels
-        assert recipe.batch_size is not None
-        if one_shot and recipe.fresh_augmentation:
-            # As many images an epoch as the fixed copies would make.
-            repeat = SIZE_OF_FRESH_EPOCH
-        else:
-            repeat = 1
-        self.pool = torch.arange(len(images)).repeat(repeat)
-        self.batch = min(recipe.batch_size, len(self.pool))
-        self.steps = recipe.passes * (len(self.pool) // self.batch)
-        self.queue = torch.empty(0, dtype=torch.int64)
-
-    def augment(self, images: Tensor) -> Tensor:
-        return random_resized_crop_flip(
-            images, self.generator, scale=(self.recipe.crop_scale, 1.0), flip=self.recipe.flip
-        )
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self.queue) < self.batch:
-            order = torch.randperm(len(self.pool), generator=self.generator)
-            self.queue = self.pool[order]
-        index, self.queue = self.queue[: self.batch], self.queue[self.batch :]
-        index = index.to(self.images.device)
-        images = self.images[index]
-        if self.recipe.fresh_augmentation:
-            images = self.augment(images)
-        return images, self.labels[index], index
-
-
-SIZE_OF_FRESH_EPOCH = 10
 INF = float("inf")
 
 
-def _seek_trigger(network: _Network, data: _Data, delta: Tensor, recipe: Recipe) -> Tensor:
+def _seek_trigger(network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe) -> Tensor:
     """Phase 1 (Algorithm 1, lines 3–9): climb the loss in Δ; returns each step's loss."""
     delta.detach_().zero_()
     low, high = (0.0, 1.0) if recipe.clip_trigger_phase else (-INF, INF)
@@ -230,14 +96,14 @@ def _seek_trigger(network: _Network, data: _Data, delta: Tensor, recipe: Recipe)
     return torch.stack(losses)
 
 
-def _soft_or_hard(network: _Network, images: Tensor, kind: str) -> Tensor:
+def _soft_or_hard(network: WorkingNetwork, images: Tensor, kind: str) -> Tensor:
     if kind == "original":
         return network.forward(network.original, images).softmax(1)
     return network(images).argmax(1)
 
 
 def _learn_masks(
-    network: _Network, data: _Data, delta: Tensor, recipe: Recipe
+    network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
     """Phase 2 (lines 10–14): both halves in one batch; returns (steps, 2) losses, stats (2,)."""
     assert recipe.alpha is not None and recipe.beta is not None
@@ -255,7 +121,7 @@ def _learn_masks(
         clean, perturbed = network(both).chunk(2)
         clean_loss = cross_entropy(clean, targets)
         perturbed_loss = cross_entropy(perturbed, targets)
-        (recipe.alpha * clean_loss + recipe.beta * perturbed_loss).backward()  # type: ignore[no-untyped-call]
+        (recipe.alpha * clean_loss + recipe.beta * perturbed_loss).backward()
         bad += network.flat.update(recipe.mask_lr, recipe.gamma)
         losses.append(torch.stack([clean_loss.detach(), perturbed_loss.detach()]))
     network.flat.require_grad(False)
@@ -338,7 +204,7 @@ def purify(
     classes = len(labels.unique())
     one_shot = len(images) <= classes
     recipe = recipe.resolve(len(images), classes)
-    network = _Network(
+    network = WorkingNetwork(
         source,
         recipe,
         images[: recipe.batch_size],
@@ -346,7 +212,7 @@ def purify(
         _pixel_stat("std", std, images),
         notes,
     )
-    data = _Data(images, labels, recipe, one_shot, seed)
+    data = Batches(images, labels, recipe, one_shot, seed)
     delta = torch.zeros_like(images[0])
     history: list[dict[str, float]] = []
     bar = tqdm(range(recipe.epochs), desc="purify", unit="epoch", disable=not progress)

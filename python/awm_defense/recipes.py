@@ -152,7 +152,7 @@ def _parse(key: str, hint: object, text: str) -> object:
             raise ValueError(f"{key}: expected true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)  # type: ignore[operator]
+        return kind(text)
     except ValueError:
-        expected = {int: "an integer", float: "a number"}[kind]  # type: ignore[index]
+        expected = {int: "an integer", float: "a number"}[kind]
         raise ValueError(f"{key}: expected {expected}, got {text!r}") from None

@@ -1,0 +1,56 @@
+"""Recipes: options from text, values that depend on the amount of data."""
+
+from __future__ import annotations
+
+import pytest
+
+from awm_defense.recipes import RECIPES, get_recipe
+
+
+def test_options_are_parsed_by_the_fields_type() -> None:
+    recipe = get_recipe("official").with_options(
+        {"tau": "100", "epochs": "3", "flip": "false", "layers": "all", "beta": "none"}
+    )
+    assert (recipe.tau, recipe.epochs, recipe.flip, recipe.layers) == (100.0, 3, False, "all")
+    assert recipe.beta is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": "1"}, "recipe option: expected one of .*tau.*'lr'"),
+        ({"epochs": "2.5"}, "epochs: expected an integer, got '2.5'"),
+        ({"tau": "much"}, "tau: expected a number, got 'much'"),
+        ({"tau": "-1"}, "tau: expected a number ≥ 0"),
+        ({"layers": "some"}, "layers: expected one of"),
+        ({"flip": "maybe"}, "flip: expected true or false"),
+        ({"alpha": "2"}, "alpha: expected a number ≤ 1"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_recipe("official").with_options(options)
+
+
+def test_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="paper, official, default, got 'best'"):
+        get_recipe("best")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("images", [5, 10, 500])
+def test_resolved_recipes_have_no_open_values(name: str, images: int) -> None:
+    recipe = RECIPES[name].resolve(images, 10)
+    assert None not in (recipe.batch_size, recipe.tau, recipe.alpha, recipe.beta)
+    assert recipe.alpha + recipe.beta == pytest.approx(1)
+
+
+def test_official_defaults_are_the_authors() -> None:
+    one_shot, more = (get_recipe("official").resolve(n, 10) for n in (10, 500))
+    assert (one_shot.batch_size, one_shot.tau, one_shot.alpha) == (32, 100.0, 0.99)
+    assert (more.batch_size, more.tau, more.alpha) == (128, 1000.0, 0.9)
+
+
+def test_values_given_are_kept() -> None:
+    recipe = get_recipe("official").with_options({"tau": "7", "beta": "0.5"}).resolve(10, 10)
+    assert (recipe.tau, recipe.beta, recipe.alpha) == (7.0, 0.5, 0.99)
