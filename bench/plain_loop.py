@@ -29,6 +29,7 @@ def plain_purify(
     masks = {name: torch.ones_like(conv.weight, requires_grad=True) for name, conv in convs.items()}
     optimizer_class = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.mask_optimizer]
     optimizer = optimizer_class(masks.values(), lr=recipe.mask_lr)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, recipe.mask_lr_decay)
 
     def forward(x: Tensor) -> Tensor:
         weights = {f"{name}.weight": masks[name] * conv.weight for name, conv in convs.items()}
@@ -59,4 +60,5 @@ def plain_purify(
             with torch.no_grad():
                 for mask in masks.values():
                     mask.clamp_(0, 1)
+        schedule.step()
     return {name: mask.detach() for name, mask in masks.items()}

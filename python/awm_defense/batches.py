@@ -8,12 +8,11 @@ from torch import Tensor
 from awm_defense.data.augment import random_resized_crop_flip
 from awm_defense.recipes import Recipe
 
-# One-shot with fresh augmentation, an epoch draws each image as often as fixed copies would.
 FRESH_DRAWS = 10
 
 
 class Batches:
-    """Batches of (images, labels, indices), shuffled, augmented as the recipe says."""
+    """Batches of (images, labels, indices): drawn with replacement, augmented by recipe."""
 
     def __init__(
         self, images: Tensor, labels: Tensor, recipe: Recipe, one_shot: bool, seed: int
@@ -26,11 +25,10 @@ class Batches:
             labels = labels.repeat(recipe.copies + 1)
         self.images, self.labels = images, labels
         assert recipe.batch_size is not None
-        repeat = FRESH_DRAWS if one_shot and recipe.fresh_augmentation else 1
-        self.pool = torch.arange(len(images)).repeat(repeat)
-        self.batch = min(recipe.batch_size, len(self.pool))
-        self.steps = recipe.passes * (len(self.pool) // self.batch)
-        self.queue = torch.empty(0, dtype=torch.int64)
+        # Fresh augmentation needs as many draws as the fixed copies would make images.
+        size = len(images) * (FRESH_DRAWS if one_shot and recipe.fresh_augmentation else 1)
+        self.batch = min(recipe.batch_size, size)
+        self.steps = recipe.passes * (size // self.batch)
 
     def augment(self, images: Tensor) -> Tensor:
         return random_resized_crop_flip(
@@ -38,10 +36,7 @@ class Batches:
         )
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self.queue) < self.batch:
-            order = torch.randperm(len(self.pool), generator=self.generator)
-            self.queue = self.pool[order]
-        index, self.queue = self.queue[: self.batch], self.queue[self.batch :]
+        index = torch.randint(len(self.images), (self.batch,), generator=self.generator)
         index = index.to(self.images.device)
         images = self.images[index]
         if self.recipe.fresh_augmentation:

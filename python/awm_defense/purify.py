@@ -103,11 +103,12 @@ def _soft_or_hard(network: WorkingNetwork, images: Tensor, kind: str) -> Tensor:
 
 
 def _learn_masks(
-    network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe
+    network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe, epoch: int
 ) -> tuple[Tensor, Tensor]:
     """Phase 2 (lines 10–14): both halves in one batch; returns (steps, 2) losses, stats (2,)."""
     assert recipe.alpha is not None and recipe.beta is not None
     low, high = (0.0, 1.0) if recipe.clip_mask_phase else (-INF, INF)
+    lr = recipe.mask_lr * recipe.mask_lr_decay**epoch
     network.flat.require_grad(True)
     losses, bad = [], torch.zeros_like(network.flat.stats)
     for _ in range(data.steps):
@@ -122,7 +123,7 @@ def _learn_masks(
         clean_loss = cross_entropy(clean, targets)
         perturbed_loss = cross_entropy(perturbed, targets)
         (recipe.alpha * clean_loss + recipe.beta * perturbed_loss).backward()
-        bad += network.flat.update(recipe.mask_lr, recipe.gamma)
+        bad += network.flat.update(lr, recipe.gamma)
         losses.append(torch.stack([clean_loss.detach(), perturbed_loss.detach()]))
     network.flat.require_grad(False)
     return torch.stack(losses), bad
@@ -219,7 +220,7 @@ def purify(
     for epoch in bar:
         before = network.flat.mask.clone()
         trigger_losses = _seek_trigger(network, data, delta, recipe)
-        losses, bad = _learn_masks(network, data, delta, recipe)
+        losses, bad = _learn_masks(network, data, delta, recipe, epoch)
         clean_loss, perturbed_loss = losses.mean(dim=0).tolist()
         entry = {
             "epoch": float(epoch),

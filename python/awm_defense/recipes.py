@@ -39,7 +39,9 @@ class Recipe:
     """How Δ gets into the L1 ball once an epoch."""
     mask_optimizer: Literal["adam", "sgd"] = "adam"
     mask_lr: float = 1e-2
-    """η₂."""
+    """η₂ in the first epoch."""
+    mask_lr_decay: float = 1.0
+    """η₂ is multiplied by this after every epoch."""
     layers: Literal["conv", "linear", "all"] = "all"
     """Which weights are masked: convolutions, linear layers, or both."""
     trigger_targets: Literal["labels", "predictions", "original"] = "labels"
@@ -89,7 +91,7 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and value < low:
                 raise ValueError(f"{key}: expected an integer ≥ {low}, got {value}")
-        for key in ("tau", "alpha", "beta", "gamma", "trigger_lr", "mask_lr"):
+        for key in ("tau", "alpha", "beta", "gamma", "trigger_lr", "mask_lr", "mask_lr_decay"):
             value = getattr(self, key)
             if value is not None and not value >= 0:
                 raise ValueError(f"{key}: expected a number ≥ 0, got {value}")
@@ -111,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
         # Algorithm 1 as written. The paper leaves the step sizes open.
         Recipe(name="paper", mask_optimizer="sgd", mask_lr=1.0, clip_mask_phase=False),
         # What the authors' released code does.
-        Recipe(name="official", layers="conv", trigger_targets="predictions"),
+        Recipe(name="official", layers="conv", trigger_targets="predictions", mask_lr_decay=0.9),
         # Ours: hard labels of ten images overfit, the original network's soft predictions on
         # freshly augmented images don't.
         Recipe(
@@ -120,6 +122,7 @@ RECIPES: dict[str, Recipe] = {
             alpha=0.8,
             trigger_targets="original",
             mask_targets="original",
+            mask_lr_decay=0.9,
             copies=0,
             fresh_augmentation=True,
         ),

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         model, images, labels, attack, mean=mean, std=std, device=device, progress=True
     )
     if args.json:
-        print_json(found)
+        print_json({name: round(value, 4) for name, value in found.items()})
     else:
         for name, value in found.items():
             print(f"{name:8} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
