@@ -61,12 +61,12 @@ def save_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         for key in lines:
             values = [epoch.get(key, math.nan) for epoch in history]
             axes.plot(range(1, len(values) + 1), values, label=key.replace("_", " "))
-        if title == "loss":
+        if lines and title == "loss":
             # While the trigger is sought its loss is hundreds of times that of the clean images.
             axes.set_yscale("log")
             axes.legend(fontsize=7)
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=7)

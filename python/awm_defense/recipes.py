@@ -119,12 +119,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="default",
             tau=300.0,
-            alpha=0.8,
+            alpha=0.9,
             trigger_targets="original",
             mask_targets="original",
-            mask_lr_decay=0.9,
             copies=0,
             fresh_augmentation=True,
+            crop_scale=0.3,
         ),
     )
 }
