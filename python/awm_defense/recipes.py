@@ -124,7 +124,7 @@ RECIPES: dict[str, Recipe] = {
             mask_targets="original",
             copies=0,
             fresh_augmentation=True,
-            crop_scale=0.3,
+            crop_scale=0.5,
         ),
     )
 }
