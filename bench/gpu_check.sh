@@ -4,10 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out="${OUT:-build/gpu}"
 mkdir -p "$out"
+out="$(cd "$out" && pwd)"
 export PYTHONUNBUFFERED=1
 python -m pip install --no-build-isolation --no-deps -e .
 python -m awm_kernels
 python -m pytest -m gpu
 cd bench
 python -m pytest -o python_files='bench_*.py' -o python_functions='bench_*' \
-  --benchmark-json="../$out/bench.json" .
+  --benchmark-json="$out/bench.json" .
