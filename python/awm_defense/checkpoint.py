@@ -121,4 +121,5 @@ def _shorten(names: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     # PyTorch's messages go on to advise loading the file unsafely.
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line.split(". ")[0]
