@@ -246,6 +246,13 @@ class _MaskedConv(nn.Module):
         module._take(conv)
         return module
 
+    def extra_repr(self) -> str:
+        return (
+            f"{self.weight.shape[1] * self.groups}, {self.weight.shape[0]}, "
+            f"kernel_size={tuple(self.weight.shape[2:])}, stride={self.stride}, "
+            f"padding={self.padding}, groups={self.groups}"
+        )
+
     def folded_weight(self) -> Tensor:
         """mask ⊙ weight, detached: what a plain convolution needs to behave the same."""
         return self.mask.detach() * self.weight
