@@ -528,11 +528,12 @@ def mask_step_(
     eps: float,
     grad_clip: float,
     l1: float,
+    grad_norm_clip: float,
     proximal: bool,
     backend: str,
 ) -> None:
     step.add_(1)
-    numbers = (lr, beta1, beta2, eps, grad_clip, l1, proximal)
+    numbers = (lr, beta1, beta2, eps, grad_clip, l1, grad_norm_clip, proximal)
     chosen = choose(backend, mask, grad_weight, theta, weight_out)
     if chosen == "reference":
         reference.mask_step_(

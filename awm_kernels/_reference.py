@@ -7,6 +7,7 @@ which is also what the kernels do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -115,19 +116,24 @@ def mask_step_(
     eps: float,
     grad_clip: float,
     l1: float,
+    grad_norm_clip: float,
     proximal: bool,
 ) -> None:
     """One optimiser step on the mask from the weight gradient, in place.
 
-    g = dW ⊙ θ · s, clipped to ±grad_clip; plus `l1` (the mask is never negative, so that is the
-    subgradient of l1·‖m‖₁) unless `proximal`. Adam when both moments are given, otherwise SGD,
-    with momentum `beta1` when only `exp_avg` is. `proximal` then subtracts lr·l1 (the soft
-    threshold of a non-negative number). The mask ends in [0, 1]; where g is not finite, mask and
-    moments stay as they are. `stats` receives (‖m‖₁, number of such elements).
+    g = dW ⊙ θ · s, scaled so that ‖g‖₂ over finite elements is at most grad_norm_clip (as in
+    torch.nn.utils.clip_grad_norm_); then clipped to ±grad_clip; plus `l1` (the mask is never
+    negative, so that is the subgradient of l1·‖m‖₁) unless `proximal`. Adam when both moments are
+    given, otherwise SGD, with momentum `beta1` when only `exp_avg` is. `proximal` then subtracts
+    lr·l1 (the soft threshold of a non-negative number). The mask ends in [0, 1]; where g is not
+    finite, mask and moments stay as they are. `stats` receives (‖m‖₁, number of such elements).
     """
     compute = compute_dtype(mask.dtype)
     grad = mask_grad(grad_weight, theta, scale, row_ptr, compute)
     finite = grad.isfinite()
+    if grad_norm_clip < math.inf:
+        norm = torch.where(finite, grad, 0).to(torch.float64).square().sum().sqrt()
+        grad = grad * (grad_norm_clip / (norm + 1e-6)).clamp(max=1).to(compute)
     grad = grad.clamp(-grad_clip, grad_clip)
     if not proximal:
         grad = grad + l1

@@ -37,7 +37,7 @@ def l1_rescale_(
         radius: τ ≥ 0; with `batched`, also a tensor (rows,). A tensor's values are not checked
             (that would wait for the device).
         batched: whether each `delta[i]` is a trigger of its own.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         `delta`.

@@ -22,6 +22,7 @@ def mask_step_(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     grad_clip: float = math.inf,
+    grad_norm_clip: float = math.inf,
     l1: float = 0.0,
     proximal: bool = False,
     scale: Tensor | None = None,
@@ -32,10 +33,11 @@ def mask_step_(
 ) -> Tensor:
     """Update `mask` in place from dW, in one pass over memory (AWM paper, Algorithm 1, 11–13).
 
-    g = dW ⊙ θ · s, clipped to ±`grad_clip`; plus `l1` (γ's subgradient) unless `proximal`; Adam
-    with both moments, SGD with momentum `betas[0]` with only `exp_avg`, plain SGD with neither;
-    `proximal` then soft-thresholds by lr·l1; the mask is clipped to [0, 1]; `weight_out` receives
-    s · (m ⊙ θ) of the new mask. Elements whose g is not finite keep their mask and moments.
+    g = dW ⊙ θ · s, scaled so that ‖g‖₂ is at most `grad_norm_clip`, then clipped to ±`grad_clip`;
+    plus `l1` (γ's subgradient) unless `proximal`; Adam with both moments, SGD with momentum
+    `betas[0]` with only `exp_avg`, plain SGD with neither; `proximal` then soft-thresholds by
+    lr·l1; the mask is clipped to [0, 1]; `weight_out` receives s · (m ⊙ θ) of the new mask.
+    Elements whose g is not finite keep their mask and moments.
 
     Args:
         mask: any shape, updated; flat, (n,), with `row_ptr`.
@@ -46,12 +48,14 @@ def mask_step_(
         exp_avg, exp_avg_sq: moments, updated; same shape, float32 (float64 for a float64 mask).
         betas, eps: as in torch.optim.Adam (no weight decay).
         grad_clip: elementwise bound on |g|; inf for none.
+        grad_norm_clip: bound on ‖g‖₂ over finite elements, as in torch.nn.utils.clip_grad_norm_,
+            which takes another pass over dW and θ; inf for none.
         l1: γ ≥ 0 of γ‖m‖₁.
         proximal: soft threshold instead of subgradient.
         scale, row_ptr: as in `masked_weight`.
         weight_out: same shape, overwritten; its dtype is the wanted one.
         stats: float64 (2,), overwritten; allocated if None.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         `stats`: (‖m‖₁ after the step, number of non-finite g), without a host sync.
@@ -93,7 +97,14 @@ def mask_step_(
     if exp_avg is None and exp_avg_sq is not None:
         raise ValueError("exp_avg: expected a tensor beside exp_avg_sq, got None")
     _check.rows(theta, scale, row_ptr)
-    for name, value in (("lr", lr), ("eps", eps), ("grad_clip", grad_clip), ("l1", l1)):
+    numbers = {
+        "lr": lr,
+        "eps": eps,
+        "grad_clip": grad_clip,
+        "grad_norm_clip": grad_norm_clip,
+        "l1": l1,
+    }
+    for name, value in numbers.items():
         _check.at_least(name, value, 0.0)
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
@@ -113,6 +124,7 @@ def mask_step_(
         eps,
         grad_clip,
         l1,
+        grad_norm_clip,
         proximal,
         backend,
     )

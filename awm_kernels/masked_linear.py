@@ -27,7 +27,7 @@ def masked_linear(
         mask: same shape as `theta`.
         bias: (out,), of `x`'s dtype.
         scale: one factor per output, (out,).
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         (…, out) in `x.dtype`. Gradients only where required; the mask's is dW ⊙ theta · s.

@@ -28,7 +28,7 @@ def masked_weight(
             `row_ptr[r]:row_ptr[r + 1]`. Without it, rows are `theta`'s first dimension. A
             channels_last weight keeps its rows contiguous, so flat buffers may hold either layout.
         dtype: of the result; default `theta.dtype`.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         W in θ's shape and memory format. Differentiable in mask, theta and scale.

@@ -16,7 +16,7 @@ def perturb(
         x: images, (n, …).
         delta: one trigger, `x.shape[1:]`, or one per image, `x.shape`; its dtype may differ.
         low, high: bounds of a pixel; ±inf for none.
-        backend: "auto", "reference", "cpu" or "triton".
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         Triggered images, like `x`. The gradient is zero where a bound clips; that of a single

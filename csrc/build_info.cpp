@@ -26,9 +26,12 @@ std::string compiler() {
 // One step on one mask element in T: (mask, exp_avg, exp_avg_sq) after it.
 template <class T>
 std::tuple<T, T, T> mask_update(const std::string& optimiser, T mask, T grad, T exp_avg,
-                                T exp_avg_sq, double step, double lr, double beta1, double beta2,
-                                double eps, double grad_clip, double l1, bool proximal) {
-  const auto rule = awm::make_step_rule<T>(step, lr, beta1, beta2, eps, grad_clip, l1, proximal);
+                                T exp_avg_sq, int64_t step, double lr, double beta1, double beta2,
+                                double eps, double grad_clip, double l1, double grad_norm_clip,
+                                bool proximal) {
+  const double factor = awm::norm_clip_factor(double(grad) * double(grad), grad_norm_clip);
+  const auto rule =
+      awm::make_step_rule<T>(step, lr, beta1, beta2, eps, factor, grad_clip, l1, proximal);
   const T regularised = awm::regularised_grad(rule, grad);
   T update;
   if (optimiser == "adam") {
@@ -53,7 +56,8 @@ void define_numerics(py::module_ m) {
   m.def("inside", &awm::inside<T>, py::arg("v"), py::arg("low"), py::arg("high"));
   m.def("mask_update", &mask_update<T>, py::arg("optimiser"), py::arg("mask"), py::arg("grad"),
         py::arg("exp_avg"), py::arg("exp_avg_sq"), py::arg("step"), py::arg("lr"), py::arg("beta1"),
-        py::arg("beta2"), py::arg("eps"), py::arg("grad_clip"), py::arg("l1"), py::arg("proximal"));
+        py::arg("beta2"), py::arg("eps"), py::arg("grad_clip"), py::arg("l1"),
+        py::arg("grad_norm_clip"), py::arg("proximal"));
 }
 
 }  // namespace

@@ -74,6 +74,7 @@ def _mask_step_(dtype: torch.dtype, backend: str) -> tuple[Any, ...]:
         1e-8,
         1.0,
         1e-3,
+        2.0,
         False,
         backend,
     )

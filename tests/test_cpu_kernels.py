@@ -13,6 +13,24 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_cases import (
+    BF16,
+    F32,
+    F64,
+    NO_CLIP,
+    OPTIMISERS,
+    PERTURB_DTYPES,
+    STEP_DTYPES,
+    UNIT,
+    WEIGHT_DTYPES,
+    check_close,
+    copied,
+    double,
+    l1_case,
+    nan_like,
+    scale_case,
+    step_case,
+)
 from torch import Tensor
 
 from awm_kernels import _reference as reference
@@ -23,13 +41,8 @@ if not LIBRARY.exists():
 torch.ops.load_library(str(LIBRARY))
 KERNELS = torch.ops.awm_kernels_cpu
 
-F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 # Lengths around the block (512), its vectors and the grain of threads, with and without a tail.
 SIZES = [1, 7, 8, 511, 512, 513, 5003, 70001]
-# Half the last place of each dtype. float64 also stands for the exact result, whose sums have an
-# error of their own, so it is given some more.
-UNIT = {F32: 2.0**-24, BF16: 2.0**-9, F64: 2.0**-47}
-NO_CLIP = math.inf
 
 
 @pytest.fixture(autouse=True)
@@ -39,34 +52,6 @@ def seeded() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def nan_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.full_like(tensor, math.nan, dtype=dtype)
-
-
-def double(args: Any) -> Any:
-    """A copy of `args` with every floating tensor in float64."""
-    if isinstance(args, Tensor) and args.is_floating_point():
-        return args.double()
-    return args
-
-
-def copied(args: list[Any]) -> list[Any]:
-    return [a.clone() if isinstance(a, Tensor) else a for a in args]
-
-
-def check_close(got: Tensor, same_precision: Tensor, exact: Tensor) -> None:
-    """`got` is at most twice as far from `exact` as `same_precision`, plus one rounding."""
-    assert got.dtype == same_precision.dtype
-    assert got.shape == same_precision.shape
-    if got.numel() == 0:
-        return
-    assert not got.isnan().any()
-    scale = exact.abs().max()
-    error = (got.double() - exact).abs().max()
-    allowed = 2 * (same_precision.double() - exact).abs().max() + UNIT[got.dtype] * scale
-    assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"
 
 
 def on_threads(count: int, run: Callable[[], list[Tensor]]) -> list[Tensor]:
@@ -80,27 +65,6 @@ def check_threads(run: Callable[[], list[Tensor]]) -> None:
     for count in (2, 3, 8):
         for a, b in zip(first, on_threads(count, run), strict=True):
             assert torch.equal(a, b)
-
-
-def scale_case(kind: str, n: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """(scale, row_ptr) for a flat array of n elements: no scale, or rows of uneven lengths."""
-    if kind == "none":
-        return None, None
-    cuts = torch.randint(0, n + 1, (9,)).sort().values  # repeated cuts are empty rows
-    row_ptr = torch.cat([torch.tensor([0]), cuts, torch.tensor([n])])
-    return torch.randn(10, dtype=reference.compute_dtype(dtype)), row_ptr
-
-
-WEIGHT_DTYPES = [
-    (F32, F32, F32),
-    (F64, F64, F64),
-    (BF16, BF16, BF16),
-    (F32, F32, BF16),
-    (BF16, F32, F32),
-    (F32, BF16, BF16),
-    (F64, F32, BF16),
-    (F32, F64, F64),
-]
 
 
 @pytest.mark.parametrize("dtypes", WEIGHT_DTYPES)
@@ -139,49 +103,6 @@ def test_masked_weight_threads() -> None:
     check_threads(run)
 
 
-# mask, grad_weight, theta, weight_out
-STEP_DTYPES = [
-    (F32, F32, F32, F32),
-    (F64, F64, F64, F64),
-    (BF16, BF16, BF16, BF16),
-    (F32, BF16, F32, BF16),
-    (F32, F32, BF16, BF16),
-    (BF16, F32, F32, F32),
-    (F32, F32, F64, F32),
-    (F64, F32, F32, BF16),
-]
-OPTIMISERS = ["adam", "momentum", "sgd"]
-
-
-def step_case(
-    n: int,
-    dtypes: tuple[torch.dtype, ...] = STEP_DTYPES[0],
-    optimiser: str = "adam",
-    rows: str = "uneven",
-    grad_clip: float = NO_CLIP,
-    l1: float = 1e-3,
-    proximal: bool = False,
-) -> list[Any]:
-    """Arguments of mask_step_, in order. A third of the masks starts at 0 or 1."""
-    mask_dtype, grad_dtype, theta_dtype, out_dtype = dtypes
-    moments = reference.compute_dtype(mask_dtype)
-    mask = (torch.rand(n) * 1.5 - 0.25).clamp(0, 1).to(mask_dtype)
-    scale, row_ptr = scale_case(rows, n, theta_dtype)
-    return [
-        mask,
-        torch.randn(n).to(grad_dtype),
-        torch.randn(n).to(theta_dtype),
-        None if optimiser == "sgd" else torch.randn(n, dtype=moments) * 0.1,
-        torch.rand(n, dtype=moments) if optimiser == "adam" else None,
-        torch.tensor(3),
-        nan_like(mask, out_dtype),
-        torch.full((2,), math.nan, dtype=F64),
-        scale,
-        row_ptr,
-        *(0.01, 0.9, 0.999, 1e-8, grad_clip, l1, proximal),
-    ]
-
-
 def check_step(args: list[Any]) -> None:
     got, same, exact = copied(args), copied(args), [double(a) for a in copied(args)]
     KERNELS.mask_step_(*got)
@@ -209,9 +130,12 @@ def test_mask_step(n: int, optimiser: str, dtypes: tuple[torch.dtype, ...]) -> N
 @pytest.mark.parametrize("rows", ["none", "uneven"])
 @pytest.mark.parametrize("proximal", [False, True])
 @pytest.mark.parametrize("grad_clip", [NO_CLIP, 0.3])
-def test_mask_step_options(grad_clip: float, proximal: bool, rows: str, optimiser: str) -> None:
+@pytest.mark.parametrize("norm", [NO_CLIP, 10.0])
+def test_mask_step_options(
+    norm: float, grad_clip: float, proximal: bool, rows: str, optimiser: str
+) -> None:
     check_step(step_case(1500, optimiser=optimiser, rows=rows, grad_clip=grad_clip, l1=0.5,
-                         proximal=proximal))  # fmt: skip
+                         grad_norm_clip=norm, proximal=proximal))  # fmt: skip
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
@@ -241,7 +165,7 @@ def test_mask_step_leaves_non_finite_gradients_out(
 
 
 def test_mask_step_threads() -> None:
-    given = step_case(300_001)
+    given = step_case(300_001, grad_norm_clip=10.0)
 
     def run() -> list[Tensor]:
         args = copied(given)
@@ -249,16 +173,6 @@ def test_mask_step_threads() -> None:
         return [args[i] for i in (0, 3, 4, 6, 7)]
 
     check_threads(run)
-
-
-def l1_case(rows: int, cols: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows with ties, zeros and signs, and radii of which some are greater than the row's norm."""
-    delta = torch.randn(rows, cols)
-    delta[:, ::3] = delta[:, ::3].round()
-    delta = delta.to(dtype)
-    norm = delta.double().abs().sum(dim=1)
-    factor = torch.rand(rows) * 1.2
-    return delta, (norm * factor).to(reference.compute_dtype(dtype))
 
 
 @pytest.mark.parametrize("name", ["l1_rescale_", "l1_project_"])
@@ -314,14 +228,6 @@ def test_l1_ball_threads(name: str) -> None:
     check_threads(run)
 
 
-PERTURB_DTYPES = [
-    (F32, F32, F32),
-    (F64, F64, F64),
-    (BF16, BF16, BF16),
-    (BF16, F32, BF16),
-    (F32, F32, BF16),
-    (F64, F32, F64),
-]
 PERTURB_SHAPES = [(1, 1), (3, 7), (2, 255), (5, 256), (5, 257), (3, 513), (40, 3072), (900, 11)]
 
 

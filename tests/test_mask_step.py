@@ -61,6 +61,35 @@ def test_clipping_bounds_the_mask_gradient() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("max_norm", [0.5, 1e3])
+def test_norm_clipping_equals_torchs(max_norm: float, backend: str) -> None:
+    theta, grad, mask = rand(700, seed=1), rand(700), mask_of(700)
+    parameter = torch.nn.Parameter(mask.clone())
+    parameter.grad = grad * theta
+    torch.nn.utils.clip_grad_norm_(parameter, max_norm)
+    expected = (mask - 0.1 * parameter.grad.clamp(-0.03, 0.03)).clamp(0, 1)
+    mask_step_(
+        mask,
+        grad,
+        theta,
+        torch.tensor(0),
+        lr=0.1,
+        grad_norm_clip=max_norm,
+        grad_clip=0.03,
+        backend=backend,
+    )
+    torch.testing.assert_close(mask, expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_non_finite_gradients_do_not_count_in_the_norm(backend: str) -> None:
+    mask, grad = torch.full((3,), 0.5), torch.tensor([math.inf, 3.0, -4.0])
+    mask_step_(mask, grad, torch.ones(3), torch.tensor(0), lr=0.1, grad_norm_clip=1.0,
+               backend=backend)  # fmt: skip
+    torch.testing.assert_close(mask, torch.tensor([0.5, 0.44, 0.58]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_non_finite_gradients_change_nothing_and_are_counted(backend: str) -> None:
     mask = torch.full((4,), 0.5)
     grad = torch.tensor([math.nan, 1.0, math.inf, -math.inf])
@@ -110,6 +139,7 @@ def _arguments(**change: Any) -> dict[str, Any]:
         ({"step": torch.tensor(0.0)}, ValueError, "step: expected a 0-dim int64"),
         ({"lr": -1.0}, ValueError, "lr: expected a number ≥ 0"),
         ({"lr": math.nan}, ValueError, "lr: expected a number ≥ 0"),
+        ({"grad_norm_clip": -1.0}, ValueError, "grad_norm_clip: expected a number ≥ 0"),
         ({"exp_avg_sq": torch.ones(3)}, ValueError, "exp_avg: expected a tensor"),
         ({"exp_avg": torch.ones(3).double()}, TypeError, "exp_avg: expected torch.float32"),
         ({"stats": torch.ones(2)}, TypeError, "stats: expected torch.float64"),

@@ -66,15 +66,22 @@ def test_masked_weight(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("optimiser", ["adam", "momentum", "sgd"])
 @pytest.mark.parametrize("proximal", [False, True])
 @pytest.mark.parametrize("grad_clip", [math.inf, 0.1])
+@pytest.mark.parametrize("grad_norm_clip", [math.inf, 0.2])
 @pytest.mark.parametrize("grad", [-0.7, 0.0, 0.05, 2.0])
 @pytest.mark.parametrize("mask", [0.0, 0.4, 1.0])
 def test_mask_update(
-    mask: float, grad: float, grad_clip: float, proximal: bool, optimiser: str, dtype: torch.dtype
+    mask: float,
+    grad: float,
+    grad_norm_clip: float,
+    grad_clip: float,
+    proximal: bool,
+    optimiser: str,
+    dtype: torch.dtype,
 ) -> None:
     moments = (0.03, 0.2)
     options: dict[str, Any] = {
         "lr": 0.05, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "grad_clip": grad_clip, "l1": 0.3,
-        "proximal": proximal,
+        "grad_norm_clip": grad_norm_clip, "proximal": proximal,
     }  # fmt: skip
     got = rules(dtype).mask_update(optimiser, mask, grad, *moments, step=4, **options)
 
@@ -100,4 +107,4 @@ def test_mask_update(
 
 def test_mask_update_names_the_optimisers() -> None:
     with pytest.raises(ValueError, match="expected adam, momentum or sgd, got lion"):
-        build_info.float32.mask_update("lion", 1, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, False)
+        build_info.float32.mask_update("lion", 1, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1, False)

@@ -145,9 +145,16 @@ def run_mask_step(
 @pytest.mark.parametrize("dtypes", STEP_DTYPES, ids=str)
 @pytest.mark.parametrize("moments", [0, 1, 2])
 @pytest.mark.parametrize("proximal", [False, True])
-@pytest.mark.parametrize("rows, count", [("none", 1), ("equal", 7), ("pointer", 4000)])
+@pytest.mark.parametrize(
+    "rows, count, norm", [("none", 1, 20.0), ("equal", 7, float("inf")), ("pointer", 4000, 20.0)]
+)
 def test_mask_step(
-    dtypes: tuple[torch.dtype, ...], moments: int, proximal: bool, rows: str, count: int
+    dtypes: tuple[torch.dtype, ...],
+    moments: int,
+    proximal: bool,
+    rows: str,
+    count: int,
+    norm: float,
 ) -> None:
     shape = (9, 4, 5, 7)
     compute = reference.compute_dtype(dtypes[0])
@@ -162,7 +169,7 @@ def test_mask_step(
     first = torch.randn(shape, dtype=compute) if moments > 0 else None
     second = torch.rand(shape, dtype=compute) if moments > 1 else None
     tensors = (mask, grad, theta, first, second, scale)
-    step, settings = torch.tensor(count), (0.1, 0.9, 0.999, 1e-8, 1.5, 0.3, proximal)
+    step, settings = torch.tensor(count), (0.1, 0.9, 0.999, 1e-8, 1.5, 0.3, norm, proximal)
 
     actual = run_mask_step(mask_step, tensors, dtypes[3], step, row_ptr, settings)
     same = run_mask_step(reference, tensors, dtypes[3], step, row_ptr, settings)
@@ -180,7 +187,7 @@ def test_mask_step_without_weight_counts_every_block() -> None:
     before, stats = mask.clone(), torch.full((2,), float("nan"), dtype=DOUBLE)
     mask_step.mask_step_(
         mask, grad, grad, None, None, torch.tensor(1), None, stats, None, None,
-        0.1, 0.9, 0.999, 1e-8, float("inf"), 0.0, False,
+        0.1, 0.9, 0.999, 1e-8, float("inf"), 0.0, float("inf"), False,
     )  # fmt: skip
     assert torch.equal(mask, before)
     assert stats[1] == 5000
@@ -333,7 +340,7 @@ def test_empty() -> None:
     stats = torch.full((2,), float("nan"), dtype=DOUBLE)
     mask_step.mask_step_(
         none, none, none, None, None, torch.tensor(1), None, stats, None, None,
-        0.1, 0.9, 0.999, 1e-8, 1.0, 0.0, False,
+        0.1, 0.9, 0.999, 1e-8, 1.0, 0.0, 1.0, False,
     )  # fmt: skip
     assert stats.tolist() == [0, 0]
     l1_ball.l1_rescale_(rows, torch.empty(0))

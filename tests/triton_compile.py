@@ -7,6 +7,7 @@ signatures, constants and alignments are those of real calls. Usage: python test
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -81,10 +82,10 @@ def flat_cases() -> Iterator[tuple[str, Any]]:
             label,
             lambda t=theta, s=scale, r=row_ptr: masked_weight.masked_weight_out(t, t, s, r, t),
         )
-        for moments, proximal in ((2, False), (1, True), (0, True)):
+        for moments, proximal, norm in ((2, False, 1.0), (1, True, math.inf), (0, True, math.inf)):
             state = [torch.ones(64, 27, dtype=wide) if i < moments else None for i in range(2)]
             arguments = (theta.to(wide), theta, theta.to(wide), *state, torch.tensor(1), theta)
-            settings = (0.01, 0.9, 0.999, 1e-8, 1.0, 1e-8, proximal)
+            settings = (0.01, 0.9, 0.999, 1e-8, 1.0, 1e-8, norm, proximal)
             stats = torch.empty(2, dtype=DOUBLE)
             yield (
                 f"{label} moments={moments}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -25,6 +27,37 @@ def _power(base, exponent):
 
 
 @triton.jit
+def _grad_norm_kernel(
+    grad_weight,
+    theta,
+    partial,
+    scale,
+    row_ptr,
+    size,
+    rows,
+    row_length,
+    COMPUTE: tl.constexpr,
+    WEIGHT_COMPUTE: tl.constexpr,
+    EQUAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The sum of the squares of each block's finite mask gradients."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    lane = tl.arange(0, BLOCK)
+    offset = start + lane
+    valid = offset < size
+    grad = tl.load(grad_weight + offset, mask=valid, other=0).to(WEIGHT_COMPUTE)
+    grad *= tl.load(theta + offset, mask=valid, other=0).to(WEIGHT_COMPUTE)
+    if scale is not None:
+        grad *= load_row_scale(
+            scale, row_ptr, rows, row_length, start, lane, valid, EQUAL, BLOCK
+        ).to(WEIGHT_COMPUTE)
+    grad = grad.to(COMPUTE)
+    grad = tl.where(valid & (tl.abs(grad) < float("inf")), grad, 0).to(tl.float64)
+    tl.store(partial + tl.program_id(0), tl.sum(grad * grad))
+
+
+@triton.jit
 def _mask_step_kernel(
     mask,
     grad_weight,
@@ -34,6 +67,7 @@ def _mask_step_kernel(
     step,
     weight_out,
     partial,
+    squares,
     scale,
     row_ptr,
     size,
@@ -45,6 +79,7 @@ def _mask_step_kernel(
     eps: tl.float64,
     grad_clip: tl.float64,
     l1: tl.float64,
+    grad_norm_clip: tl.float64,
     PROXIMAL: tl.constexpr,
     COMPUTE: tl.constexpr,
     WEIGHT_COMPUTE: tl.constexpr,
@@ -79,6 +114,10 @@ def _mask_step_kernel(
 
     finite = tl.abs(grad) < float("inf")
     change = valid & finite
+    if squares is not None:
+        norm = tl.sqrt(tl.load(squares)) + 1e-6
+        factor_of_norm = tl.full((), grad_norm_clip, tl.float64) / norm
+        grad *= tl.where(factor_of_norm < 1, factor_of_norm, 1.0).to(COMPUTE)
     grad = clip(grad, -limit, limit)
     if not PROXIMAL:
         grad += penalty.to(COMPUTE)
@@ -136,6 +175,7 @@ def mask_step_(
     eps: float,
     grad_clip: float,
     l1: float,
+    grad_norm_clip: float,
     proximal: bool,
 ) -> None:
     """`_reference.mask_step_` on dense tensors that share one physical order; no host sync."""
@@ -146,7 +186,25 @@ def mask_step_(
     blocks = triton.cdiv(mask.numel(), BLOCK)
     # Sums of blocks rather than atomics: the same bits on every run.
     partial = torch.empty((blocks, 2), dtype=torch.float64, device=mask.device)
+    squares = None
     with device_of(mask):
+        if grad_norm_clip < math.inf:
+            square = torch.empty(blocks, dtype=torch.float64, device=mask.device)
+            _grad_norm_kernel[(blocks,)](
+                grad_weight,
+                theta,
+                square,
+                scale,
+                row_ptr,
+                mask.numel(),
+                rows,
+                row_length,
+                COMPUTE=compute_type(mask.dtype),
+                WEIGHT_COMPUTE=compute_type(theta.dtype),
+                EQUAL=row_ptr is None,
+                BLOCK=BLOCK,
+            )
+            squares = square.sum()
         _mask_step_kernel[(blocks,)](
             mask,
             grad_weight,
@@ -156,6 +214,7 @@ def mask_step_(
             step,
             weight_out,
             partial,
+            squares,
             scale,
             row_ptr,
             mask.numel(),
@@ -167,6 +226,7 @@ def mask_step_(
             float(eps),
             float(grad_clip),
             float(l1),
+            float(grad_norm_clip),
             PROXIMAL=proximal,
             COMPUTE=compute_type(mask.dtype),
             WEIGHT_COMPUTE=compute_type(theta.dtype),

@@ -6,15 +6,6 @@
 
 namespace awm::cpu {
 
-// The radius of each row, which is in the compute dtype.
-template <class T>
-const T* row_radius(const Tensor& radius, int64_t rows) {
-  check_dtype(radius, std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float, "radius");
-  check_numel(radius, rows, "radius");
-  STD_TORCH_CHECK(radius.is_contiguous(), "radius: expected a contiguous tensor");
-  return static_cast<const T*>(radius.const_data_ptr());
-}
-
 struct RowSize {
   double norm;  // ‖v‖₁
   double peak;  // max |v|

@@ -1,4 +1,5 @@
 // mask_step_: weight gradient to new mask, moments and weight in one pass over memory.
+#include <cmath>
 #include <vector>
 
 #include "../numerics.h"
@@ -50,6 +51,31 @@ AWM_INLINE int64_t step_block(const StepRule<T>& given, int64_t n, const T* __re
   return skipped;
 }
 
+// The sum of the squares of each block's finite gradients.
+template <class T>
+AWM_INLINE void square_blocks(const Args<T>& a, double* squares, int64_t begin, int64_t end) {
+  T grad_buffer[kBlock], theta_buffer[kBlock], scale[kBlock];
+  double square[kBlock];
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t at = b * kBlock, n = std::min(kBlock, a.numel - at);
+    const T* grad = load(a.grad_weight, at, n, grad_buffer);
+    const T* theta = load(a.theta, at, n, theta_buffer);
+    a.scale.fill(at, n, scale);
+    for (int64_t i = 0; i < n; ++i) {
+      const T raw = masked_weight(grad[i], theta[i], scale[i]);
+      square[i] = is_finite(raw) ? double(raw) * double(raw) : 0;
+    }
+    squares[b] = sum(square, n);
+  }
+}
+
+AWM_SIMD void add_squares(const Args<float>& a, double* squares, int64_t begin, int64_t end) {
+  square_blocks(a, squares, begin, end);
+}
+AWM_SIMD void add_squares(const Args<double>& a, double* squares, int64_t begin, int64_t end) {
+  square_blocks(a, squares, begin, end);
+}
+
 template <class T>
 AWM_INLINE void blocks(const Args<T>& a, int64_t begin, int64_t end) {
   T grad_buffer[kBlock], theta_buffer[kBlock], mask_buffer[kBlock], first_buffer[kBlock],
@@ -98,7 +124,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                 const OptionalTensor& exp_avg, const OptionalTensor& exp_avg_sq, const Tensor& step,
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
                 const OptionalTensor& row_ptr, double lr, double beta1, double beta2, double eps,
-                double grad_clip, double l1, bool proximal) {
+                double grad_clip, double l1, double grad_norm_clip, bool proximal) {
   check_dtype(stats, ScalarType::Double, "stats");
   check_numel(stats, 2, "stats");
   check_dtype(step, ScalarType::Long, "step");
@@ -119,19 +145,25 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   const int64_t block_count = ceil_div(n, kBlock);
   std::vector<double> norm(block_count), skipped(block_count);
   with_compute_dtype(is_double(mask) || is_double(theta), [&]<class T>(T) {
-    const Args<T> args{
-        target(mask, n, "mask"),
-        source(grad_weight, n, "grad_weight"),
-        source(theta, n, "theta"),
-        target(exp_avg, n, "exp_avg"),
-        target(exp_avg_sq, n, "exp_avg_sq"),
-        target(weight_out, n, "weight_out"),
-        RowScale<T>(theta, scale, row_ptr),
-        make_step_rule<T>(double(count), lr, beta1, beta2, eps, grad_clip, l1, proximal),
-        optimiser,
-        n,
-        norm.data(),
-        skipped.data()};
+    Args<T> args{target(mask, n, "mask"),
+                 source(grad_weight, n, "grad_weight"),
+                 source(theta, n, "theta"),
+                 target(exp_avg, n, "exp_avg"),
+                 target(exp_avg_sq, n, "exp_avg_sq"),
+                 target(weight_out, n, "weight_out"),
+                 RowScale<T>(theta, scale, row_ptr),
+                 make_step_rule<T>(count, lr, beta1, beta2, eps, 1.0, grad_clip, l1, proximal),
+                 optimiser,
+                 n,
+                 norm.data(),
+                 skipped.data()};
+    if (std::isfinite(grad_norm_clip)) {
+      std::vector<double> squares(block_count);
+      torch::stable::parallel_for(0, block_count, kGrain / kBlock, [&](int64_t begin, int64_t end) {
+        add_squares(args, squares.data(), begin, end);
+      });
+      args.rule.grad_factor = T(norm_clip_factor(sum(squares.data(), block_count), grad_norm_clip));
+    }
     torch::stable::parallel_for(0, block_count, kGrain / kBlock,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
   });
@@ -144,7 +176,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
       "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
       "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
       "Tensor? scale, Tensor? row_ptr, float lr, float beta1, float beta2, float eps, "
-      "float grad_clip, float l1, bool proximal) -> ()");
+      "float grad_clip, float l1, float grad_norm_clip, bool proximal) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) { m.impl("mask_step_", TORCH_BOX(&mask_step_)); }

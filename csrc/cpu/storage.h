@@ -5,96 +5,18 @@
 // dtype is used where it lies.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <algorithm>
-#include <bit>
-#include <cstdint>
-#include <optional>
-#include <type_traits>
 
+#include "../numerics.h"
+#include "../tensor.h"
 #include "simd.h"
 
 namespace awm::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // Elements in a block: seven buffers of doubles still fit a 32 KiB first-level cache.
 constexpr int64_t kBlock = 512;
 // Elements below which another thread costs more than it saves.
 constexpr int64_t kGrain = 32768;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Storage {
-  void* data = nullptr;
-  ScalarType dtype = ScalarType::Float;
-
-  explicit operator bool() const { return data != nullptr; }
-};
-
-inline ScalarType checked_dtype(const Tensor& t, const char* name) {
-  const ScalarType dtype = t.scalar_type();
-  STD_TORCH_CHECK(
-      dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Double,
-      name, ": expected float32, bfloat16 or float64, got ", torch::headeronly::toString(dtype));
-  return dtype;
-}
-
-inline void check_numel(const Tensor& t, int64_t numel, const char* name) {
-  STD_TORCH_CHECK(t.numel() == numel, name, ": expected ", numel, " elements, got ", t.numel());
-}
-
-inline void check_dtype(const Tensor& t, ScalarType dtype, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == dtype, name, ": expected ", torch::headeronly::toString(dtype),
-                  ", got ", torch::headeronly::toString(t.scalar_type()));
-}
-
-inline void check_matrix(const Tensor& t, int64_t rows, int64_t cols, const char* name) {
-  STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == cols && t.is_contiguous(), name,
-                  ": expected a contiguous (", rows, ", ", cols, ") matrix");
-}
-
-// A tensor that is only read. The pointer is not const because Storage serves both directions.
-inline Storage source(const Tensor& t, int64_t numel, const char* name) {
-  check_numel(t, numel, name);
-  return {const_cast<void*>(t.const_data_ptr()), checked_dtype(t, name)};
-}
-
-inline Storage target(const Tensor& t, int64_t numel, const char* name) {
-  check_numel(t, numel, name);
-  return {t.mutable_data_ptr(), checked_dtype(t, name)};
-}
-
-inline Storage target(const OptionalTensor& t, int64_t numel, const char* name) {
-  return t.has_value() ? target(*t, numel, name) : Storage{};
-}
-
-inline bool is_double(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-
-// Calls f with a value of the compute dtype: double where `wide`, float otherwise.
-template <class F>
-void with_compute_dtype(bool wide, const F& f) {
-  if (wide) {
-    f(double{});
-  } else {
-    f(float{});
-  }
-}
-
-AWM_INLINE float widen(uint16_t v) { return std::bit_cast<float>(uint32_t(v) << 16); }
-
-// float32 to bfloat16, to nearest, ties to even. NaN would round to infinity, so it is set apart.
-AWM_INLINE uint16_t narrow(float v) {
-  const uint32_t bits = std::bit_cast<uint32_t>(v);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
 
 template <class T>
 AWM_INLINE bool holds(const Storage& s) {
