@@ -12,15 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from awm_defense.batches import Batches
 from awm_defense.recipes import Recipe
 
 
+def loader(data: Batches) -> DataLoader:
+    """A phase's batches, drawn exactly as `awm_defense.purify` draws them."""
+    dataset = TensorDataset(data.images, data.labels)
+    return DataLoader(dataset, batch_sampler=data.draw().images.tolist())
+
+
 def plain_purify(
     model: nn.Module, images: Tensor, labels: Tensor, *, recipe: Recipe, seed: int
-) -> dict[str, Tensor]:
-    """Masks by layer name; batches are drawn exactly as `awm_defense.purify` draws them."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Masks by layer name, and the last Δ. For recipes without fresh augmentation."""
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes)
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
@@ -39,8 +46,7 @@ def plain_purify(
     for _ in range(recipe.epochs):
         delta = torch.zeros_like(images[0], requires_grad=True)
         trigger_optimizer = torch.optim.SGD([delta], lr=recipe.trigger_lr)
-        for _ in range(data.steps):
-            x, _, _ = data.draw()
+        for x, _ in loader(data):
             with torch.no_grad():
                 targets = forward(x).argmax(1)
             trigger_optimizer.zero_grad()
@@ -49,8 +55,7 @@ def plain_purify(
         with torch.no_grad():
             delta.mul_((recipe.tau / delta.abs().sum()).clamp(max=1))
         trigger = delta.detach()
-        for _ in range(data.steps):
-            x, y, _ = data.draw()
+        for x, y in loader(data):
             optimizer.zero_grad()
             clean = cross_entropy(forward(x), y)
             perturbed = cross_entropy(forward((x + trigger).clamp(0, 1)), y)
@@ -61,4 +66,4 @@ def plain_purify(
                 for mask in masks.values():
                     mask.clamp_(0, 1)
         schedule.step()
-    return {name: mask.detach() for name, mask in masks.items()}
+    return {name: mask.detach() for name, mask in masks.items()}, trigger

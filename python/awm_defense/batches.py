@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from awm_defense.data.augment import random_resized_crop_flip
+from awm_defense.data.augment import crop, draw_crops, draw_mirrored, mirror
 from awm_defense.recipes import Recipe
 
 FRESH_DRAWS = 10
 
 
+class Phase(NamedTuple):
+    """What is drawn for the T steps of one phase, b images each."""
+
+    images: Tensor
+    """Which images, int64 (T, b)."""
+    crops: Tensor | None
+    """Their crops, float32 (T, 4, b), as `augment.crop` takes them; None without augmentation."""
+    mirrored: Tensor | None
+    """Which are mirrored, bool (T, b); None for none."""
+
+    def to(self, device: torch.device) -> Phase:
+        """A copy on `device`."""
+        images, *rest = (None if part is None else part.to(device, copy=True) for part in self)
+        assert images is not None
+        return Phase(images, *rest)
+
+
 class Batches:
-    """Batches of (images, labels, indices): drawn with replacement, augmented by recipe."""
+    """The images, and random draws of batches from them (with replacement, augmented by recipe).
+
+    Draws come from a CPU generator, so that every device sees the same batches.
+    """
 
     def __init__(
         self, images: Tensor, labels: Tensor, recipe: Recipe, one_shot: bool, seed: int
@@ -20,7 +42,7 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
         self.recipe = recipe
         if one_shot and recipe.copies and not recipe.fresh_augmentation:
-            copies = [self.augment(images) for _ in range(recipe.copies)]
+            copies = [self._augmented(images) for _ in range(recipe.copies)]
             images = torch.cat([images, *copies])
             labels = labels.repeat(recipe.copies + 1)
         self.images, self.labels = images, labels
@@ -29,16 +51,51 @@ class Batches:
         size = len(images) * (FRESH_DRAWS if one_shot and recipe.fresh_augmentation else 1)
         self.batch = min(recipe.batch_size, size)
         self.steps = recipe.passes * (size // self.batch)
+        self._start = self.generator.get_state()
 
-    def augment(self, images: Tensor) -> Tensor:
-        return random_resized_crop_flip(
-            images, self.generator, scale=(self.recipe.crop_scale, 1.0), flip=self.recipe.flip
-        )
+    def restart(self) -> None:
+        """Draw the same batches again from here on."""
+        self.generator.set_state(self._start)
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        index = torch.randint(len(self.images), (self.batch,), generator=self.generator)
-        index = index.to(self.images.device)
+    def _augmented(self, images: Tensor) -> Tensor:
+        images = crop(images, self._crops(images.shape))
+        if self.recipe.flip:
+            images = mirror(images, draw_mirrored(len(images), self.generator))
+        return images
+
+    def _crops(self, shape: torch.Size) -> Tensor:
+        return draw_crops(shape, self.generator, scale=(self.recipe.crop_scale, 1.0))
+
+    def draw(self) -> Phase:
+        """The next phase's batches."""
+        shape = (self.steps, self.batch)
+        index = torch.randint(len(self.images), shape, generator=self.generator)
+        if not self.recipe.fresh_augmentation:
+            return Phase(index, None, None)
+        size = torch.Size((index.numel(), *self.images.shape[1:]))
+        crops = self._crops(size).reshape(4, *shape).transpose(0, 1).contiguous()
+        if not self.recipe.flip:
+            return Phase(index, crops, None)
+        return Phase(index, crops, draw_mirrored(index.numel(), self.generator).reshape(shape))
+
+    def take(self, phase: Phase, step: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and indices of one step; `step` is a number, or int64 (1,) on the device.
+
+        With a `phase` and a `step` on the images' device, nothing is read from or sent to the host.
+        """
+        index, crops, mirrored = (_row(part, step) for part in phase)
+        assert index is not None
         images = self.images[index]
-        if self.recipe.fresh_augmentation:
-            images = self.augment(images)
+        if crops is not None:
+            images = crop(images, crops)
+        if mirrored is not None:
+            images = mirror(images, mirrored)
         return images, self.labels[index], index
+
+
+def _row(table: Tensor | None, step: int | Tensor) -> Tensor | None:
+    if table is None:
+        return None
+    if isinstance(step, int):
+        return table[step]
+    return table.index_select(0, step).squeeze(0)

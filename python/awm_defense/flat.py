@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,7 @@ class FlatMasks:
         scales: factor per output channel of a layer, (out,), where a BatchNorm was folded.
         channels_last: memory layout of 4-d weights.
         moments: how many of Adam's moments to keep: 2, 1 (momentum) or 0.
+        dtype: of W and dW; θ, m and the moments keep the model's.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class FlatMasks:
         *,
         channels_last: bool,
         moments: int,
+        dtype: torch.dtype,
     ) -> None:
         modules = [model.get_submodule(name) for name in layers]
         weights = [m.weight.detach() for m in modules if isinstance(m.weight, Tensor)]
@@ -63,23 +67,17 @@ class FlatMasks:
         self.theta = torch.empty(
             sum(w.numel() for w in weights), dtype=first.dtype, device=first.device
         )
-        for view, weight in zip(self.views(self.theta), weights, strict=True):
-            view.copy_(weight)
         self.mask = torch.ones_like(self.theta)
         rows = torch.cat([torch.full((w.shape[0],), w[0].numel()) for w in weights])
         self.row_ptr = nn.functional.pad(rows.cumsum(0), (1, 0)).to(first.device)
-        self.scale = torch.cat(
-            [
-                scales[name].to(first) if name in scales else first.new_ones(weight.shape[0])
-                for name, weight in zip(layers, weights, strict=True)
-            ]
-        )
-        self.weight = masked_weight(self.theta, self.mask, self.scale, row_ptr=self.row_ptr)
-        self.grad = torch.zeros_like(self.theta)
+        self.scale = torch.ones(len(rows), dtype=first.dtype, device=first.device)
+        self.weight = torch.empty_like(self.theta, dtype=dtype)
+        self.grad = torch.zeros_like(self.weight)
         self.exp_avg = torch.zeros_like(self.theta) if moments >= 1 else None
         self.exp_avg_sq = torch.zeros_like(self.theta) if moments >= 2 else None
         self.step = torch.zeros((), dtype=torch.int64, device=first.device)
         self.stats = torch.zeros(2, dtype=torch.float64, device=first.device)
+        self.load(weights, scales)
         self.parameters = [nn.Parameter(view) for view in self.views(self.weight)]
         replaced = {
             id(module.weight): parameter
@@ -89,6 +87,18 @@ class FlatMasks:
             shared = module._parameters.get("weight")
             if shared is not None and id(shared) in replaced:
                 module._parameters["weight"] = replaced[id(shared)]
+
+    def load(self, weights: Iterable[Tensor], scales: Mapping[str, Tensor]) -> None:
+        """Start afresh with these weights and scales: all masks 1, no moments."""
+        for view, weight in zip(self.views(self.theta), weights, strict=True):
+            view.copy_(weight)
+        rows = self.scale.split([shape[0] for shape in self.shapes])
+        for name, part in zip(self.layers, rows, strict=True):
+            part.copy_(scales[name]) if name in scales else part.fill_(1)
+        for state in (self.exp_avg, self.exp_avg_sq, self.step, self.grad):
+            if state is not None:
+                state.zero_()
+        self.restore(torch.ones_like(self.mask))
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """`flat`, (n,), cut into one view per layer, in the layer's shape and memory format."""
@@ -109,14 +119,14 @@ class FlatMasks:
             parameter.requires_grad_(wanted)
             parameter.grad = view if wanted else None
 
-    def update(self, lr: float, l1: float) -> Tensor:
+    def update(self, lr: Tensor, l1: float) -> Tensor:
         """One `mask_step_` from `grad`, which is zeroed; returns (‖m‖₁, non-finite count)."""
         stats = mask_step_(
             self.mask,
             self.grad,
             self.theta,
             self.step,
-            lr=lr,
+            lr=lr.item(),
             exp_avg=self.exp_avg,
             exp_avg_sq=self.exp_avg_sq,
             l1=l1,

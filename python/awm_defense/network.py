@@ -9,14 +9,27 @@ from torch import Tensor, nn
 
 from awm_defense.flat import FlatMasks, maskable
 from awm_defense.fold import fold_batchnorm, scale_weights
+from awm_defense.mixed_conv import use_passes
+from awm_defense.precision import Precision, asked_precision, measure
 from awm_defense.recipes import Recipe
 
-# Relative change of the logits by which folding may differ from the network as it was.
+# Change of the logits, relative to the largest, by which folding and bfloat16 may differ from the
+# network as it was.
 FOLD_TOLERANCE = 1e-3
+HALF_TOLERANCE = 0.05
 
 
 class WorkingNetwork:
-    """The working copy: pixel-space images in, logits out; folded and channels_last if it can."""
+    """The working copy: pixel-space images in, logits out; folded and channels_last if it can.
+
+    Args:
+        model: the network; it stays as it is.
+        recipe: says which layers are masked.
+        sample: images of the size of a mask step's batch, (2b, c, h, w).
+        mean, std: (1, c or 1, 1, 1), or None for a model fed pixels.
+        precision: as `purify` takes it.
+        notes: what does not go as usual is appended.
+    """
 
     def __init__(
         self,
@@ -25,61 +38,142 @@ class WorkingNetwork:
         sample: Tensor,
         mean: Tensor | None,
         std: Tensor | None,
+        precision: str | Precision,
         notes: list[str],
     ) -> None:
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.sample, self.recipe = mean, std, sample, recipe
         self.channels_last = True
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        with torch.no_grad():
-            expected = self._first_forward(sample, notes)
-            self.module, scales = self._fold(sample, expected, notes)
-        # A folded network without its scale is not the original: keep one that is.
-        self.original = copy.deepcopy(self.module)
-        scale_weights(self.original, scales)
-        moments = 2 if recipe.mask_optimizer == "adam" else 0
+        self.dtype = sample.dtype
+        self.folds = True
+        self.module, scales = self._prepared(model, notes)
+        if self.channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = self._precision(precision, scales, notes)
+        self.original = None
+        if "original" in (recipe.trigger_targets, recipe.mask_targets):
+            self.original = self._scaled(self.module, scales)
         self.flat = FlatMasks(
             self.module,
             list(maskable(self.module, recipe.layers)),
-            self._carried(scales, recipe),
+            scales,
             channels_last=self.channels_last,
-            moments=moments,
+            moments=2 if recipe.mask_optimizer == "adam" else 0,
+            dtype=self.precision.dtype,
         )
-        if self.channels_last:
-            self.original.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = self.precision.dtype
+        for module in (self.module, self.original):
+            if module is not None:
+                module.to(self.dtype)
+                use_passes(module, self.precision.passes)
 
-    def _first_forward(self, sample: Tensor, notes: list[str]) -> Tensor:
+    def load(self, model: nn.Module, notes: list[str]) -> None:
+        """Work on another model of the same architecture from now on, in the same buffers."""
+        running, self.dtype = self.dtype, self.sample.dtype
+        module, scales = self._prepared(model, notes)
+        self.dtype = running
+        masked = {f"{name}.weight" for name in self.flat.layers}
+        pairs = [(self.module, module)]
+        if self.original is not None:
+            pairs.append((self.original, self._scaled(module, scales)))
+        for target, source in pairs:
+            values = source.state_dict()
+            shapes = {key: value.shape for key, value in values.items()}
+            expected = {key: value.shape for key, value in target.state_dict().items()}
+            if shapes != expected:
+                differ = sorted({key for key, _ in shapes.items() ^ expected.items()})
+                raise ValueError(
+                    "models: expected networks of one architecture, got others at "
+                    + ", ".join(differ[:5])
+                )
+            for key, value in target.state_dict().items():
+                if target is self.original or key not in masked:
+                    value.copy_(values[key])
+        weights = dict(module.named_parameters())
+        self.flat.load([weights[f"{name}.weight"] for name in self.flat.layers], scales)
+
+    def _prepared(self, model: nn.Module, notes: list[str]) -> tuple[nn.Module, dict[str, Tensor]]:
+        """A folded copy of `model`, and the scales that masks carry."""
+        module = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.no_grad():
+            expected = self._first_forward(module, notes)
+            if self.folds:
+                module, scales = self._fold(module, expected, notes)
+            else:
+                scales = {}
+        masked = maskable(module, self.recipe.layers)
+        # Scales of layers without a mask go into the weight.
+        scale_weights(module, {n: s for n, s in scales.items() if n not in masked})
+        return module, {n: s for n, s in scales.items() if n in masked}
+
+    def _first_forward(self, module: nn.Module, notes: list[str]) -> Tensor:
         try:
-            logits = self.forward(self.module, self.layout(sample))
+            logits = self.forward(module, self.layout(self.sample))
         except RuntimeError:
+            if not self.channels_last:
+                raise
             self.channels_last = False
-            logits = self.forward(self.module, self.layout(sample))
+            logits = self.forward(module, self.layout(self.sample))
             notes.append("the model does not take channels_last input; contiguous is used")
         if logits.dim() != 2:
             raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
         return logits
 
     def _fold(
-        self, sample: Tensor, expected: Tensor, notes: list[str]
+        self, module: nn.Module, expected: Tensor, notes: list[str]
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         try:
-            folded, scales = fold_batchnorm(self.module)
+            folded, scales = fold_batchnorm(module)
         except Exception as error:  # torch.fx raises whatever the model's own code raises
+            self.folds = False
             notes.append(f"BatchNorm is not folded: torch.fx can't trace the model ({error})")
-            return self.module, {}
-        check = copy.deepcopy(folded)
-        scale_weights(check, scales)
-        error_size = (self.forward(check, self.layout(sample)) - expected).abs().max()
-        if not error_size <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1):
-            notes.append(f"BatchNorm is not folded: logits would change by {error_size:.2g}")
-            return self.module, {}
+            return module, {}
+        change = self._change(self._scaled(folded, scales), expected)
+        if not change <= FOLD_TOLERANCE:
+            self.folds = False
+            notes.append(f"BatchNorm is not folded: logits would change by {change:.2g}")
+            return module, {}
         return folded, scales
 
-    def _carried(self, scales: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-        """Scales that masks carry; those of layers without a mask go into the weight."""
-        masked = maskable(self.module, recipe.layers)
-        rest = {name: scale for name, scale in scales.items() if name not in masked}
-        scale_weights(self.module, rest)
-        return {name: scale for name, scale in scales.items() if name in masked}
+    def _change(self, module: nn.Module, expected: Tensor) -> float:
+        """Largest change of the sample's logits, relative to the largest (or to 1)."""
+        logits = self.forward(module, self.layout(self.sample))
+        return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+    @staticmethod
+    def _scaled(module: nn.Module, scales: dict[str, Tensor]) -> nn.Module:
+        """A copy of a folded network with its scales multiplied in: the original's function."""
+        scaled = copy.deepcopy(module)
+        scale_weights(scaled, scales)
+        return scaled
+
+    @torch.no_grad()
+    def _precision(
+        self, wanted: str | Precision, scales: dict[str, Tensor], notes: list[str]
+    ) -> Precision:
+        """What is asked for; for "auto", bfloat16 where it is faster and the logits agree."""
+        if isinstance(wanted, Precision):
+            return wanted
+        asked = asked_precision(wanted, self.dtype)
+        if asked is not None:
+            return asked
+        if self.sample.device.type == "cuda":
+            chosen = Precision(torch.bfloat16)
+        else:
+            chosen = measure(
+                self.module, lambda: self.forward(self.module, self.layout(self.sample))
+            )
+        if chosen.dtype == self.dtype:
+            return chosen
+        expected = self.forward(self._scaled(self.module, scales), self.layout(self.sample))
+        half = self._scaled(self.module, scales).to(chosen.dtype)
+        use_passes(half, chosen.passes)
+        full, self.dtype = self.dtype, chosen.dtype
+        change = self._change(half, expected)
+        self.dtype = full
+        if not change <= HALF_TOLERANCE:
+            notes.append(f"float32 is used: bfloat16 would change the logits by {change:.2g}")
+            return Precision()
+        return chosen
 
     def layout(self, images: Tensor) -> Tensor:
         """`images` in the memory format the network runs in."""
@@ -88,10 +182,12 @@ class WorkingNetwork:
         return images.contiguous()
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
+        """Logits of pixel-space `images`, in the images' dtype."""
+        inputs = images
         if self.mean is not None and self.std is not None:
-            images = (images - self.mean) / self.std
-        logits: Tensor = module(images)
-        return logits
+            inputs = (images - self.mean) / self.std
+        logits: Tensor = module(inputs.to(self.dtype))
+        return logits.to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(self.module, images)

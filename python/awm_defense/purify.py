@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 import resource
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from awm_defense.batches import Batches
+from awm_defense.engine import Engine
 from awm_defense.flat import maskable
 from awm_defense.network import WorkingNetwork
+from awm_defense.precision import Precision
 from awm_defense.recipes import Recipe, get_recipe
-from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
 
 
 @dataclass
@@ -38,13 +40,17 @@ class PurifyResult:
     """CUDA: peak of memory allocated meanwhile. CPU: peak resident size of the process."""
     recipe: Recipe
     """The recipe, with every value that was used."""
+    precision: Precision
+    """The dtypes that were used; give it to `purify` to repeat the run exactly."""
     notes: list[str] = field(default_factory=list)
-    """What did not go as usual: fallbacks, non-finite values."""
+    """What did not go as usual: fallbacks, non-finite values, an interruption."""
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _check(model: nn.Module, images: Tensor, labels: Tensor, layers: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not maskable(model, layers):
+        raise ValueError(f"model: expected layers to mask (layers={layers!r}), got none")
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images: expected a floating-point tensor, got {got}")
@@ -60,73 +66,6 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise TypeError(f"labels: expected an int64 tensor, got {got}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
-
-
-INF = float("inf")
-
-
-def _seek_trigger(network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe) -> Tensor:
-    """Phase 1 (Algorithm 1, lines 3–9): climb the loss in Δ; returns each step's loss."""
-    delta.detach_().zero_()
-    low, high = (0.0, 1.0) if recipe.clip_trigger_phase else (-INF, INF)
-    predictions = None
-    if recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation:
-        # Masks stand still in this phase, so one pass labels every step's images.
-        with torch.no_grad():
-            chunks = data.images.split(data.batch)
-            predictions = torch.cat([network(network.layout(c)).argmax(1) for c in chunks])
-    losses = []
-    for _ in range(data.steps):
-        images, labels, index = data.draw()
-        images = network.layout(images)
-        targets = labels
-        if predictions is not None:
-            targets = predictions[index]
-        elif recipe.trigger_targets != "labels":
-            with torch.no_grad():
-                targets = _soft_or_hard(network, images, recipe.trigger_targets)
-        delta.requires_grad_()
-        loss = cross_entropy(network(perturb(images, delta, low, high)), targets)
-        (grad,) = torch.autograd.grad(loss, delta)
-        delta.detach_()
-        trigger_step_(delta, grad, lr=recipe.trigger_lr)
-        losses.append(loss.detach())
-    assert recipe.tau is not None
-    (l1_project_ if recipe.trigger_ball == "project" else l1_rescale_)(delta, recipe.tau)
-    return torch.stack(losses)
-
-
-def _soft_or_hard(network: WorkingNetwork, images: Tensor, kind: str) -> Tensor:
-    if kind == "original":
-        return network.forward(network.original, images).softmax(1)
-    return network(images).argmax(1)
-
-
-def _learn_masks(
-    network: WorkingNetwork, data: Batches, delta: Tensor, recipe: Recipe, epoch: int
-) -> tuple[Tensor, Tensor]:
-    """Phase 2 (lines 10–14): both halves in one batch; returns (steps, 2) losses, stats (2,)."""
-    assert recipe.alpha is not None and recipe.beta is not None
-    low, high = (0.0, 1.0) if recipe.clip_mask_phase else (-INF, INF)
-    lr = recipe.mask_lr * recipe.mask_lr_decay**epoch
-    network.flat.require_grad(True)
-    losses, bad = [], torch.zeros_like(network.flat.stats)
-    for _ in range(data.steps):
-        images, labels, _ = data.draw()
-        images = network.layout(images)
-        targets = labels
-        if recipe.mask_targets == "original":
-            with torch.no_grad():
-                targets = _soft_or_hard(network, images, "original")
-        both = network.layout(torch.cat([images, perturb(images, delta, low, high)]))
-        clean, perturbed = network(both).chunk(2)
-        clean_loss = cross_entropy(clean, targets)
-        perturbed_loss = cross_entropy(perturbed, targets)
-        (recipe.alpha * clean_loss + recipe.beta * perturbed_loss).backward()
-        bad += network.flat.update(lr, recipe.gamma)
-        losses.append(torch.stack([clean_loss.detach(), perturbed_loss.detach()]))
-    network.flat.require_grad(False)
-    return torch.stack(losses), bad
 
 
 def _pixel_stat(name: str, value: object, like: Tensor) -> Tensor | None:
@@ -164,10 +103,14 @@ def purify(
     mean: float | list[float] | Tensor | None = None,
     std: float | list[float] | Tensor | None = None,
     device: str | torch.device | None = None,
+    precision: str | Precision = "auto",
+    captured: bool = True,
     seed: int = 0,
     progress: bool = False,
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
+
+    Ctrl-C ends it early, with the masks of the last whole epoch.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
@@ -178,6 +121,11 @@ def purify(
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel. The trigger
             and its clipping stay in pixel space.
         device: where to work; default: where the model is. The result lives where the model is.
+        precision: "fp32"; "tf32"; "bf16"; or "auto": bfloat16 on CUDA, and on a CPU for those
+            passes of those layers where it is measured to be faster, if the logits of the images
+            agree with float32. The measurement can differ between runs: give an earlier result's
+            `precision` for the same masks to the last bit.
+        captured: replay each step as a CUDA graph; False runs eagerly, as a CPU always does.
         seed: fixes batches and augmentation.
         progress: show a progress bar.
 
@@ -187,63 +135,143 @@ def purify(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    _check(model, images, labels)
+    (result,) = purify_many(
+        [model],
+        images,
+        labels,
+        recipe=recipe,
+        mean=mean,
+        std=std,
+        device=device,
+        precision=precision,
+        captured=captured,
+        seed=seed,
+        progress=progress,
+    )
+    return result
+
+
+def purify_many(
+    models: Iterable[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: str | Recipe = "default",
+    mean: float | list[float] | Tensor | None = None,
+    std: float | list[float] | Tensor | None = None,
+    device: str | torch.device | None = None,
+    precision: str | Precision = "auto",
+    captured: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> Iterator[PurifyResult]:
+    """`purify` for many models of one architecture, which share what is measured and captured.
+
+    Args:
+        models: the networks, taken one at a time; parameters and buffers of the same names and
+            shapes. The other arguments are those of `purify`.
+
+    Yields:
+        Each model's result, the same as `purify` gives it with the first result's `precision`.
+        After a Ctrl-C the interrupted one is the last.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not any(True for _ in maskable(model, recipe.layers)):
-        raise ValueError(f"model: expected layers to mask (layers={recipe.layers!r}), got none")
     if (mean is None) != (std is None):
         raise ValueError("mean, std: expected both or neither")
-    parameter = next(model.parameters())
-    work_device = torch.device(device) if device is not None else parameter.device
-    if work_device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(work_device)
-    started = time.perf_counter()
-    images = images.detach().to(work_device, parameter.dtype)
-    labels = labels.to(work_device)
-    notes: list[str] = []
-    source = model if work_device == parameter.device else copy.deepcopy(model).to(work_device)
+    engine: Engine | None = None
+    for model in models:
+        _check(model, images, labels, recipe.layers)
+        started = time.perf_counter()
+        home = next(model.parameters())
+        work_device = torch.device(device) if device is not None else home.device
+        if work_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(work_device)
+        notes: list[str] = []
+        source = model if work_device == home.device else copy.deepcopy(model).to(work_device)
+        if engine is None:
+            engine = _engine(
+                source, images, labels, recipe, mean, std, work_device, precision, captured, seed,
+                notes,
+            )  # fmt: skip
+        else:
+            engine.network.load(source, notes)
+        engine.data.restart()
+        with engine.network.precision.active():
+            history, finished = _run(engine, notes, progress)
+        yield _result(model, engine, history, notes, started)
+        if not finished:
+            return
+
+
+def _engine(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    mean: float | list[float] | Tensor | None,
+    std: float | list[float] | Tensor | None,
+    device: torch.device,
+    precision: str | Precision,
+    captured: bool,
+    seed: int,
+    notes: list[str],
+) -> Engine:
+    images = images.detach().to(device, next(model.parameters()).dtype)
     classes = len(labels.unique())
-    one_shot = len(images) <= classes
     recipe = recipe.resolve(len(images), classes)
-    network = WorkingNetwork(
-        source,
-        recipe,
-        images[: recipe.batch_size],
-        _pixel_stat("mean", mean, images),
-        _pixel_stat("std", std, images),
-        notes,
-    )
-    data = Batches(images, labels, recipe, one_shot, seed)
-    delta = torch.zeros_like(images[0])
+    data = Batches(images, labels.to(device), recipe, len(images) <= classes, seed)
+    # As many images as a mask step's batch holds.
+    sample = images.repeat(-(-2 * data.batch // len(images)), 1, 1, 1)[: 2 * data.batch]
+    pixel_mean, pixel_std = _pixel_stat("mean", mean, images), _pixel_stat("std", std, images)
+    network = WorkingNetwork(model, recipe, sample, pixel_mean, pixel_std, precision, notes)
+    return Engine(network, data, recipe, captured=captured)
+
+
+def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[str, float]], bool]:
+    """All epochs; returns their history, and False if they were interrupted."""
     history: list[dict[str, float]] = []
-    bar = tqdm(range(recipe.epochs), desc="purify", unit="epoch", disable=not progress)
+    mask = engine.network.flat.mask
+    bar = tqdm(range(engine.recipe.epochs), desc="purify", unit="epoch", disable=not progress)
     for epoch in bar:
-        before = network.flat.mask.clone()
-        trigger_losses = _seek_trigger(network, data, delta, recipe)
-        losses, bad = _learn_masks(network, data, delta, recipe, epoch)
-        clean_loss, perturbed_loss = losses.mean(dim=0).tolist()
-        entry = {
-            "epoch": float(epoch),
-            "trigger_loss": trigger_losses.mean().item(),
-            "trigger_norm": delta.abs().sum().item(),
-            "clean_loss": clean_loss,
-            "perturbed_loss": perturbed_loss,
-            "mask_mean": network.flat.mask.mean().item(),
-        }
-        if bad[1] > 0 or not torch.isfinite(losses).all():
-            network.flat.restore(before)
+        before = mask.clone()
+        try:
+            entry = engine.epoch(epoch)
+        except KeyboardInterrupt:
+            engine.network.flat.restore(before)
+            notes.append(f"interrupted in epoch {epoch}; the masks before it are returned")
+            return history, False
+        bad = entry.pop("bad")
+        if bad or not all(map(math.isfinite, entry.values())):
+            engine.network.flat.restore(before)
             notes.append(f"epoch {epoch} met non-finite values; the masks before it are returned")
             break
         history.append(entry)
-        bar.set_postfix(clean=f"{clean_loss:.3f}", perturbed=f"{perturbed_loss:.3f}")
-    masks = {name: mask.to(parameter.device) for name, mask in network.flat.masks().items()}
+        bar.set_postfix(
+            clean=f"{entry['clean_loss']:.3f}", perturbed=f"{entry['perturbed_loss']:.3f}"
+        )
+    return history, True
+
+
+def _result(
+    model: nn.Module,
+    engine: Engine,
+    history: list[dict[str, float]],
+    notes: list[str],
+    started: float,
+) -> PurifyResult:
+    home = next(model.parameters()).device
+    masks = {name: mask.to(home) for name, mask in engine.network.flat.masks().items()}
     return PurifyResult(
         model=_purified(model, masks),
         masks=masks,
-        trigger=delta.to(parameter.device),
+        trigger=engine.delta.to(home, copy=True),
         history=history,
         seconds=time.perf_counter() - started,
-        peak_memory_mb=_peak_memory_mb(work_device),
-        recipe=recipe,
+        peak_memory_mb=_peak_memory_mb(engine.delta.device),
+        recipe=engine.recipe,
+        precision=engine.network.precision,
         notes=notes,
     )

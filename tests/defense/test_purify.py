@@ -112,8 +112,8 @@ def test_equals_the_plain_loop(kind: type[Small], images: int) -> None:
     """The engine (folded, flat, fused) and the recipe written plainly give the same masks."""
     recipe = quick(mask_optimizer="sgd", mask_lr=3, batch_size=16, trigger_lr=1)
     model, (x, y) = make(kind), clean(images)
-    expected = plain_purify(model, x, y, recipe=recipe, seed=3)
-    result = purify(model, x, y, recipe=recipe, seed=3)
+    expected, _ = plain_purify(model, x, y, recipe=recipe, seed=3)
+    result = purify(model, x, y, recipe=recipe, seed=3, precision="fp32")
     assert any((m < 0.99).any() for m in expected.values())
     for name, mask in expected.items():
         torch.testing.assert_close(result.masks[name], mask, atol=1e-3, rtol=0)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from awm_defense.pictures import save_image, save_trigger
+from awm_defense.precision import Precision
 from awm_defense.purify import PurifyResult
 from awm_defense.recipes import get_recipe
 from awm_defense.report import write_report
@@ -30,6 +31,7 @@ def make_result(**changes: object) -> PurifyResult:
         "seconds": 1.5,
         "peak_memory_mb": 300.0,
         "recipe": get_recipe("default"),
+        "precision": Precision(torch.bfloat16),
         "notes": ["BatchNorm was <folded>"],
     }
     return PurifyResult(**{**fields, **changes})  # type: ignore[arg-type]

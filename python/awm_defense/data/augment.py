@@ -46,33 +46,43 @@ def random_resized_crop_flip(
         )
     out = images
     if scale is not None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale: expected 0 < smallest <= largest <= 1, got {scale}")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio: expected 0 < smallest <= largest, got {ratio}")
-        out = _resize_crops(images, *_draw_crops(images.shape, scale, ratio, generator))
+        out = crop(out, draw_crops(images.shape, generator, scale=scale, ratio=ratio))
     if flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        out = torch.where(mirrored.to(images.device)[:, None, None, None], out.flip(3), out)
+        out = mirror(out, draw_mirrored(len(images), generator))
     return out
 
 
-def _resize_crops(
-    images: Tensor, top: Tensor, left: Tensor, crop_height: Tensor, crop_width: Tensor
-) -> Tensor:
-    """Each image's crop (in whole pixels, each (N,)), resized to the size of the image."""
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """`images` (N,C,H,W), mirrored left to right where `mirrored`, bool (N,), says so."""
+    return torch.where(mirrored[:, None, None, None].to(images.device), images.flip(3), images)
+
+
+def draw_mirrored(n: int, generator: torch.Generator) -> Tensor:
+    """Whether to mirror each of `n` images: bool (n,), on the CPU."""
+    return torch.rand(n, generator=generator) < 0.5
+
+
+def crop(images: Tensor, crops: Tensor) -> Tensor:
+    """Each image's crop, resized (bilinear) to the size of the image.
+
+    Args:
+        images: (N,C,H,W), floating point.
+        crops: (4,N), floating point: top, left, height, width, in whole pixels.
+
+    Returns:
+        A tensor like `images`.
+    """
     n, _, height, width = images.shape
+    # Positions rounded to a half type would be off by whole pixels.
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    top, left, crop_height, crop_width = crops.to(images.device, dtype)
     # grid_sample counts from -1 to 1 between the outer edges of the image.
     y = (2 * _sample_positions(top, crop_height, height) + 1) / height - 1
     x = (2 * _sample_positions(left, crop_width, width) + 1) / width - 1
     grid = torch.stack(
         (x[:, None, :].expand(n, height, width), y[:, :, None].expand(n, height, width)), dim=-1
     )
-    # Positions rounded to a half type would be off by whole pixels.
-    dtype = torch.promote_types(images.dtype, torch.float32)
-    out = F.grid_sample(
-        images.to(dtype), grid.to(images.device, dtype), padding_mode="border", align_corners=False
-    )
+    out = F.grid_sample(images.to(dtype), grid, padding_mode="border", align_corners=False)
     return out.to(images.dtype)
 
 
@@ -81,18 +91,30 @@ def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
 
     Positions stay between the crop's outermost pixels, so no pixel outside the crop shows.
     """
-    steps = (torch.arange(size) + 0.5) / size
+    steps = (torch.arange(size, dtype=start.dtype, device=start.device) + 0.5) / size
     positions = start[:, None] + steps * length[:, None] - 0.5
     return positions.clamp(start[:, None], (start + length - 1)[:, None])
 
 
-def _draw_crops(
+def draw_crops(
     shape: torch.Size,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width (each (N,), whole numbers of pixels) of one crop per image."""
+    *,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """One random crop per image of a batch of `shape` (N,C,H,W); arguments as above.
+
+    Returns:
+        float32 (4,N) on the CPU: top, left, height and width, whole numbers of pixels.
+
+    Raises:
+        ValueError: for a range that is none.
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale: expected 0 < smallest <= largest <= 1, got {scale}")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"ratio: expected 0 < smallest <= largest, got {ratio}")
     n, _, height, width = shape
     low, high = math.log(ratio[0]), math.log(ratio[1])
     draws = torch.rand(2, n, ATTEMPTS, generator=generator)
@@ -113,4 +135,4 @@ def _draw_crops(
     central = first[:, 0] == ATTEMPTS
     top = torch.where(central, ((height - crop_height) / 2).floor(), top)
     left = torch.where(central, ((width - crop_width) / 2).floor(), left)
-    return top, left, crop_height, crop_width
+    return torch.stack((top, left, crop_height, crop_width))

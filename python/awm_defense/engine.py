@@ -1,0 +1,150 @@
+"""The two steps of Adversarial Weight Masking over static buffers, and the epochs made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from awm_defense.batches import Batches, Phase
+from awm_defense.capture import Captured
+from awm_defense.network import WorkingNetwork
+from awm_defense.recipes import Recipe
+from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
+
+INF = float("inf")
+
+
+class Engine:
+    """Runs epochs of a recipe (AWM paper, Algorithm 1).
+
+    A step reads and writes buffers that stay where they are: which images it takes is looked up
+    in a table on the device at `position`, and its losses are written beside it. So it can be
+    captured as a CUDA graph and replayed without a word from Python, and the host only waits for
+    the device once an epoch, for the history.
+
+    Args:
+        network: the working copy of the model.
+        data: the images, and the draws of batches from them.
+        recipe: resolved, without a None.
+        captured: whether steps are captured on a CUDA device.
+    """
+
+    def __init__(
+        self, network: WorkingNetwork, data: Batches, recipe: Recipe, *, captured: bool
+    ) -> None:
+        assert recipe.tau is not None and recipe.alpha is not None and recipe.beta is not None
+        self.network, self.data, self.recipe = network, data, recipe
+        self.tau, self.alpha, self.beta = recipe.tau, recipe.alpha, recipe.beta
+        device = data.images.device
+        self.delta = torch.zeros_like(data.images[0])
+        self.predictions = torch.zeros_like(data.labels)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.trigger_losses = data.images.new_zeros(data.steps)
+        self.mask_losses = data.images.new_zeros(data.steps, 2)
+        self.bad = torch.zeros((), dtype=torch.float64, device=device)
+        self.lr = torch.zeros((), dtype=torch.float64, device=device)
+        self.table: Phase | None = None
+        # Whether one pass over the images can label every step of a trigger phase.
+        self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
+        pool = torch.cuda.graph_pool_handle() if device.type == "cuda" and captured else None
+        self._label, self._trigger, self._mask = (
+            Captured(step, device, pool, captured)
+            for step in (self.label_images, self.trigger_step, self.mask_step)
+        )
+
+    def epoch(self, number: int) -> dict[str, float]:
+        """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
+        self.delta.zero_()
+        self.bad.zero_()
+        self._draw()
+        if self.labels_once:
+            self._label()
+        for _ in range(self.data.steps):
+            self._trigger()
+        bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
+        bound(self.delta, self.tau)
+        self._draw()
+        self.lr.fill_(self.recipe.mask_lr * self.recipe.mask_lr_decay**number)
+        self.network.flat.require_grad(True)
+        for _ in range(self.data.steps):
+            self._mask()
+        self.network.flat.require_grad(False)
+        return self._history(number)
+
+    def _draw(self) -> None:
+        """Put the next phase's draws where the steps look for them."""
+        drawn = self.data.draw()
+        device = self.position.device
+        if self.table is None:
+            self.table = drawn.to(device)
+        else:
+            for target, source in zip(self.table, drawn, strict=True):
+                if target is not None and source is not None:
+                    pinned = source.pin_memory() if device.type == "cuda" else source
+                    target.copy_(pinned, non_blocking=True)
+        self.position.zero_()
+
+    def _history(self, number: int) -> dict[str, float]:
+        clean, perturbed = self.mask_losses.double().mean(dim=0)
+        mask = self.network.flat.mask
+        values = {
+            "trigger_loss": self.trigger_losses.double().mean(),
+            "trigger_norm": self.delta.double().abs().sum(),
+            "clean_loss": clean,
+            "perturbed_loss": perturbed,
+            "mask_mean": self.network.flat.stats[0] / mask.numel(),
+            "bad": self.bad,
+        }
+        numbers = torch.stack(list(values.values())).tolist()
+        return {"epoch": float(number), **dict(zip(values, numbers, strict=True))}
+
+    @torch.no_grad()
+    def label_images(self) -> None:
+        """The network's own predictions for all images: masks stand still in a trigger phase."""
+        at = 0
+        for chunk in self.data.images.split(self.data.batch):
+            logits = self.network(self.network.layout(chunk))
+            self.predictions[at : at + len(chunk)] = logits.argmax(1)
+            at += len(chunk)
+
+    def trigger_step(self) -> None:
+        """One step up the loss in Δ (lines 4-8), on b images."""
+        images, labels, index = self._take()
+        targets = self._targets(self.recipe.trigger_targets, images, labels, index)
+        delta = self.delta.detach().requires_grad_()
+        low, high = (0.0, 1.0) if self.recipe.clip_trigger_phase else (-INF, INF)
+        loss = cross_entropy(self.network(perturb(images, delta, low, high)), targets)
+        (grad,) = torch.autograd.grad(loss, delta)
+        trigger_step_(self.delta, grad, lr=self.recipe.trigger_lr)
+        self.trigger_losses.index_copy_(0, self.position, loss.detach()[None])
+        self.position.add_(1)
+
+    def mask_step(self) -> None:
+        """One step on the masks (lines 11-13): b images and the same under Δ, in one batch."""
+        images, labels, index = self._take()
+        targets = self._targets(self.recipe.mask_targets, images, labels, index)
+        low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
+        both = torch.cat([images, perturb(images, self.delta, low, high)])
+        clean, perturbed = self.network(self.network.layout(both)).chunk(2)
+        losses = torch.stack([cross_entropy(clean, targets), cross_entropy(perturbed, targets)])
+        (self.alpha * losses[0] + self.beta * losses[1]).backward()
+        self.bad += self.network.flat.update(self.lr, self.recipe.gamma)[1]
+        self.mask_losses.index_copy_(0, self.position, losses.detach()[None])
+        self.position.add_(1)
+
+    def _take(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.table is not None
+        images, labels, index = self.data.take(self.table, self.position)
+        return self.network.layout(images), labels, index
+
+    @torch.no_grad()
+    def _targets(self, kind: str, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        if kind == "labels":
+            return labels
+        if kind == "original":
+            assert self.network.original is not None
+            return self.network.forward(self.network.original, images).softmax(1)
+        if self.labels_once:
+            return self.predictions[index]
+        return self.network(images).argmax(1)

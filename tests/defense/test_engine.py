@@ -1,0 +1,323 @@
+"""The engine: equal to the plain loop, silent towards the host, the same on every run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from awm_defense import Recipe, get_recipe, purify, purify_many
+from awm_defense.batches import Batches
+from awm_defense.engine import Engine
+from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
+from awm_defense.models import build_model
+from awm_defense.network import WorkingNetwork
+from awm_defense.precision import Precision
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+from plain_loop import plain_purify
+
+BF16 = Precision(torch.bfloat16)
+
+
+class Depthwise(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU6(),
+            nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU6(),
+            nn.Conv2d(16, 24, 1, bias=False),
+            nn.BatchNorm2d(24),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(96, 10),
+        )
+
+
+class NoNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 12, 5, stride=2),
+            nn.Tanh(),
+            nn.Conv2d(12, 8, 3, dilation=2),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(800, 10),
+        )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "small_vgg": lambda: build_model("small_vgg", 10),
+    "resnet18": lambda: build_model("resnet18", 10),
+    "depthwise": Depthwise,
+    "no_norm": NoNorm,
+}
+
+
+def make(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = NETWORKS[name]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(10, 3, 32, 32, generator=generator).to(dtype), torch.arange(10)
+
+
+def quick(name: str = "official", **options: Any) -> Recipe:
+    base = {"epochs": "2", "passes": "1"}
+    return get_recipe(name).with_options({**base, **{k: str(v) for k, v in options.items()}})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_two_epochs_equal_the_plain_loop(name: str, dtype: torch.dtype) -> None:
+    """Same batches, same Δ, same masks, to rounding.
+
+    Adam divides a gradient by its own size, so rounding of a gradient near zero moves a mask by
+    up to a learning rate: in float32 a few masks in a thousand may differ by that.
+    """
+    model, (images, labels), recipe = make(name).to(dtype), data(dtype), quick()
+    masks, trigger = plain_purify(model, images, labels, recipe=recipe, seed=3)
+    result = purify(model, images, labels, recipe=recipe, seed=3, precision="fp32")
+    expected = torch.cat([mask.flatten() for mask in masks.values()])
+    got = torch.cat([result.masks[layer].flatten() for layer in masks])
+    assert (expected < 0.95).any() and trigger.abs().max() > 0
+    if dtype == torch.float64:
+        torch.testing.assert_close(result.trigger, trigger, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    else:
+        torch.testing.assert_close(result.trigger, trigger, rtol=0.05, atol=5e-4)
+        error = (got - expected).abs()
+        assert error.max() <= 2 * recipe.mask_lr
+        assert (error > 0.2 * recipe.mask_lr).float().mean() < 0.005
+
+
+def test_the_float32_step_equals_the_plain_one_without_adam() -> None:
+    model, (images, labels) = make("small_vgg"), data()
+    recipe = quick(mask_optimizer="sgd", mask_lr=10)
+    masks, trigger = plain_purify(model, images, labels, recipe=recipe, seed=3)
+    result = purify(model, images, labels, recipe=recipe, seed=3, precision="fp32")
+    assert any((mask < 0.999).any() for mask in masks.values())
+    for layer, mask in masks.items():
+        torch.testing.assert_close(result.masks[layer], mask, rtol=0, atol=2e-5)
+
+
+def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
+    images, labels = (tensor.to(device) for tensor in data())
+    recipe = recipe.resolve(10, 10)
+    batches = Batches(images, labels, recipe, True, 0)
+    sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
+    model = make("depthwise").to(device)
+    network = WorkingNetwork(model, recipe, sample, None, None, precision, [])
+    return Engine(network, batches, recipe, captured=False)
+
+
+STEPS = ("label_images", "trigger_step", "mask_step")
+RECIPES = {
+    "official": quick(),
+    "default": quick("default"),
+    "paper": quick("paper"),
+}
+
+
+class NoHost(TorchDispatchMode):
+    """Fails on what a CUDA graph can't hold: reading a value, or a tensor that is on the host.
+
+    The device is "meta", which has no values either: what does not ask for them there runs on
+    CUDA without waiting.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        assert func is not torch.ops.aten._local_scalar_dense.default, (
+            ".item() waits for the device"
+        )
+        assert func is not torch.ops.aten.nonzero.default, f"{func} waits for the device"
+        result = func(*args, **kwargs)
+        for value in torch.utils._pytree.tree_leaves((args, kwargs, result)):
+            if isinstance(value, Tensor):
+                assert value.device.type == "meta", f"{func} on {value.device}"
+        return result
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("precision", [Precision(), BF16], ids=["fp32", "bf16"])
+def test_steps_never_touch_the_host(
+    step: str, name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Folding is checked on values before the first step.
+    monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
+    running = engine(RECIPES[name], precision, "meta")
+    running._draw()
+    running.network.flat.require_grad(step == "mask_step")
+    with NoHost():
+        getattr(running, step)()
+
+
+def test_the_host_check_can_fail() -> None:
+    with pytest.raises(AssertionError, match="on cpu"), NoHost():
+        torch.zeros(1, device="meta") + torch.zeros(1)
+
+
+def storages(running: Engine) -> dict[str, int]:
+    flat = running.network.flat
+    assert running.table is not None
+    found = {**vars(running), **vars(flat), **running.table._asdict()}
+    found |= {f"weight {i}": p for i, p in enumerate(flat.parameters)}
+    found |= {f"grad {i}": p.grad for i, p in enumerate(flat.parameters)}
+    return {key: v.data_ptr() for key, v in found.items() if isinstance(v, Tensor)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_steps_work_in_the_same_buffers(name: str) -> None:
+    """A replayed graph reads and writes where it did when captured."""
+    running = engine(RECIPES[name], Precision())
+    running._draw()
+    running.network.flat.require_grad(True)
+    before = storages(running)
+    assert len(before) > 15
+    for step in STEPS:
+        getattr(running, step)()
+    running._draw()
+    assert storages(running) == before
+
+
+def test_steps_do_what_their_buffers_say() -> None:
+    running = engine(RECIPES["official"], Precision())
+    running._draw()
+    running.label_images()
+    logits = running.network(running.network.layout(running.data.images))
+    assert torch.equal(running.predictions, logits.argmax(1))
+    for _ in range(running.data.steps):
+        running.trigger_step()
+    assert running.position.item() == running.data.steps
+    assert (running.trigger_losses > 0).all() and running.delta.abs().max() > 0
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("recipe", ["official", "default"])
+def test_many_models_give_what_each_gives_alone(recipe: str) -> None:
+    models, (images, labels) = [make("depthwise", seed) for seed in (0, 1, 0)], data()
+    states = [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
+    many = list(purify_many(models, images, labels, recipe=quick(recipe), precision="fp32"))
+    alone = [purify(m, images, labels, recipe=quick(recipe), precision="fp32") for m in models]
+    for one, other in zip(many, alone, strict=True):
+        assert equal(one.masks, other.masks)
+        assert equal(one.model.state_dict(), other.model.state_dict())
+        assert one.history == other.history
+    assert equal(many[0].masks, many[2].masks) and not equal(many[0].masks, many[1].masks)
+    assert all(equal(m.state_dict(), s) for m, s in zip(models, states, strict=True))
+
+
+def test_another_architecture_is_refused() -> None:
+    images, labels = data()
+    results = purify_many([make("depthwise"), make("no_norm")], images, labels, recipe=quick())
+    next(results)
+    with pytest.raises(ValueError, match="models: expected"):
+        next(results)
+
+
+def test_interrupted_it_returns_the_last_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (images, labels) = make("depthwise"), data()
+    one = purify(model, images, labels, recipe=quick(epochs=1), precision="fp32")
+    step, calls = Engine.mask_step, 0
+
+    def interrupting(self: Engine) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Engine, "mask_step", interrupting)
+    two = purify_many([model, model], images, labels, recipe=quick(), precision="fp32")
+    (result,) = two
+    assert equal(result.masks, one.masks) and len(result.history) == 1
+    assert any("interrupted in epoch 1" in note for note in result.notes)
+
+
+def test_mixed_passes_are_the_convolution() -> None:
+    """Each pass in its dtype, against float64."""
+    passes = Passes(torch.float32, torch.bfloat16, torch.float32)
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2).requires_grad_(False)
+    exact = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2).double()
+    exact.load_state_dict(conv.state_dict())
+    conv.weight.requires_grad_()
+    use_passes(conv_holder := nn.Sequential(conv), {"0": passes})
+    assert type(conv) is MixedConv2d
+    x = torch.randn(3, 4, 9, 7)
+    grads = []
+    for module, value in ((conv_holder, x), (exact, x.double())):
+        value = value.clone().requires_grad_()
+        y = module(value)
+        y.square().sum().backward()
+        weight = next(module.parameters()).grad
+        grads.append((y.detach(), weight, value.grad))
+    (y, weight, grad_x), (y64, weight64, grad_x64) = grads
+    assert y.dtype == weight.dtype == grad_x.dtype == torch.float32
+    torch.testing.assert_close(y.double(), y64, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight.double(), weight64, rtol=1e-4, atol=1e-4)
+    error = (grad_x.double() - grad_x64).abs().max() / grad_x64.abs().max()
+    assert 1e-5 < error < 2e-2, "the input gradient is the one in bfloat16"
+
+
+def test_bfloat16_stays_close_and_repeats() -> None:
+    model, (images, labels) = make("small_vgg"), data()
+    full = purify(model, images, labels, recipe=quick(), precision="fp32")
+    half = purify(model, images, labels, recipe=quick(), precision="bf16")
+    again = purify(model, images, labels, recipe=quick(), precision=half.precision)
+    assert half.precision.dtype == torch.bfloat16 and equal(half.masks, again.masks)
+    a, b = (torch.cat([m.flatten() for m in r.masks.values()]) for r in (full, half))
+    assert all(m.dtype == torch.float32 for m in half.masks.values())
+    assert torch.corrcoef(torch.stack([1 - a, 1 - b]))[0, 1] > 0.9
+
+
+def test_bfloat16_is_refused_where_logits_would_change() -> None:
+    class Cancelling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 10, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).flatten(1)
+            return 3 * ((y + 1000) - 1000)
+
+    torch.manual_seed(0)
+    model = Cancelling()
+    chosen: list[Any] = []
+    network_module = sys.modules["awm_defense.network"]
+    original = network_module.measure
+    network_module.measure = lambda *args: chosen.append(1) or BF16  # type: ignore[attr-defined]
+    try:
+        result = purify(model, *data(), recipe=quick())
+    finally:
+        network_module.measure = original  # type: ignore[attr-defined]
+    assert chosen and result.precision == Precision()
+    assert any("float32 is used" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("precision", ["half", "bf16"])
+def test_bad_precision_is_named(precision: str) -> None:
+    model, (images, labels) = make("depthwise").double(), data(torch.float64)
+    with pytest.raises(ValueError, match="precision:"):
+        purify(model, images, labels, recipe=quick(), precision=precision)
