@@ -522,7 +522,7 @@ def mask_step_(
     stats: Tensor,
     scale: Tensor | None,
     row_ptr: Tensor | None,
-    lr: float,
+    lr: Tensor,
     beta1: float,
     beta2: float,
     eps: float,

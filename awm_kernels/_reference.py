@@ -110,7 +110,7 @@ def mask_step_(
     stats: Tensor,
     scale: Tensor | None,
     row_ptr: Tensor | None,
-    lr: float,
+    lr: Tensor,
     beta1: float,
     beta2: float,
     eps: float,
@@ -129,6 +129,7 @@ def mask_step_(
     finite, mask and moments stay as they are. `stats` receives (‖m‖₁, number of such elements).
     """
     compute = compute_dtype(mask.dtype)
+    rate = lr.to(compute)
     grad = mask_grad(grad_weight, theta, scale, row_ptr, compute)
     finite = grad.isfinite()
     if grad_norm_clip < math.inf:
@@ -143,18 +144,18 @@ def mask_step_(
         count = step.to(torch.float64)
         correction1 = (1 - beta1**count).to(compute)
         correction2 = (1 - beta2**count).sqrt().to(compute)
-        update = (lr / correction1) * first / (second.sqrt() / correction2 + eps)
+        update = (rate / correction1) * first / (second.sqrt() / correction2 + eps)
         exp_avg_sq.copy_(torch.where(finite, second, exp_avg_sq))
         exp_avg.copy_(torch.where(finite, first, exp_avg))
     elif exp_avg is not None:
         first = beta1 * exp_avg + grad
-        update = lr * first
+        update = rate * first
         exp_avg.copy_(torch.where(finite, first, exp_avg))
     else:
-        update = lr * grad
+        update = rate * grad
     value = mask.to(compute) - update
     if proximal:
-        value = value - lr * l1
+        value = value - (lr * l1).to(compute)
     mask.copy_(torch.where(finite, value.clamp(0, 1), mask.to(compute)))
     stats[0] = mask.sum(dtype=stats.dtype)
     stats[1] = (~finite).sum()

@@ -16,7 +16,7 @@ def mask_step_(
     theta: Tensor,
     step: Tensor,
     *,
-    lr: float,
+    lr: float | Tensor,
     exp_avg: Tensor | None = None,
     exp_avg_sq: Tensor | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -44,7 +44,8 @@ def mask_step_(
         grad_weight: dL/dW, same shape.
         theta: frozen weights, same shape.
         step: int64, 0-dim, the steps done so far; increased by one.
-        lr: learning rate η₂ ≥ 0.
+        lr: learning rate η₂ ≥ 0; or a 0-dim float64 tensor beside the mask, whose value is not
+            checked (a captured CUDA graph reads it anew at each replay).
         exp_avg, exp_avg_sq: moments, updated; same shape, float32 (float64 for a float64 mask).
         betas, eps: as in torch.optim.Adam (no weight decay).
         grad_clip: elementwise bound on |g|; inf for none.
@@ -98,12 +99,18 @@ def mask_step_(
         raise ValueError("exp_avg: expected a tensor beside exp_avg_sq, got None")
     _check.rows(theta, scale, row_ptr)
     numbers = {
-        "lr": lr,
         "eps": eps,
         "grad_clip": grad_clip,
         "grad_norm_clip": grad_norm_clip,
         "l1": l1,
     }
+    if isinstance(lr, Tensor):
+        if lr.dtype != torch.float64 or lr.dim() != 0:
+            raise ValueError(f"lr: expected a number or 0-dim float64, got {lr.dtype} {lr.shape}")
+    else:
+        _check.at_least("lr", lr, 0.0)
+        lr = torch.full((), lr, dtype=torch.float64, device=mask.device)
+    _check.same_device("mask", mask, lr=lr)
     for name, value in numbers.items():
         _check.at_least(name, value, 0.0)
     if not all(0 <= beta < 1 for beta in betas):

@@ -68,7 +68,7 @@ def _mask_step_(dtype: torch.dtype, backend: str) -> tuple[Any, ...]:
         torch.empty(2, dtype=torch.float64),
         rand(5, dtype=moment, seed=4),
         None,
-        0.01,
+        torch.tensor(0.01, dtype=torch.float64),
         0.9,
         0.999,
         1e-8,

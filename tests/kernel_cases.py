@@ -105,7 +105,7 @@ def step_case(
         torch.full((2,), math.nan, dtype=F64),
         scale,
         row_ptr,
-        *(0.01, 0.9, 0.999, 1e-8, grad_clip, l1, grad_norm_clip, proximal),
+        *(torch.tensor(0.01, dtype=F64), 0.9, 0.999, 1e-8, grad_clip, l1, grad_norm_clip, proximal),
     ]
 
 

@@ -154,3 +154,13 @@ def test_bad_arguments_change_nothing(
         mask_step_(**arguments)
     assert torch.equal(arguments["mask"], torch.ones(3))
     assert arguments["step"] == 0
+
+
+def test_a_tensor_is_a_learning_rate() -> None:
+    theta, grad = rand(50, seed=1), rand(50, seed=2)
+    masks = [mask_of(50) for _ in range(2)]
+    for mask, lr in zip(masks, (0.05, torch.tensor(0.05, dtype=torch.float64)), strict=True):
+        mask_step_(mask, grad, theta, torch.tensor(0), lr=lr)
+    assert torch.equal(*masks) and not torch.equal(masks[0], mask_of(50))
+    with pytest.raises(ValueError, match="lr: expected a number or 0-dim float64"):
+        mask_step_(masks[0], grad, theta, torch.tensor(0), lr=torch.tensor([0.05]))

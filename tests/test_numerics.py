@@ -100,7 +100,7 @@ def test_mask_update(
         torch.zeros(2, dtype=torch.float64),
         None,
         None,
-        **options,
+        **{**options, "lr": torch.tensor(options["lr"], dtype=torch.float64)},
     )
     torch.testing.assert_close(torch.tensor(got, dtype=dtype), torch.cat(expected))
 

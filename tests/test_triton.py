@@ -38,6 +38,7 @@ pytestmark = [
 
 FLOAT, HALF, DOUBLE = torch.float32, torch.bfloat16, torch.float64
 DTYPES = (FLOAT, HALF, DOUBLE)
+RATE = torch.tensor(0.1, dtype=DOUBLE)
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +170,7 @@ def test_mask_step(
     first = torch.randn(shape, dtype=compute) if moments > 0 else None
     second = torch.rand(shape, dtype=compute) if moments > 1 else None
     tensors = (mask, grad, theta, first, second, scale)
-    step, settings = torch.tensor(count), (0.1, 0.9, 0.999, 1e-8, 1.5, 0.3, norm, proximal)
+    step, settings = torch.tensor(count), (RATE, 0.9, 0.999, 1e-8, 1.5, 0.3, norm, proximal)
 
     actual = run_mask_step(mask_step, tensors, dtypes[3], step, row_ptr, settings)
     same = run_mask_step(reference, tensors, dtypes[3], step, row_ptr, settings)
@@ -187,7 +188,7 @@ def test_mask_step_without_weight_counts_every_block() -> None:
     before, stats = mask.clone(), torch.full((2,), float("nan"), dtype=DOUBLE)
     mask_step.mask_step_(
         mask, grad, grad, None, None, torch.tensor(1), None, stats, None, None,
-        0.1, 0.9, 0.999, 1e-8, float("inf"), 0.0, float("inf"), False,
+        RATE, 0.9, 0.999, 1e-8, float("inf"), 0.0, float("inf"), False,
     )  # fmt: skip
     assert torch.equal(mask, before)
     assert stats[1] == 5000
@@ -340,7 +341,7 @@ def test_empty() -> None:
     stats = torch.full((2,), float("nan"), dtype=DOUBLE)
     mask_step.mask_step_(
         none, none, none, None, None, torch.tensor(1), None, stats, None, None,
-        0.1, 0.9, 0.999, 1e-8, 1.0, 0.0, 1.0, False,
+        RATE, 0.9, 0.999, 1e-8, 1.0, 0.0, 1.0, False,
     )  # fmt: skip
     assert stats.tolist() == [0, 0]
     l1_ball.l1_rescale_(rows, torch.empty(0))

@@ -85,7 +85,16 @@ def flat_cases() -> Iterator[tuple[str, Any]]:
         for moments, proximal, norm in ((2, False, 1.0), (1, True, math.inf), (0, True, math.inf)):
             state = [torch.ones(64, 27, dtype=wide) if i < moments else None for i in range(2)]
             arguments = (theta.to(wide), theta, theta.to(wide), *state, torch.tensor(1), theta)
-            settings = (0.01, 0.9, 0.999, 1e-8, 1.0, 1e-8, norm, proximal)
+            settings = (
+                torch.tensor(0.01, dtype=torch.float64),
+                0.9,
+                0.999,
+                1e-8,
+                1.0,
+                1e-8,
+                norm,
+                proximal,
+            )
             stats = torch.empty(2, dtype=DOUBLE)
             yield (
                 f"{label} moments={moments}",

@@ -73,7 +73,7 @@ def _mask_step_kernel(
     size,
     rows,
     row_length,
-    lr: tl.float64,
+    lr,
     beta1: tl.float64,
     beta2: tl.float64,
     eps: tl.float64,
@@ -87,7 +87,7 @@ def _mask_step_kernel(
     BLOCK: tl.constexpr,
 ):
     # Scalars stay in float64 until they meet a tensor: 1 - beta would lose four digits in float32.
-    rate = tl.full((), lr, tl.float64)
+    rate = tl.load(lr)
     decay1 = tl.full((), beta1, tl.float64)
     decay2 = tl.full((), beta2, tl.float64)
     limit = tl.full((), grad_clip, COMPUTE)
@@ -169,7 +169,7 @@ def mask_step_(
     stats: Tensor,
     scale: Tensor | None,
     row_ptr: Tensor | None,
-    lr: float,
+    lr: Tensor,
     beta1: float,
     beta2: float,
     eps: float,
@@ -220,7 +220,7 @@ def mask_step_(
             mask.numel(),
             rows,
             row_length,
-            float(lr),
+            lr,
             float(beta1),
             float(beta2),
             float(eps),

@@ -123,12 +123,14 @@ AWM_SIMD void run(const Args<double>& a, int64_t begin, int64_t end) { blocks(a,
 void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& theta,
                 const OptionalTensor& exp_avg, const OptionalTensor& exp_avg_sq, const Tensor& step,
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
-                const OptionalTensor& row_ptr, double lr, double beta1, double beta2, double eps,
-                double grad_clip, double l1, double grad_norm_clip, bool proximal) {
+                const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
+                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal) {
   check_dtype(stats, ScalarType::Double, "stats");
   check_numel(stats, 2, "stats");
   check_dtype(step, ScalarType::Long, "step");
   check_numel(step, 1, "step");
+  check_dtype(lr, ScalarType::Double, "lr");
+  check_numel(lr, 1, "lr");
   STD_TORCH_CHECK(stats.is_contiguous(), "stats: expected a contiguous tensor");
   STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
                   "exp_avg: expected a tensor because exp_avg_sq is given, got None");
@@ -137,6 +139,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   const int64_t n = mask.numel();
   if (n == 0) return;
   const int64_t count = *static_cast<const int64_t*>(step.const_data_ptr());
+  const double rate = *static_cast<const double*>(lr.const_data_ptr());
   const Optimiser optimiser = exp_avg_sq.has_value() ? Optimiser::adam
                               : exp_avg.has_value()  ? Optimiser::momentum
                                                      : Optimiser::sgd;
@@ -152,7 +155,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                  target(exp_avg_sq, n, "exp_avg_sq"),
                  target(weight_out, n, "weight_out"),
                  RowScale<T>(theta, scale, row_ptr),
-                 make_step_rule<T>(count, lr, beta1, beta2, eps, 1.0, grad_clip, l1, proximal),
+                 make_step_rule<T>(count, rate, beta1, beta2, eps, 1.0, grad_clip, l1, proximal),
                  optimiser,
                  n,
                  norm.data(),
@@ -175,7 +178,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
   m.def(
       "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
       "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, float lr, float beta1, float beta2, float eps, "
+      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
       "float grad_clip, float l1, float grad_norm_clip, bool proximal) -> ()");
 }
 

@@ -126,7 +126,7 @@ class FlatMasks:
             self.grad,
             self.theta,
             self.step,
-            lr=lr.item(),
+            lr=lr,
             exp_avg=self.exp_avg,
             exp_avg_sq=self.exp_avg_sq,
             l1=l1,

@@ -44,6 +44,8 @@ class PurifyResult:
     """The dtypes that were used; give it to `purify` to repeat the run exactly."""
     notes: list[str] = field(default_factory=list)
     """What did not go as usual: fallbacks, non-finite values, an interruption."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
 
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor, layers: str) -> None:
@@ -201,7 +203,7 @@ def purify_many(
         engine.data.restart()
         with engine.network.precision.active():
             history, finished = _run(engine, notes, progress)
-        yield _result(model, engine, history, notes, started)
+        yield _result(model, engine, history, notes, started, not finished)
         if not finished:
             return
 
@@ -261,6 +263,7 @@ def _result(
     history: list[dict[str, float]],
     notes: list[str],
     started: float,
+    interrupted: bool,
 ) -> PurifyResult:
     home = next(model.parameters()).device
     masks = {name: mask.to(home) for name, mask in engine.network.flat.masks().items()}
@@ -274,4 +277,5 @@ def _result(
         recipe=engine.recipe,
         precision=engine.network.precision,
         notes=notes,
+        interrupted=interrupted,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -73,7 +74,11 @@ class Recipe:
         changes: dict[str, object] = {}
         for key, text in options.items():
             if key not in fields:
-                raise ValueError(f"recipe option: expected one of {', '.join(fields)}, got {key!r}")
+                near = difflib.get_close_matches(key, fields, n=1)
+                meant = f" (did you mean {near[0]!r}?)" if near else ""
+                raise ValueError(
+                    f"recipe option: expected one of {', '.join(fields)}, got {key!r}{meant}"
+                )
             changes[key] = _parse(key, hints[key], text)
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 

@@ -81,6 +81,7 @@ def _collect(
         "seconds": result.seconds,
         "peak_memory_mb": result.peak_memory_mb,
         "recipe": asdict(result.recipe),
+        "precision": result.precision.describe(),
         **extra,
         "versions": {"torch": torch.__version__, "awm_kernels": awm_kernels.__version__},
         "masks": {name: mask.float().mean().item() for name, mask in result.masks.items()},

@@ -18,6 +18,7 @@ import awm_kernels
 from awm_defense.checkpoint import save_model
 from awm_defense.cli import main
 from awm_defense.commands import demo, evaluate, info
+from awm_defense.engine import Engine
 from awm_defense.models import build_model
 from awm_defense.recipes import get_recipe
 
@@ -109,6 +110,45 @@ def test_purify_writes_everything(
     assert main(["evaluate", str(out / "model.safetensors"), *MODEL, *BADNETS, "--limit", "8"]) == 0
 
 
+def test_several_checkpoints_get_a_folder_each(checkpoint: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.safetensors"
+    second.write_bytes(checkpoint.read_bytes())
+    settings = ["--recipe", "official", "--set", "epochs=1", "--precision", "fp32"]
+    argv = ["purify", str(checkpoint), str(second), *MODEL, *settings, "--out", str(tmp_path / "o")]
+    assert main(argv) == 0
+    first, other = (tmp_path / "o" / path.stem for path in (checkpoint, second))
+    masks = [load_file(folder / "masks.safetensors") for folder in (first, other)]
+    assert all(torch.equal(masks[0][layer], masks[1][layer]) for layer in masks[0])
+    report = json.loads((other / "report.json").read_text())
+    assert report["checkpoint"] == "second.safetensors"
+    assert report["precision"]["dtype"] == "float32"
+
+
+def test_checkpoints_of_one_name_are_refused(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    assert "different names" in fails(
+        capsys, "purify", checkpoint, checkpoint, *MODEL, "--out", tmp_path / "out"
+    )
+
+
+def test_interrupted_purify_writes_what_there_is(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = Engine.epoch
+
+    def interrupting(self: Engine, number: int) -> dict[str, float]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    monkeypatch.setattr(Engine, "epoch", interrupting)
+    assert main(["purify", str(checkpoint), *MODEL, "--out", str(tmp_path / "out")]) == 130
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["history"]) == 1 and "interrupted" in report["notes"][0]
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
 def test_demo_writes_both_measurements(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,7 +169,8 @@ def test_demo_writes_both_measurements(
     ("options", "part"),
     [
         (["--recipe", "official", "--set", "tau"], "KEY=VALUE"),
-        (["--set", "taau=1"], "taau"),
+        (["--set", "taau=1"], "did you mean 'tau'"),
+        (["--precision", "half"], "--precision"),
         (["--set", "tau=much"], "tau"),
         (["--device", "abacus"], "abacus"),
         (["--mean", "0.5"], "--std"),

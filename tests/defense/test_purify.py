@@ -157,8 +157,9 @@ def test_normalised_input_equals_normalisation_inside_the_model() -> None:
             shape = (1, 3, 1, 1)
             return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
-    outside = purify(make(), *clean(), recipe=quick(), mean=mean, std=std)
-    inside = purify(nn.Sequential(Normalise(), make()), *clean(), recipe=quick())
+    options = {"recipe": quick(), "precision": "fp32"}
+    outside = purify(make(), *clean(), **options, mean=mean, std=std)
+    inside = purify(nn.Sequential(Normalise(), make()), *clean(), **options)
     for name, mask in outside.masks.items():
         torch.testing.assert_close(mask, inside.masks[f"1.{name}"], atol=1e-3, rtol=0)
 

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
         mode=args.trigger_mode,
     )
-    model = load_network(args).to(device)
+    model = load_network(args, args.checkpoint).to(device)
     images, labels = load_dataset(args.dataset, args.data_dir).test()
     images, labels = images[: args.limit], labels[: args.limit]
     say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")

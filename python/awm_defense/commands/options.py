@@ -24,11 +24,14 @@ def positive_int(text: str) -> int:
     return value
 
 
-def add_model_options(parser: argparse.ArgumentParser, metavar: str) -> None:
-    """The checkpoint and what is needed to build its network."""
+def add_model_options(
+    parser: argparse.ArgumentParser, metavar: str, nargs: str | None = None
+) -> None:
+    """The checkpoint (or several) and what is needed to build its network."""
     parser.add_argument(
         "checkpoint",
         metavar=metavar,
+        nargs=nargs,
         type=Path,
         help="safetensors file, or .pt/.pth with a state dict at the top or under net, model or "
         "state_dict; nothing in it is ever executed",
@@ -77,10 +80,10 @@ def get_device(name: str | None) -> torch.device:
     return device
 
 
-def load_network(args: argparse.Namespace) -> nn.Module:
-    """The network of `args.arch` with the weights of `args.checkpoint`, in eval mode."""
+def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
+    """The network of `args.arch` with the weights of `checkpoint`, in eval mode."""
     model = build_model(args.arch, args.num_classes)
-    load_into(model, load_state_dict(args.checkpoint))
+    load_into(model, load_state_dict(checkpoint))
     return model.eval()
 
 

@@ -19,15 +19,19 @@ from awm_defense.commands.options import (
     say,
 )
 from awm_defense.data import draw_defender, load_dataset
-from awm_defense.purify import purify
+from awm_defense.precision import PRECISIONS
+from awm_defense.purify import purify_many
 from awm_defense.recipes import RECIPES, Recipe, get_recipe
 from awm_defense.report import write_report
+
+# What a shell reports for a command ended by Ctrl-C.
+INTERRUPTED = 130
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `awm purify` to the command line."""
     parser = commands.add_parser("purify", help="erase the backdoor of a checkpoint")
-    add_model_options(parser, "CHECKPOINT")
+    add_model_options(parser, "CHECKPOINT", nargs="+")
     add_data_options(parser)
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
@@ -44,7 +48,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     add_run_options(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="auto: bfloat16 where it is faster and agrees with float32 (default)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to write to; of several checkpoints, each gets a folder in it",
+    )
     parser.set_defaults(run=run)
 
 
@@ -59,44 +75,68 @@ def make_recipe(name: str, settings: Sequence[str]) -> Recipe:
     return get_recipe(name).with_options(options)
 
 
+def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
+    """`out` for one checkpoint, a folder in it named after each for several."""
+    if len(checkpoints) == 1:
+        return [out]
+    folders = [out / checkpoint.stem for checkpoint in checkpoints]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            "CHECKPOINT: expected files of different names, one folder is made of each"
+        )
+    return folders
+
+
 def run(args: argparse.Namespace) -> int:
-    """Purify the checkpoint and write the network, the masks and the report."""
+    """Purify each checkpoint and write the network, the masks and the report."""
     device = get_device(args.device)
     mean, std = get_normalisation(args)
     recipe = make_recipe(args.recipe, args.set)
-    model = load_network(args).to(device)
+    folders = output_folders(args.out, args.checkpoint)
+    load_network(args, args.checkpoint[0])  # fails before anything is read or written
     train_images, train_labels = load_dataset(args.dataset, args.data_dir).train()
     per_class = None if args.n else (args.per_class or 1)
     images, labels, _ = draw_defender(
         train_images, train_labels, per_class=per_class, n=args.n, seed=args.seed
     )
-    args.out.mkdir(parents=True, exist_ok=True)
-    say(f"purifying {args.checkpoint.name} with {len(images)} clean images, recipe {recipe.name}")
-    result = purify(
-        model,
+    names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
+    say(f"purifying {names} with {len(images)} clean images, recipe {recipe.name}")
+    results = purify_many(
+        (load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
         images,
         labels,
         recipe=recipe,
         mean=mean,
         std=std,
         device=device,
+        precision=args.precision,
         seed=args.seed,
         progress=True,
     )
-    save_model(args.out / "model.safetensors", result.model)
-    save_model(args.out / "masks.safetensors", result.masks)
-    write_report(
-        args.out,
-        result=result,
-        title=f"Purified {args.checkpoint.name}",
-        extra={
-            "checkpoint": args.checkpoint.name,
-            "arch": args.arch,
-            "dataset": args.dataset,
-            **run_facts(args, device, len(images)),
-        },
-        clean_image=images[0],
+    for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(folder / "model.safetensors", result.model)
+        save_model(folder / "masks.safetensors", result.masks)
+        write_report(
+            folder,
+            result=result,
+            title=f"Purified {checkpoint.name}",
+            extra={
+                "checkpoint": checkpoint.name,
+                "arch": args.arch,
+                "dataset": args.dataset,
+                **run_facts(args, device, len(images)),
+            },
+            clean_image=images[0],
+        )
+        for note in result.notes:
+            say(f"note: {note}")
+        print(f"purified in {result.seconds:.1f} s: {folder / 'model.safetensors'}")
+        print(f"report: {folder / 'report.html'}")
+        if result.interrupted:
+            return INTERRUPTED
+    say(
+        "what it cost and what is left of a known attack: awm evaluate "
+        f"{folders[0] / 'model.safetensors'} ... --attack NAME --target T"
     )
-    print(f"purified in {result.seconds:.1f} s: {args.out / 'model.safetensors'}")
-    print(f"report: {args.out / 'report.html'}")
     return 0

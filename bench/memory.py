@@ -1,0 +1,49 @@
+"""Peak memory of one way to purify: `python memory.py KIND ARCH`, in a process of its own.
+
+On a CPU that is how far the resident size grows beyond what it was with the model built.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+MB = 2**20
+
+
+def peak_mb(kind: str, arch: str) -> float:
+    """Peak memory in MB of one epoch, measured in a fresh process."""
+    argv = [sys.executable, __file__, kind, arch]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def _resident(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def _measure(kind: str, arch: str) -> float:
+    from bench_purify import RUNS, problem
+
+    *arguments, recipe = problem(arch, "1")
+    recipe = recipe.with_options({"passes": "1"})
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / MB
+        RUNS[kind](*arguments, recipe=recipe, seed=0)
+        return torch.cuda.max_memory_allocated() / MB - before
+    # 5 resets the peak (VmHWM) that the kernel keeps of this process.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    RUNS[kind](*arguments, recipe=recipe, seed=0)
+    return _resident("VmHWM") - before
+
+
+if __name__ == "__main__":
+    print(_measure(*sys.argv[1:]))
