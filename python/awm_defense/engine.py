@@ -48,7 +48,7 @@ class Engine:
         # Whether one pass over the images can label every step of a trigger phase.
         self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" and captured else None
-        self._label, self._trigger, self._mask = (
+        self.label, self.trigger, self.learn = (
             Captured(step, device, pool, captured)
             for step in (self.label_images, self.trigger_step, self.mask_step)
         )
@@ -57,23 +57,23 @@ class Engine:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
         self.delta.zero_()
         self.bad.zero_()
-        self._draw()
+        self.start_phase()
         if self.labels_once:
-            self._label()
+            self.label()
         for _ in range(self.data.steps):
-            self._trigger()
+            self.trigger()
         bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
         bound(self.delta, self.tau)
-        self._draw()
+        self.start_phase()
         self.lr.fill_(self.recipe.mask_lr * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
         for _ in range(self.data.steps):
-            self._mask()
+            self.learn()
         self.network.flat.require_grad(False)
         return self._history(number)
 
-    def _draw(self) -> None:
-        """Put the next phase's draws where the steps look for them."""
+    def start_phase(self) -> None:
+        """Draw the next phase's batches and put them where the steps look for them."""
         drawn = self.data.draw()
         device = self.position.device
         if self.table is None:

@@ -194,10 +194,19 @@ def purify_many(
         notes: list[str] = []
         source = model if work_device == home.device else copy.deepcopy(model).to(work_device)
         if engine is None:
-            engine = _engine(
-                source, images, labels, recipe, mean, std, work_device, precision, captured, seed,
-                notes,
-            )  # fmt: skip
+            engine = make_engine(
+                source,
+                images,
+                labels,
+                recipe,
+                mean=mean,
+                std=std,
+                device=work_device,
+                precision=precision,
+                captured=captured,
+                seed=seed,
+                notes=notes,
+            )
         else:
             engine.network.load(source, notes)
         engine.data.restart()
@@ -208,19 +217,25 @@ def purify_many(
             return
 
 
-def _engine(
+def make_engine(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
-    mean: float | list[float] | Tensor | None,
-    std: float | list[float] | Tensor | None,
+    *,
+    mean: float | list[float] | Tensor | None = None,
+    std: float | list[float] | Tensor | None = None,
     device: torch.device,
-    precision: str | Precision,
-    captured: bool,
-    seed: int,
-    notes: list[str],
+    precision: str | Precision = "auto",
+    captured: bool = True,
+    seed: int = 0,
+    notes: list[str] | None = None,
 ) -> Engine:
+    """What `purify` runs, for those who run single steps; arguments are those of `purify`.
+
+    `model` is on `device` already; `notes` receives what does not go as usual.
+    """
+    notes = [] if notes is None else notes
     images = images.detach().to(device, next(model.parameters()).dtype)
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes)

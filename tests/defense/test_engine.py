@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
 from awm_defense.batches import Batches
+from awm_defense.capture import Captured
 from awm_defense.engine import Engine
 from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
 from awm_defense.models import build_model
@@ -165,7 +167,7 @@ def test_steps_never_touch_the_host(
     # Folding is checked on values before the first step.
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     running = engine(RECIPES[name], precision, "meta")
-    running._draw()
+    running.start_phase()
     running.network.flat.require_grad(step == "mask_step")
     with NoHost():
         getattr(running, step)()
@@ -189,19 +191,19 @@ def storages(running: Engine) -> dict[str, int]:
 def test_steps_work_in_the_same_buffers(name: str) -> None:
     """A replayed graph reads and writes where it did when captured."""
     running = engine(RECIPES[name], Precision())
-    running._draw()
+    running.start_phase()
     running.network.flat.require_grad(True)
     before = storages(running)
     assert len(before) > 15
     for step in STEPS:
         getattr(running, step)()
-    running._draw()
+    running.start_phase()
     assert storages(running) == before
 
 
 def test_steps_do_what_their_buffers_say() -> None:
     running = engine(RECIPES["official"], Precision())
-    running._draw()
+    running.start_phase()
     running.label_images()
     logits = running.network(running.network.layout(running.data.images))
     assert torch.equal(running.predictions, logits.argmax(1))
@@ -321,3 +323,55 @@ def test_bad_precision_is_named(precision: str) -> None:
     model, (images, labels) = make("depthwise").double(), data(torch.float64)
     with pytest.raises(ValueError, match="precision:"):
         purify(model, images, labels, recipe=quick(), precision=precision)
+
+
+def test_a_step_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for CUDA graphs: every call does the step exactly once."""
+    log: list[str] = []
+
+    class Stream:
+        device = torch.device("cuda", 0)
+
+        def __init__(self, device: object = None) -> None:
+            pass
+
+        def wait_stream(self, other: object) -> None:
+            log.append("wait")
+
+        def __enter__(self) -> None:
+            log.append("side stream")
+
+        def __exit__(self, *error: object) -> None:
+            log.append("back")
+
+    class Graph:
+        def replay(self) -> None:
+            log.append("replay")
+
+    @contextlib.contextmanager
+    def graph(captured: Graph, pool: object, stream: object) -> Iterator[None]:
+        log.append("capture")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    step = Captured(lambda: log.append("step"), torch.device("cuda", 0), None, True)
+    for _ in range(5):
+        step()
+    warm_up = ["wait", "side stream", "step", "back", "wait"]
+    assert log == [*warm_up, *warm_up, "capture", "step", "replay", "replay", "replay"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", ["official", "default"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_and_eager_masks_are_the_same_bits(recipe: str, precision: str) -> None:
+    model, (images, labels) = make("resnet18"), data()
+    options = {"recipe": quick(recipe, passes=3), "precision": precision, "device": "cuda"}
+    captured = purify(model, images, labels, **options)
+    eager = purify(model, images, labels, captured=False, **options)
+    assert equal(captured.masks, eager.masks) and captured.history == eager.history

@@ -1,0 +1,121 @@
+"""Whole purifications: the captured engine, the same eager, and the recipe written plainly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from plain_loop import plain_purify
+from torch import Tensor, nn
+
+from awm_defense import Recipe, get_recipe, purify, purify_many
+from awm_defense.models import build_model
+from awm_defense.purify import make_engine
+
+from .setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
+
+MB = 2**20
+
+
+def problem(arch: str, images: int, pixels: int) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = build_model(arch, 10).eval().to(DEVICE)
+    return (
+        model,
+        torch.rand(images, 3, pixels, pixels, device=DEVICE),
+        torch.arange(images, device=DEVICE) % 10,
+    )
+
+
+def cost(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds and MB (device memory beyond what was there; 0 on a CPU) of one call."""
+    if not GPU:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start, 0.0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / MB
+
+
+def check(recipe: Recipe, *arguments: Any) -> None:
+    """Both loops give the same masks from the same seed, before Adam amplifies rounding."""
+    few = {"epochs": "1", "passes": "1", "mask_optimizer": "sgd", "mask_lr": "1"}
+    recipe = recipe.with_options(few)
+    masks, _ = plain_purify(*arguments, recipe=recipe, seed=0)
+    result = purify(*arguments, recipe=recipe, seed=0, precision="fp32")
+    worst = max(float((result.masks[name] - mask).abs().max()) for name, mask in masks.items())
+    assert worst < 1e-3, f"masks differ by {worst:.2g}: not timed"
+
+
+def conv_share(recipe: Recipe, *arguments: Any) -> float:
+    """Share of the device time of a trigger and a mask step that convolution kernels take."""
+    engine = make_engine(*arguments, recipe, device=DEVICE, captured=False)
+    engine.start_phase()
+    engine.network.flat.require_grad(True)
+    for _ in range(2):
+        engine.trigger_step()
+        engine.mask_step()
+        engine.position.zero_()
+    with torch.profiler.profile() as profile:
+        engine.trigger_step()
+        engine.mask_step()
+    conv = total = 0.0
+    for event in profile.key_averages():
+        spent = event.self_device_time_total if GPU else event.self_cpu_time_total
+        total += spent
+        conv += spent if "conv" in event.key.lower() and not _is_kernel(event) else 0.0
+    return conv / total
+
+
+def _is_kernel(event: Any) -> bool:
+    """A kernel by itself: its time is counted with the operator that launched it."""
+    return bool(event.device_type == torch.autograd.DeviceType.CUDA)
+
+
+def rows() -> Rows:
+    recipe = get_recipe("official").with_options({} if GPU else {"epochs": "1", "passes": "1"})
+    arch = "resnet18" if GPU else "small_vgg"
+    arguments = problem(arch, 10, 32)
+    check(recipe, *arguments)
+    runs: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain_purify(*arguments, recipe=recipe, seed=0),
+        "eager": lambda: purify(*arguments, recipe=recipe, seed=0, captured=False),
+        "captured": lambda: purify(*arguments, recipe=recipe, seed=0),
+    }
+    runs["captured"]()
+    spent = {name: cost(run) for name, run in runs.items()}
+    seconds = {name: value[0] for name, value in spent.items()}
+    memory = {name: value[1] for name, value in spent.items()}
+    name = f"purify {arch}, one-shot, official"
+    yield at_most(f"{name}, captured", seconds["captured"], 1.0, "s", seconds["plain"])
+    yield Row(f"{name}, the same engine eager", seconds["eager"], "s", seconds["plain"])
+    ratio = seconds["plain"] / seconds["captured"]
+    yield at_least(f"{name}, plain loop / captured", ratio, 10, "x")
+    if GPU:
+        share = memory["captured"] / memory["plain"]
+        note = f"{memory['captured']:.0f} MB"
+        yield at_most(f"{name}, memory, captured / plain", share, 0.7, "x", memory["plain"], note)
+    yield at_least(f"{name}, share of convolutions", conv_share(recipe, *arguments), 0.5, "")
+
+    count = size(50, 2)
+    models = [build_model("small_vgg", 10).eval().to(DEVICE) for _ in range(count)]
+    images, labels = problem("small_vgg", 10, 32)[1:]
+    many, _ = cost(lambda: list(purify_many(models, images, labels, recipe=recipe, seed=0)))
+    yield at_most(f"purify_many, {count} small VGGs, each", many / count, 0.25, "s")
+
+    pixels, arch = size(224, 32), "resnet50" if GPU else "resnet18"
+    options = {"epochs": str(size(4, 1)), "passes": str(size(5, 1)), "batch_size": str(size(32, 8))}
+    # 160 images: 4 epochs of 25 + 25 steps.
+    arguments = problem(arch, size(160, 16), pixels)
+    recipe = recipe.with_options({**options, "tau": "1000", "alpha": "0.9"})
+    plain, _ = cost(lambda: plain_purify(*arguments, recipe=recipe, seed=0))
+    captured, _ = cost(lambda: purify(*arguments, recipe=recipe, seed=0))
+    name = f"purify {arch} at {pixels}, {size(100, 2)} + {size(100, 2)} steps"
+    yield at_least(f"{name}, plain loop / captured", plain / captured, 3, "x", plain)

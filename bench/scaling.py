@@ -1,0 +1,128 @@
+"""How the cost of a purification grows: `python scaling.py --out results/scaling-cpu`.
+
+Times one pair of steps (a trigger step and a mask step) of the `official` recipe for growing
+batches, networks and images, and writes OUT.json and OUT.png. Seconds are divided by images and by
+the network's multiply-adds for one image: a flat line is linear growth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from common import DEVICE
+from torch import Tensor, nn
+
+from awm_defense import get_recipe
+from awm_defense.engine import Engine
+from awm_defense.models import build_model
+from awm_defense.purify import make_engine
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# (axis, value, network, images a step, image size)
+POINTS = [
+    *(("batch size (ResNet-18, 32x32)", b, "resnet18", b, 32) for b in (8, 16, 32, 64, 128)),
+    *(("image size (ResNet-18, batch 8)", s, "resnet18", 8, s) for s in (32, 64, 128, 224)),
+    ("network (parameters, batch 8)", 0, "small_vgg", 8, 32),
+    ("network (parameters, batch 8)", 0, "resnet18", 8, 32),
+    ("network (parameters, batch 8)", 0, "resnet50", 8, 224),
+]
+REPEATS = 3
+
+
+def multiply_adds(model: nn.Module, image: Tensor) -> float:
+    """Of the convolutions and linear layers, for one image (1, c, h, w)."""
+    total = 0.0
+
+    def count(layer: Any, _: Any, out: Tensor) -> None:
+        nonlocal total
+        total += out.numel() * layer.weight[0].numel()
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        model(image)
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def pair_seconds(engine: Engine) -> float:
+    """Median of a trigger step and a mask step together."""
+    times = []
+    for _ in range(REPEATS + 2):
+        engine.start_phase()
+        start = time.perf_counter()
+        engine.trigger()
+        engine.network.flat.require_grad(True)
+        engine.position.zero_()
+        engine.learn()
+        engine.network.flat.require_grad(False)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = build_model(arch, 10).eval().to(DEVICE)
+    images, labels = torch.rand(10, 3, size, size), torch.arange(10)
+    recipe = get_recipe("official").with_options({"batch_size": str(batch), "copies": "15"})
+    engine = make_engine(model, images, labels, recipe, device=torch.device(DEVICE))
+    seconds = pair_seconds(engine)
+    parameters = sum(p.numel() for p in model.parameters())
+    work = multiply_adds(model, images[:1].to(DEVICE)) * batch
+    return {
+        "axis": axis,
+        "value": value or parameters,
+        "arch": arch,
+        "batch": batch,
+        "size": size,
+        "parameters": parameters,
+        "seconds": seconds,
+        "picoseconds_per_multiply_add": seconds / work * 1e12,
+    }
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    axes = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 6), squeeze=False)
+    for column, axis in enumerate(axes):
+        points = sorted((r for r in rows if r["axis"] == axis), key=lambda r: r["value"])
+        x = [row["value"] for row in points]
+        for panel, key, label in (
+            (panels[0][column], "seconds", "seconds a pair of steps"),
+            (panels[1][column], "picoseconds_per_multiply_add", "ps / (image · multiply-add)"),
+        ):
+            panel.plot(x, [row[key] for row in points], marker="o")
+            panel.set(xlabel=axis, ylabel=label, xscale="log", ylim=(0, None))
+    panels[0][0].set_title(f"{DEVICE}, torch {torch.__version__}", loc="left", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(f"results/scaling-{DEVICE}"))
+    out = parser.parse_args().out
+    rows = []
+    for point in POINTS:
+        rows.append(measure(*point))
+        row = rows[-1]
+        print(f"{row['axis']} {row['value']}: {row['seconds']:.4f} s", flush=True)
+    about = {"device": DEVICE, "torch": torch.__version__, "rows": rows}
+    out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+    plot(rows, out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
