@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from awm_defense.data.augment import random_resized_crop_flip
+from awm_defense.data.augment import random_resized_crop_flip, random_shift_flip
 from awm_defense.data.cifar10 import load_cifar10
 from awm_defense.data.dataset import Dataset
 from awm_defense.data.digits import load_digits
+from awm_defense.data.gtsrb import load_gtsrb
 from awm_defense.data.split import draw_defender, stratified_split
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "draw_defender",
     "load_dataset",
     "random_resized_crop_flip",
+    "random_shift_flip",
     "stratified_split",
 ]
 
@@ -27,6 +29,7 @@ DATA_DIR_VARIABLE = "AWM_DATA_DIR"
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar10": load_cifar10,
     "digits": lambda _: load_digits(),
+    "gtsrb": load_gtsrb,
 }
 
 

@@ -1,4 +1,4 @@
-"""Random resized crop and horizontal flip of a whole batch at once, on any device."""
+"""Random crops, shifts and flips of a whole batch at once, on any device."""
 
 from __future__ import annotations
 
@@ -49,6 +49,34 @@ def random_resized_crop_flip(
         out = crop(out, draw_crops(images.shape, generator, scale=scale, ratio=ratio))
     if flip:
         out = mirror(out, draw_mirrored(len(images), generator))
+    return out
+
+
+def random_shift_flip(
+    images: Tensor, generator: torch.Generator, *, padding: int, flip: bool
+) -> Tensor:
+    """Shift each image at random (black enters at the border), and mirror half of them.
+
+    The usual training augmentation: zero padding, a random crop of the old size, a random flip.
+
+    Args:
+        images: (N,C,H,W), of any dtype, on any device.
+        generator: a CPU generator; one in the same state gives the same result on every device.
+        padding: the longest shift along each axis, in pixels.
+        flip: whether to mirror images left to right, each with probability 1/2.
+
+    Returns:
+        A tensor like `images`; `images` itself when nothing is asked for.
+    """
+    n, _, height, width = images.shape
+    out = images
+    if padding:
+        place = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
+        # A view with every crop of the padded images, of which one each is copied.
+        crops = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+        out = crops[torch.arange(n, device=images.device), :, place[0], place[1]]
+    if flip:
+        out = mirror(out, draw_mirrored(n, generator))
     return out
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,15 @@ from awm_defense.data.dataset import Dataset
 FOLDER = "cifar-10-batches-py"
 TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 TEST_FILES = ["test_batch"]
+# Of the official files.
+MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -40,6 +52,8 @@ class _ArrayUnpickler(pickle.Unpickler):
 def load_cifar10(data_dir: Path | None) -> Dataset:
     """50,000 training and 10,000 test images of 10 classes, kept as uint8.
 
+    Files other than the official ones (by MD5) are read with a warning.
+
     Args:
         data_dir: the folder that holds `cifar-10-batches-py`.
 
@@ -47,7 +61,10 @@ def load_cifar10(data_dir: Path | None) -> Dataset:
         FileNotFoundError: when that folder or a file in it is missing.
         ValueError: when a file is no CIFAR-10 batch.
     """
-    where = f"unpack the CIFAR-10 python version from its official page, so that {FOLDER} is there"
+    where = (
+        "unpack the CIFAR-10 python version from its official page "
+        f"(www.cs.toronto.edu/~kriz/cifar.html), so that {FOLDER} is there"
+    )
     if data_dir is None:
         raise FileNotFoundError(
             f"cifar10: no data folder given (data_dir or $AWM_DATA_DIR); {where}"
@@ -58,17 +75,21 @@ def load_cifar10(data_dir: Path | None) -> Dataset:
         raise FileNotFoundError(f"cifar10: {folder} lacks {', '.join(missing)}; {where}")
     train_images, train_labels = _read([folder / name for name in TRAIN_FILES])
     test_images, test_labels = _read([folder / name for name in TEST_FILES])
-    return Dataset("cifar10", train_images, train_labels, test_images, test_labels, CLASSES)
+    return Dataset(
+        "cifar10", train_images, train_labels, test_images, test_labels, CLASSES, crop_padding=4, flip=True
+    )
 
 
 def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
     images: list[Tensor] = []
     labels: list[int] = []
     for path in paths:
+        content = path.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
+            warnings.warn(f"{path}: not the official file (another MD5)", stacklevel=3)
         try:
-            with path.open("rb") as file:
-                # The official files were written by Python 2: their keys are bytes.
-                batch = _ArrayUnpickler(file, encoding="bytes").load()
+            # The official files were written by Python 2: their keys are bytes.
+            batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
             images.append(torch.from_numpy(np.array(batch[b"data"]).reshape(-1, 3, 32, 32)))
             labels += batch[b"labels"]
         except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:

@@ -17,6 +17,8 @@ class Dataset:
         train_images, test_images: (N,3,32,32), uint8 in [0,255] or float32 in [0,1].
         train_labels, test_labels: (N,) int64, indices into `classes`.
         classes: the names of the classes.
+        crop_padding: by how many pixels a training image may be shifted and still show its class.
+        flip: whether a mirrored image still shows its class.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     classes: list[str]
+    crop_padding: int = 0
+    flip: bool = False
 
     def train(self) -> tuple[Tensor, Tensor]:
         """Training images, float32 in [0,1], and their labels."""

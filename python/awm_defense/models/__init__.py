@@ -6,12 +6,19 @@ from collections.abc import Callable
 
 from torch import nn
 
+from awm_defense.models.mobilenet_v2 import MobileNetV2
 from awm_defense.models.resnet import ResNet18
+from awm_defense.models.shufflenet_v2 import ShuffleNetV2
 from awm_defense.models.small_vgg import SmallVGG
 
-__all__ = ["MODELS", "ResNet18", "SmallVGG", "build_model"]
+__all__ = ["MODELS", "MobileNetV2", "ResNet18", "ShuffleNetV2", "SmallVGG", "build_model"]
 
-MODELS: dict[str, Callable[[int], nn.Module]] = {"resnet18": ResNet18, "small_vgg": SmallVGG}
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "mobilenet_v2": MobileNetV2,
+    "resnet18": ResNet18,
+    "shufflenet_v2": ShuffleNetV2,
+    "small_vgg": SmallVGG,
+}
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:

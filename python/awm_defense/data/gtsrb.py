@@ -1,0 +1,94 @@
+"""GTSRB (Houben et al., IJCNN 2013) from the layout of its official archives."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from awm_defense.data.dataset import Dataset
+
+CLASSES = 43
+TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
+SIZE = 32
+TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
+TEST_FOLDER = Path("GTSRB/Final_Test/Images")
+# The archive with the labels of the test images holds this file alone.
+TEST_CSV = "GT-final_test.csv"
+WHERE = (
+    "unpack GTSRB_Final_Training_Images.zip, GTSRB_Final_Test_Images.zip and "
+    "GTSRB_Final_Test_GT.zip from the benchmark's page (benchmark.ini.rub.de), so that "
+    f"{TRAIN_FOLDER}, {TEST_FOLDER} and GTSRB/{TEST_CSV} are there"
+)
+
+Row = tuple[Path, tuple[int, int, int, int], int]
+
+
+def load_gtsrb(data_dir: Path | None) -> Dataset:
+    """39,209 training and 12,630 test images of 43 traffic signs, kept as uint8.
+
+    Each image is cropped to its region of interest and resized to 32x32 (bilinear, antialiased).
+    Other numbers of images than the official ones are read with a warning.
+
+    Args:
+        data_dir: the folder that holds `GTSRB`.
+
+    Raises:
+        FileNotFoundError: when a folder, a CSV file or an image is missing.
+        ValueError: when a CSV file or an image is not what it should be.
+    """
+    if data_dir is None:
+        raise FileNotFoundError(f"gtsrb: no data folder given (data_dir or $AWM_DATA_DIR); {WHERE}")
+    train_csvs = sorted((data_dir / TRAIN_FOLDER).glob("*/GT-*.csv"))
+    # The archive names no folder for it, so people put it beside GTSRB, too.
+    places = [data_dir / "GTSRB" / TEST_CSV, data_dir / TEST_CSV, data_dir / TEST_FOLDER / TEST_CSV]
+    test_csvs = [path for path in places if path.is_file()][:1]
+    if not train_csvs or not test_csvs:
+        lacking = f"{TRAIN_FOLDER}/*/GT-*.csv" if not train_csvs else TEST_CSV
+        raise FileNotFoundError(f"gtsrb: {data_dir} lacks {lacking}; {WHERE}")
+    train_rows = [row for path in train_csvs for row in _rows(path, path.parent)]
+    test_rows = list(_rows(test_csvs[0], data_dir / TEST_FOLDER))
+    if (len(train_rows), len(test_rows)) != (TRAIN_COUNT, TEST_COUNT):
+        warnings.warn(
+            f"gtsrb: expected {TRAIN_COUNT} training and {TEST_COUNT} test images, "
+            f"got {len(train_rows)} and {len(test_rows)}",
+            stacklevel=2,
+        )
+    names = [str(number) for number in range(CLASSES)]
+    # A mirrored sign can be another one: no flips.
+    return Dataset("gtsrb", *_read(train_rows), *_read(test_rows), names, crop_padding=2)
+
+
+def _rows(path: Path, folder: Path) -> Iterator[Row]:
+    """Image file, region of interest (left, top, right, bottom) and class of each line."""
+    with path.open(newline="", encoding="ascii") as file:
+        for line in csv.DictReader(file, delimiter=";"):
+            try:
+                left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
+                label = int(line["ClassId"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: expected the columns of GTSRB, got {line}") from error
+            if not 0 <= label < CLASSES:
+                raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
+            yield folder / Path(line["Filename"]).name, (left, top, right, bottom), label
+
+
+def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
+    images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
+    for index, (path, region, _) in enumerate(rows):
+        if not path.is_file():
+            raise FileNotFoundError(f"gtsrb: {path} is missing; {WHERE}")
+        try:
+            with Image.open(path) as image:
+                cropped = image.convert("RGB").crop(region)
+                images[index] = cropped.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: expected an image with region {region}, {error}") from error
+    labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
