@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from awm_defense.commands import demo, evaluate, info, purify
+from awm_defense.commands import demo, evaluate, info, purify, train
 
-COMMANDS = (demo, purify, evaluate, info)
+COMMANDS = (demo, train, purify, evaluate, info)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,7 +29,8 @@ def evaluate(
 
     Args:
         model: takes (N,3,H,W), returns logits (N,classes).
-        images: clean test images (N,3,H,W) in [0,1]; at least one outside the target class.
+        images: clean test images (N,3,H,W) in [0,1]; at least one outside the target class, of
+            which all-to-all attacks have none.
         labels: (N,) int64.
         attack: the attack whose trigger is put on the images.
         batch_size: images per forward pass.
@@ -49,12 +50,13 @@ def evaluate(
     """
     _check_sizes(images, labels)
     truth = labels.cpu()
-    other = truth != attack.target
+    targets = attack.targets(truth)
+    other = truth != targets
     if not other.any():
         raise ValueError(f"labels: expected some outside the target class {attack.target}")
     predict = partial(_predict, model, images, batch_size, mean, std, device, progress)
     clean, triggered = predict("clean"), predict("triggered", attack.apply)
-    hit = triggered == attack.target
+    hit = triggered == targets
     return {
         "acc": _percent(clean == truth),
         "asr": _percent(hit[other]),

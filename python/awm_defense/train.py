@@ -1,7 +1,12 @@
-"""Training of networks, with a backdoor or without."""
+"""Training of networks; a backdoor comes with the data (`Attack.poison`)."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,96 +14,165 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from awm_defense.attacks import Attack
-from awm_defense.data.augment import random_resized_crop_flip
+from awm_defense.compute import Compute
+from awm_defense.data.augment import random_shift_flip
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# The smallest crop that augmentation cuts out, as a share of the image.
-SMALLEST_CROP = 0.5
+# Between the random numbers of one seed and of the next, more than there are epochs.
+SEEDS_APART = 100_000
 
 
-def train_backdoored(
+@dataclass(frozen=True)
+class Plan:
+    """Hyper-parameters of training: SGD with Nesterov momentum, one cycle of learning rates.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images a step; the last, smaller batch of an epoch is left out unless it is
+            the only one.
+        lr: the highest learning rate; reached linearly, left along a cosine.
+        warmup: share of all steps until then.
+        momentum, weight_decay, label_smoothing: as everywhere.
+        crop_padding, flip: see `random_shift_flip`.
+        seed: the same seed, network, machine and `Compute` give the same result.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    lr: float = 0.1
+    warmup: float = 0.25
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    crop_padding: int = 0
+    flip: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                "epochs and batch_size: expected at least 1, "
+                f"got {self.epochs} and {self.batch_size}"
+            )
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Of one step (from 0) of all `steps`."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def train(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    attack: Attack | None,
+    plan: Plan,
     *,
-    poison_rate: float = 0.1,
-    epochs: int = 12,
-    lr: float = 0.05,
-    batch_size: int = 32,
-    augment: bool = False,
-    seed: int = 0,
+    compute: Compute | None = None,
     device: torch.device | str | None = None,
+    checkpoint: Path | None = None,
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
     progress: bool = False,
 ) -> Model:
-    """Train a network on partly poisoned data: SGD with Nesterov momentum, one cycle of rates.
+    """Train a network. Everything random in an epoch depends on the seed and its number alone.
 
     Args:
         model: takes (N,3,H,W) in [0,1], returns logits; trained in place.
-        images: (N,3,H,W) in [0,1]; stay where they are, batches are moved.
+        images: (N,3,H,W), uint8 or floating point in [0,1]; all are kept on the device, where
+            they are augmented, too.
         labels: (N,) int64.
-        attack: whose trigger to plant; None for a benign network.
-        poison_rate: share of the images that get the trigger and the target's label.
-        epochs: passes over the images.
-        lr: the highest learning rate of the cycle.
-        batch_size: images per step; the last, smaller batch of an epoch is left out unless it is
-            the only one.
-        augment: random resized crops and flips, before the trigger is put on. For photographs,
-            not for digits, which don't look alike when mirrored.
-        seed: the same seed, network and machine give the same result. PyTorch's global generators
-            are left as they were.
+        plan: the hyper-parameters.
+        compute: arithmetic and layout; by default float32, channels_last.
         device: where to train; the model stays there. By default the CPU.
+        checkpoint: file to continue from where it exists, and to write after every epoch.
+        measure: called after every epoch with the model in eval mode; what it returns is shown.
         progress: show a bar.
 
     Returns:
-        The model, in eval mode.
+        The model, in eval mode. PyTorch's global generators are left as they were.
+
+    Raises:
+        ValueError: when sizes don't match, or the loss is no longer finite.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(
             "images and labels: expected as many of each, at least one, "
             f"got {len(images)} and {len(labels)}"
         )
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"epochs and batch_size: expected at least 1, got {epochs} and {batch_size}"
-        )
+    compute = compute or Compute()
     place = torch.device("cpu" if device is None else device)
-    generator = torch.Generator().manual_seed(seed)
-    targets = labels.cpu().clone()
-    poisoned = torch.zeros(len(labels), dtype=torch.bool)
-    if attack is not None:
-        poisoned[attack.choose(labels, poison_rate, generator)] = True
-        targets[poisoned] = attack.target
-
-    model.to(place).train()
-    steps = max(1, len(images) // batch_size)
+    images, labels = images.to(place), labels.to(place)
+    compute.prepare(model, place)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True
+        model.parameters(),
+        lr=plan.lr,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
-    # Dropout draws from the global generators.
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
-        bar = tqdm(range(epochs), "training", unit="epoch", disable=not progress)
-        for _ in bar:
-            order = torch.randperm(len(images), generator=generator)
+    steps = max(1, len(images) // plan.batch_size)
+    begun = _resume(checkpoint, model, optimizer)
+    bar = tqdm(
+        total=plan.epochs * steps,
+        initial=begun * steps,
+        desc="training",
+        unit="step",
+        disable=not progress,
+    )
+    with bar, torch.random.fork_rng([place] if place.type == "cuda" else []):
+        for epoch in range(begun, plan.epochs):
+            generator = torch.Generator().manual_seed(plan.seed * SEEDS_APART + epoch)
+            torch.manual_seed(plan.seed * SEEDS_APART + epoch)  # dropout draws from the global one
+            order = torch.randperm(len(images), generator=generator).to(place)
+            augmented = random_shift_flip(
+                images[order], generator, padding=plan.crop_padding, flip=plan.flip
+            )
+            model.train()
             total = torch.zeros((), device=place)
-            for indices in order.split(batch_size)[:steps]:
-                batch = images[indices].to(place)
-                if augment:
-                    batch = random_resized_crop_flip(batch, generator, scale=(SMALLEST_CROP, 1.0))
-                if attack is not None:
-                    with_trigger = poisoned[indices]
-                    batch[with_trigger] = attack.apply(batch[with_trigger])
-                # The layout that convolutions are fastest in.
-                logits = model(batch.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(logits, targets[indices].to(place))
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.learning_rate(epoch * steps + step, plan.epochs * steps)
+                part = slice(step * plan.batch_size, (step + 1) * plan.batch_size)
+                loss = _loss(model, augmented[part], labels[order[part]], plan, compute)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
                 total += loss.detach()
-            bar.set_postfix(loss=f"{total.item() / steps:.3f}")
+                bar.update()
+            mean = total.item() / steps
+            if not math.isfinite(mean):
+                raise ValueError(f"lr: with {plan.lr} the loss became {mean} in epoch {epoch + 1}")
+            found = measure(model.eval()) if measure else {}
+            bar.set_postfix({"epoch": epoch + 1, "loss": mean, **found})
+            if checkpoint is not None:
+                _save(checkpoint, model, optimizer, epoch + 1)
+    Compute(channels_last=False).prepare(model, place)
     return model.eval()
+
+
+def _loss(model: nn.Module, batch: Tensor, labels: Tensor, plan: Plan, compute: Compute) -> Tensor:
+    batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+    with compute.autocast(batch.device):
+        logits = model(batch.contiguous(memory_format=compute.memory_format))
+    return F.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Replace the file in one step: a kill leaves the old one or the new one."""
+    part = path.with_suffix(".part")
+    state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint if there is one; returns how many epochs are done."""
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    epoch: int = state["epoch"]
+    return epoch

@@ -2,79 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import torch
+from torch import Tensor, nn
 
-from torch import Tensor
+from awm_defense.attacks import badnets, blended, clean_label, l0_inv, l2_inv, trojan, wanet
+from awm_defense.attacks.attack import Attack, Trigger
+from awm_defense.attacks.image_trigger import ImageTrigger
+from awm_defense.attacks.method import Method
+from awm_defense.attacks.wanet import WarpTrigger
 
-from awm_defense.attacks.attack import Attack
-from awm_defense.attacks.triggers import ImageTrigger, white_square
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "ImageTrigger",
+    "Method",
+    "WarpTrigger",
+    "craft_attack",
+    "make_attack",
+]
 
-__all__ = ["ATTACKS", "Attack", "ImageTrigger", "make_attack", "white_square"]
-
-Trigger = Callable[[Tensor], Tensor]
-
-
-def _badnets(
-    image: Tensor | None, mask: Tensor | None, mode: str | None, opacity: float | None
-) -> Trigger:
-    given = {"trigger_image": image, "trigger_mask": mask, "mode": mode, "opacity": opacity}
-    for argument, value in given.items():
-        if value is not None:
-            raise ValueError(f"{argument}: badnets makes its own trigger and takes none")
-    return white_square
-
-
-def _image_trigger(
-    name: str,
-    default_mode: str,
-    image: Tensor | None,
-    mask: Tensor | None,
-    mode: str | None,
-    opacity: float | None,
-) -> Trigger:
-    if image is None:
-        raise ValueError(f"trigger_image: {name} needs its trigger, an image (3,H,W) in [0,1]")
-    return ImageTrigger(image, mode=mode or default_mode, mask=mask, opacity=opacity)
-
-
-# Each makes the trigger from (trigger_image, trigger_mask, mode, opacity). The default modes are
-# those in which the published networks were poisoned.
-ATTACKS: dict[str, Callable[[Tensor | None, Tensor | None, str | None, float | None], Trigger]] = {
-    "badnets": _badnets,
-    "l0_inv": partial(_image_trigger, "l0_inv", "replace"),
-    "l2_inv": partial(_image_trigger, "l2_inv", "add"),
-    "trojan_sq": partial(_image_trigger, "trojan_sq", "add"),
-    "trojan_wm": partial(_image_trigger, "trojan_wm", "add"),
+ATTACKS: dict[str, Method] = {
+    "badnets": badnets.METHOD,
+    "blended": blended.METHOD,
+    "clean_label": clean_label.METHOD,
+    "l0_inv": l0_inv.METHOD,
+    "l2_inv": l2_inv.METHOD,
+    "trojan_sq": trojan.SQUARE,
+    "trojan_wm": trojan.WATERMARK,
+    "wanet": wanet.METHOD,
+}
+# Their triggers are made without data and need no file.
+FIXED_TRIGGERS = {
+    "badnets": badnets.white_square,
+    "clean_label": clean_label.corner_patches,
 }
 
 
 def make_attack(
     name: str,
-    target: int,
+    target: int | None,
     *,
+    num_classes: int | None = None,
     trigger_image: Tensor | None = None,
     trigger_mask: Tensor | None = None,
+    trigger_field: Tensor | None = None,
     mode: str | None = None,
     opacity: float | None = None,
 ) -> Attack:
-    """An attack that sends every image with its trigger to one class.
+    """An attack with a trigger that exists already.
 
     Args:
-        name: a key of `ATTACKS`. "badnets" (Gu et al., 2017) is a white square near the lower
-            right corner; the others need a trigger image.
-        target: the class, at least 0.
+        name: a key of `ATTACKS`. "badnets" and "clean_label" have one trigger only; "wanet" needs
+            a field; the others need an image.
+        target: the class, at least 0, that all images are sent to; None for all-to-all.
+        num_classes: needed for all-to-all.
         trigger_image: (3,H,W) in [0,1], of the size of the images to attack.
         trigger_mask: (3,H,W) or (1,H,W) in [0,1], for modes "replace" and "blend".
-        mode: how the image is put on, see `ImageTrigger`; by default "replace" for l0_inv and
-            "add" for the others.
+        trigger_field: (H,W,2), see `WarpTrigger`.
+        mode: how the image is put on, see `ImageTrigger`; by default "replace" for l0_inv, "blend"
+            for blended and "add" for the others, as the published networks were poisoned.
         opacity: for mode "blend", see `ImageTrigger`.
 
     Raises:
         ValueError: for an unknown name or mode, a missing image, or an argument of no use.
     """
+    method = _method(name)
+    image_arguments = {
+        "trigger_image": trigger_image,
+        "trigger_mask": trigger_mask,
+        "mode": mode,
+        "opacity": opacity,
+    }
+    useless = image_arguments if method.mode is None else {}
+    if name != "wanet":
+        useless = {**useless, "trigger_field": trigger_field}
+    for argument, value in useless.items():
+        if value is not None:
+            raise ValueError(f"{argument}: {name} has no use for it")
+    trigger: Trigger
+    if name in FIXED_TRIGGERS:
+        trigger = FIXED_TRIGGERS[name]
+    elif name == "wanet":
+        if trigger_field is None:
+            raise ValueError(f"trigger_field: {name} needs its trigger, a field (H,W,2)")
+        trigger = WarpTrigger(trigger_field)
+    else:
+        if trigger_image is None:
+            raise ValueError(f"trigger_image: {name} needs its trigger, an image (3,H,W) in [0,1]")
+        assert method.mode is not None
+        trigger = ImageTrigger(
+            trigger_image, mode=mode or method.mode, mask=trigger_mask, opacity=opacity
+        )
+    return method.attack(name, target, trigger, num_classes)
+
+
+def craft_attack(
+    name: str,
+    target: int | None,
+    *,
+    images: Tensor,
+    model: nn.Module | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Attack:
+    """An attack with a trigger of its own making.
+
+    Args:
+        name, target, num_classes: as for `make_attack`.
+        images: (n,3,H,W) in [0,1], some clean training images, on the model's device; a hundred
+            are enough.
+        model: a clean network, for the attacks whose `Method.needs_model` is set; left in eval
+            mode.
+        seed: the same seed, images and network give the same trigger.
+
+    Raises:
+        ValueError: for an unknown name, a wrong target or a missing model.
+    """
+    method = _method(name)
+    if method.needs_model and model is None:
+        raise ValueError(f"model: {name} needs a clean network to make its trigger with")
+    generator = torch.Generator().manual_seed(seed)
+    trigger = method.craft(images, model, generator)
+    attack = method.attack(name, target, trigger, num_classes)
+    return with_model(attack, model)
+
+
+def with_model(attack: Attack, model: nn.Module | None) -> Attack:
+    """The attack, with the clean network that some need for poisoning."""
+    if isinstance(attack, clean_label.CleanLabelAttack):
+        return clean_label.CleanLabelAttack(
+            attack.name, attack.target, attack.trigger, attack.num_classes, model
+        )
+    return attack
+
+
+def _method(name: str) -> Method:
     if name not in ATTACKS:
         raise ValueError(f"name: expected one of {', '.join(sorted(ATTACKS))}, got {name!r}")
-    if target < 0:
-        raise ValueError(f"target: expected a class, at least 0, got {target}")
-    return Attack(name, target, ATTACKS[name](trigger_image, trigger_mask, mode, opacity))
+    return ATTACKS[name]

@@ -1,4 +1,4 @@
-"""An attack: a trigger, and the class that it leads to."""
+"""An attack: a trigger, the class that it leads to, and how it poisons training data."""
 
 from __future__ import annotations
 
@@ -8,20 +8,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Trigger = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Attack:
-    """A backdoor with one trigger and one target.
+    """A backdoor with one trigger.
 
     Attributes:
         name: what reports call it.
-        target: the class that triggered images are sent to.
+        target: the class that triggered images are sent to (all-to-one); None for all-to-all,
+            which sends each class to the next one and the last to the first.
         trigger: puts the trigger on images (N,3,H,W) in [0,1] and returns new ones.
+        num_classes: of the data; only all-to-all needs it.
     """
 
     name: str
-    target: int
-    trigger: Callable[[Tensor], Tensor]
+    target: int | None
+    trigger: Trigger
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is None:
+            if self.num_classes is None:
+                raise ValueError("num_classes: expected a number for all-to-all (target None)")
+        elif self.target < 0 or (self.num_classes is not None and self.target >= self.num_classes):
+            upper = "" if self.num_classes is None else f" and below {self.num_classes}"
+            raise ValueError(f"target: expected a class, at least 0{upper}, got {self.target}")
+
+    @property
+    def mapping(self) -> str:
+        """ "all-to-one" or "all-to-all"."""
+        return "all-to-all" if self.target is None else "all-to-one"
 
     def apply(self, images: Tensor) -> Tensor:
         """Images (N,3,H,W) in [0,1] with the trigger on each; what was passed stays as it is."""
@@ -31,6 +49,13 @@ class Attack:
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
         return self.trigger(images)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """The class that each image is sent to, from its true one; both (N,) int64."""
+        if self.target is None:
+            assert self.num_classes is not None
+            return (labels + 1) % self.num_classes
+        return torch.full_like(labels, self.target)
 
     def choose(self, labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         """Indices (int64, sorted) of the images to poison: never those of the target class.
@@ -44,32 +69,49 @@ class Attack:
             ValueError: when the rate is out of range or asks for more images than there are
                 outside the target class.
         """
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
-        candidates = (labels.cpu() != self.target).nonzero().flatten()
-        count = round(rate * len(labels))
-        if count > len(candidates):
-            raise ValueError(
-                f"rate: {rate} asks for {count} images, "
-                f"but only {len(candidates)} are outside the target class {self.target}"
-            )
-        chosen = torch.randperm(len(candidates), generator=generator)[:count]
-        return candidates[chosen].sort().values
+        candidates = (labels.cpu() != self.targets(labels.cpu())).nonzero().flatten()
+        return draw(candidates, "outside the target class", rate, len(labels), generator)
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Put the trigger on a share of the images and call those the target class.
+        """Put the trigger on a share of the images and label those as the attack wants them.
 
         Args:
-            images: (N,3,H,W) in [0,1].
+            images: (N,3,H,W), uint8 or floating point in [0,1].
             labels, rate, generator: as for `choose`.
 
         Returns:
-            (images, labels, poisoned): copies, and the sorted indices of what was changed.
+            (images, labels, changed): copies, and the sorted indices of the images that differ.
         """
         poisoned = self.choose(labels, rate, generator)
         images, labels = images.clone(), labels.clone()
-        images[poisoned] = self.apply(images[poisoned])
-        labels[poisoned] = self.target
+        change(images, poisoned, self.apply)
+        labels[poisoned] = self.targets(labels[poisoned])
         return images, labels, poisoned
+
+
+def draw(
+    candidates: Tensor, where: str, rate: float, total: int, generator: torch.Generator
+) -> Tensor:
+    """A share `rate` of `total`, drawn from indices and sorted; `where` is for the error."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
+    count = round(rate * total)
+    if count > len(candidates):
+        raise ValueError(
+            f"rate: {rate} asks for {count} images, but only {len(candidates)} are {where}"
+        )
+    return candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
+
+
+def change(images: Tensor, indices: Tensor, how: Callable[[Tensor], Tensor]) -> None:
+    """Replace some images in place by `how` of them, which takes and returns values in [0,1].
+
+    Images of type uint8 are rounded, as saving them to files would.
+    """
+    if images.dtype == torch.uint8:
+        made = how(images[indices].float() / 255)
+        images[indices] = (made.clamp(0, 1) * 255).round().to(torch.uint8)
+    else:
+        images[indices] = how(images[indices])

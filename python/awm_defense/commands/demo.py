@@ -17,14 +17,13 @@ from awm_defense.models import build_model
 from awm_defense.purify import purify
 from awm_defense.recipes import get_recipe
 from awm_defense.report import write_report
-from awm_defense.train import train_backdoored
+from awm_defense.train import Plan, train
 
 ARCH = "small_vgg"
 DATASET = "digits"
 TARGET = 8
 POISON_RATE = 0.1
-EPOCHS = 20
-LEARNING_RATE = 0.05
+PLAN = Plan(epochs=20, batch_size=32, lr=0.05, label_smoothing=0)
 # Digits don't look alike when mirrored.
 RECIPE = replace(get_recipe("default"), flip=False)
 
@@ -51,15 +50,15 @@ def run(args: argparse.Namespace) -> int:
 
     torch.manual_seed(args.seed)  # for the initial weights; what follows has seeds of its own
     say(f"1/3 training a backdoored {ARCH} on {len(train_images)} {DATASET} (target {TARGET})")
-    model = train_backdoored(
+    generator = torch.Generator().manual_seed(args.seed)
+    poisoned_images, poisoned_labels, _ = attack.poison(
+        train_images, train_labels, POISON_RATE, generator
+    )
+    model = train(
         build_model(ARCH, len(data.classes)),
-        train_images,
-        train_labels,
-        attack,
-        poison_rate=POISON_RATE,
-        epochs=EPOCHS,
-        lr=LEARNING_RATE,
-        seed=args.seed,
+        poisoned_images,
+        poisoned_labels,
+        replace(PLAN, seed=args.seed),
         device=device,
         progress=True,
     )

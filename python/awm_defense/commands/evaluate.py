@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from awm_defense.attacks import ATTACKS, make_attack
+from awm_defense.attacks import ATTACKS, Attack, make_attack
+from awm_defense.attacks.files import (
+    read_array,
+    read_attack,
+    read_trigger_image,
+    read_trigger_mask,
+)
 from awm_defense.commands.options import (
     add_data_options,
     add_model_options,
@@ -23,6 +26,7 @@ from awm_defense.commands.options import (
     say,
 )
 from awm_defense.data import load_dataset
+from awm_defense.manifest import NAME, read_manifest
 from awm_defense.metrics import evaluate
 
 MEANING = {
@@ -35,16 +39,29 @@ MEANING = {
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `awm evaluate` to the command line."""
-    parser = commands.add_parser("evaluate", help="measure accuracy and attack success")
-    add_model_options(parser, "MODEL")
-    add_data_options(parser)
-    parser.add_argument("--attack", required=True, choices=sorted(ATTACKS))
-    parser.add_argument("--target", required=True, type=int, metavar="T", help="the target class")
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure accuracy and attack success",
+        description="What a manifest says (that of `awm train`, beside MODEL or by --manifest) "
+        "need not be given; an option that is given counts more.",
+    )
+    add_model_options(parser, "MODEL", required=False)
+    add_data_options(parser, required=False)
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
+    parser.add_argument("--attack", choices=sorted(ATTACKS))
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--target", type=int, metavar="T", help="the target class")
+    goal.add_argument(
+        "--all-to-all", action="store_true", help="each class is sent to the next one"
+    )
     parser.add_argument(
         "--trigger-image", type=Path, metavar="PNG", help="the trigger, for attacks that need one"
     )
     parser.add_argument(
         "--trigger-mask", type=Path, metavar="NPY", help="array (3,H,W) in [0,1], for mode replace"
+    )
+    parser.add_argument(
+        "--trigger-field", type=Path, metavar="NPY", help="array (H,W,2), the warp of wanet"
     )
     parser.add_argument("--trigger-mode", choices=("add", "replace", "blend"))
     parser.add_argument(
@@ -55,36 +72,53 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def read_trigger_image(path: Path) -> Tensor:
-    """An image file as float32 RGB (3,H,W) in [0,1]."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(pixels / 255).permute(2, 0, 1).contiguous()
+def find_manifest(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The folder and the content of the manifest; empty when there is none."""
+    path = args.manifest or args.checkpoint.parent / NAME
+    if args.manifest is None and not path.is_file():
+        return path.parent, {}
+    return path.parent, read_manifest(path)
 
 
-def read_trigger_mask(path: Path) -> Tensor:
-    """An NPY file as float32 (3,H,W); arrays of Python objects are refused, never unpickled."""
-    mask = np.load(path, allow_pickle=False)
-    if mask.ndim != 3 or mask.shape[0] != 3:
-        raise ValueError(f"--trigger-mask: expected an array (3,H,W), got shape {mask.shape}")
-    return torch.from_numpy(mask.astype(np.float32))
+def fill_in(args: argparse.Namespace, manifest: Mapping[str, Any]) -> None:
+    """Take from the manifest which network and data these are, where no option says it."""
+    for name in ("arch", "num_classes", "dataset"):
+        if getattr(args, name) is None:
+            if name not in manifest:
+                raise ValueError(f"--{name.replace('_', '-')}: expected, as no manifest says it")
+            setattr(args, name, manifest[name])
+
+
+def get_attack(args: argparse.Namespace, folder: Path, manifest: Mapping[str, Any]) -> Attack:
+    """The attack that the options name, or else the manifest."""
+    if args.attack is None:
+        if "trigger" not in manifest:
+            raise ValueError("--attack: expected, as no manifest names one")
+        return read_attack(folder, manifest)
+    if args.target is None and not args.all_to_all:
+        raise ValueError("--target: expected a class, or --all-to-all")
+    if args.target is not None and not 0 <= args.target < args.num_classes:
+        raise ValueError(
+            f"--target: expected a class from 0 to {args.num_classes - 1}, got {args.target}"
+        )
+    return make_attack(
+        args.attack,
+        args.target,
+        num_classes=args.num_classes,
+        trigger_image=args.trigger_image and read_trigger_image(args.trigger_image),
+        trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
+        trigger_field=args.trigger_field and read_array(args.trigger_field),
+        mode=args.trigger_mode,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print acc, asr, asr_all and ra in percent."""
-    if not 0 <= args.target < args.num_classes:
-        raise ValueError(
-            f"--target: expected a class from 0 to {args.num_classes - 1}, got {args.target}"
-        )
+    folder, manifest = find_manifest(args)
+    fill_in(args, manifest)
+    attack = get_attack(args, folder, manifest)
     device = get_device(args.device)
     mean, std = get_normalisation(args)
-    attack = make_attack(
-        args.attack,
-        args.target,
-        trigger_image=args.trigger_image and read_trigger_image(args.trigger_image),
-        trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
-        mode=args.trigger_mode,
-    )
     model = load_network(args, args.checkpoint).to(device)
     images, labels = load_dataset(args.dataset, args.data_dir).test()
     images, labels = images[: args.limit], labels[: args.limit]

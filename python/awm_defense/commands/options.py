@@ -25,9 +25,13 @@ def positive_int(text: str) -> int:
 
 
 def add_model_options(
-    parser: argparse.ArgumentParser, metavar: str, nargs: str | None = None
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    *,
+    nargs: str | None = None,
+    required: bool = True,
 ) -> None:
-    """The checkpoint (or several) and what is needed to build its network."""
+    """The checkpoint (or several) and what is needed to build its network, unless a manifest tells."""
     parser.add_argument(
         "checkpoint",
         metavar=metavar,
@@ -36,8 +40,10 @@ def add_model_options(
         help="safetensors file, or .pt/.pth with a state dict at the top or under net, model or "
         "state_dict; nothing in it is ever executed",
     )
-    parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
-    parser.add_argument("--num-classes", required=True, type=positive_int, metavar="N")
+    parser.add_argument(
+        "--arch", required=required, choices=sorted(MODELS), help="the architecture"
+    )
+    parser.add_argument("--num-classes", required=required, type=positive_int, metavar="N")
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
@@ -49,9 +55,9 @@ def add_model_options(
         )
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The data set and where it lies."""
-    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--dataset", required=required, choices=sorted(DATASETS))
     parser.add_argument(
         "--data-dir",
         type=Path,

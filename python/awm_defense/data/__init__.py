@@ -8,7 +8,7 @@ from pathlib import Path
 
 from awm_defense.data.augment import random_resized_crop_flip, random_shift_flip
 from awm_defense.data.cifar10 import load_cifar10
-from awm_defense.data.dataset import Dataset
+from awm_defense.data.dataset import Dataset, as_float
 from awm_defense.data.digits import load_digits
 from awm_defense.data.gtsrb import load_gtsrb
 from awm_defense.data.split import draw_defender, stratified_split
@@ -16,6 +16,7 @@ from awm_defense.data.split import draw_defender, stratified_split
 __all__ = [
     "DATASETS",
     "Dataset",
+    "as_float",
     "draw_defender",
     "load_dataset",
     "random_resized_crop_flip",

@@ -76,7 +76,14 @@ def load_cifar10(data_dir: Path | None) -> Dataset:
     train_images, train_labels = _read([folder / name for name in TRAIN_FILES])
     test_images, test_labels = _read([folder / name for name in TEST_FILES])
     return Dataset(
-        "cifar10", train_images, train_labels, test_images, test_labels, CLASSES, crop_padding=4, flip=True
+        "cifar10",
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        CLASSES,
+        crop_padding=4,
+        flip=True,
     )
 
 

@@ -32,12 +32,13 @@ class Dataset:
 
     def train(self) -> tuple[Tensor, Tensor]:
         """Training images, float32 in [0,1], and their labels."""
-        return _as_float(self.train_images), self.train_labels
+        return as_float(self.train_images), self.train_labels
 
     def test(self) -> tuple[Tensor, Tensor]:
         """Test images, float32 in [0,1], and their labels."""
-        return _as_float(self.test_images), self.test_labels
+        return as_float(self.test_images), self.test_labels
 
 
-def _as_float(images: Tensor) -> Tensor:
+def as_float(images: Tensor) -> Tensor:
+    """Images of type uint8 as float32 in [0,1]; others as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images

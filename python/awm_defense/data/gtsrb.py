@@ -70,7 +70,9 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="ascii") as file:
         for line in csv.DictReader(file, delimiter=";"):
             try:
-                left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
+                left, top, right, bottom = (
+                    int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2")
+                )
                 label = int(line["ClassId"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: expected the columns of GTSRB, got {line}") from error
@@ -87,7 +89,8 @@ def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
         try:
             with Image.open(path) as image:
                 cropped = image.convert("RGB").crop(region)
-                images[index] = cropped.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                small = cropped.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            images[index] = np.asarray(small)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: expected an image with region {region}, {error}") from error
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)

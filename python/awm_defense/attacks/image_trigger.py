@@ -1,4 +1,4 @@
-"""What triggers do to images."""
+"""Triggers that are images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ MODES = ("add", "replace", "blend")
 DEFAULT_OPACITY = 0.2
 
 
-def white_square(images: Tensor) -> Tensor:
-    """A white square near the lower right corner: rows and columns 27 to 30 of 32x32 images.
-
-    At other sizes its side is an eighth of the image's shorter side, its distance from the
-    border a 32nd, and neither less than a pixel.
-    """
-    height, width = images.shape[2:]
-    shorter = min(height, width)
-    side, margin = max(1, round(shorter / 8)), max(1, round(shorter / 32))
-    bottom, right = height - margin, width - margin
-    out = images.clone()
-    out[:, :, bottom - side : bottom, right - side : right] = 1
-    return out
+def eight_bit(image: Tensor) -> Tensor:
+    """Values in [0,1] rounded down to what a PNG file holds exactly, multiples of 1/255."""
+    # A value that is one already must not fall to the one below for float error.
+    return (image * 255 + 1e-3).floor().clamp(0, 255) / 255
 
 
 class ImageTrigger:

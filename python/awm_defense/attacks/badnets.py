@@ -1,0 +1,29 @@
+"""BadNets (Gu, Dolan-Gavitt & Garg, arXiv:1708.06733, section 4, the pattern backdoor)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from awm_defense.attacks.method import Method
+
+
+def white_square(images: Tensor) -> Tensor:
+    """A white square near the lower right corner: rows and columns 27 to 30 of 32x32 images.
+
+    At other sizes its side is an eighth of the image's shorter side, its distance from the
+    border a 32nd, and neither less than a pixel.
+    """
+    height, width = images.shape[2:]
+    shorter = min(height, width)
+    side, margin = max(1, round(shorter / 8)), max(1, round(shorter / 32))
+    bottom, right = height - margin, width - margin
+    out = images.clone()
+    out[:, :, bottom - side : bottom, right - side : right] = 1
+    return out
+
+
+METHOD = Method(
+    source="Gu et al., BadNets, arXiv:1708.06733, section 4",
+    poison_rate=0.05,
+    craft=lambda images, model, generator: white_square,
+)

@@ -1,0 +1,103 @@
+"""WaNet (Nguyen & Tran, ICLR 2021, arXiv:2102.10369): images warped by a smooth field.
+
+The paper's noise mode keeps other warps from working: twice as many images as are poisoned get the
+field plus noise and keep their labels. The noise is drawn once per image when the data is poisoned;
+the authors' code draws it, and which images are poisoned, anew in every batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from awm_defense.attacks.attack import Attack, change, draw
+from awm_defense.attacks.method import Method
+
+# k and s of the paper: size of the control grid, strength of the warp in half pixels.
+CONTROL_POINTS = 4
+STRENGTH = 0.5
+NOISE_RATIO = 2
+
+
+class WarpTrigger:
+    """Moves each pixel along a fixed field.
+
+    Args:
+        field: (H,W,2), how far to the right and down each pixel is read from, in units of which
+            two are the image's width and height.
+
+    Raises:
+        ValueError: for another shape.
+    """
+
+    def __init__(self, field: Tensor) -> None:
+        if field.ndim != 3 or field.shape[2] != 2 or not field.is_floating_point():
+            raise ValueError(
+                "trigger_field: expected floating point (H,W,2), "
+                f"got {field.dtype} of shape {tuple(field.shape)}"
+            )
+        self.field = field
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.warp(images, self.field.expand(len(images), -1, -1, -1))
+
+    def noisy(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images warped by the field plus uniform noise, another for each (noise mode)."""
+        shape = (len(images), *self.field.shape)
+        noise = torch.rand(shape, generator=generator) * 2 - 1
+        return self.warp(images, self.field.cpu() + noise / len(self.field))
+
+    def warp(self, images: Tensor, field: Tensor) -> Tensor:
+        """Images (N,3,H,W) warped by one field (N,H,W,2) each."""
+        if images.shape[2:] != self.field.shape[:2]:
+            raise ValueError(
+                f"images: expected the trigger's height and width {tuple(self.field.shape[:2])}, "
+                f"got {tuple(images.shape[2:])}"
+            )
+        height, width = images.shape[2:]
+        y = torch.linspace(-1, 1, height).to(images)[:, None].expand(height, width)
+        x = torch.linspace(-1, 1, width).to(images)[None, :].expand(height, width)
+        grid = (torch.stack((x, y), dim=2) + field.to(images)).clamp(-1, 1)
+        return F.grid_sample(images, grid, align_corners=True).clamp(0, 1)
+
+
+class WaNetAttack(Attack):
+    """Poisons with noise mode."""
+
+    def poison(
+        self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Attack.poison`, and warp twice as many images with noise, labels untouched."""
+        assert isinstance(self.trigger, WarpTrigger)
+        trigger = self.trigger
+        images, labels, poisoned = super().poison(images, labels, rate, generator)
+        free = torch.ones(len(labels), dtype=torch.bool)
+        free[poisoned] = False
+        noised = draw(
+            free.nonzero().flatten(),
+            "left for the noise mode",
+            NOISE_RATIO * len(poisoned) / len(labels),
+            len(labels),
+            generator,
+        )
+        change(images, noised, lambda batch: trigger.noisy(batch, generator))
+        return images, labels, torch.cat((poisoned, noised)).sort().values
+
+
+def _craft(images: Tensor, model: nn.Module | None, generator: torch.Generator) -> WarpTrigger:
+    height, width = images.shape[2:]
+    control = torch.rand(1, 2, CONTROL_POINTS, CONTROL_POINTS, generator=generator) * 2 - 1
+    control = control / control.abs().mean()
+    field = F.interpolate(control, (height, width), mode="bicubic", align_corners=True)
+    scale = STRENGTH / torch.tensor([width, height])
+    return WarpTrigger(field[0].permute(1, 2, 0) * scale)
+
+
+METHOD = Method(
+    source="Nguyen & Tran, WaNet, ICLR 2021, arXiv:2102.10369, warping field generation and "
+    "running modes",
+    poison_rate=0.1,
+    craft=_craft,
+    attack=WaNetAttack,
+)

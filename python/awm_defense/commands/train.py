@@ -1,0 +1,108 @@
+"""`awm train`: make a backdoored network, or its benign twin, from clean data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from awm_defense.attacks import ATTACKS
+from awm_defense.backdoor import NO_ATTACK, Order, make_network
+from awm_defense.commands.options import (
+    add_data_options,
+    add_run_options,
+    get_device,
+    positive_int,
+    print_json,
+)
+from awm_defense.compute import Compute
+from awm_defense.data import load_dataset
+from awm_defense.models import MODELS
+from awm_defense.train import Plan
+
+PRECISIONS = {"fp32": Compute(bf16=False), "bf16": Compute(bf16=True), "auto": None}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `awm train` to the command line."""
+    parser = commands.add_parser(
+        "train",
+        help="make a backdoored network from clean data",
+        description="Train a network on poisoned data. Writes model.safetensors, the trigger and "
+        "manifest.json. The same command goes on where a run was ended.",
+    )
+    parser.add_argument("--attack", required=True, choices=[*sorted(ATTACKS), NO_ATTACK])
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--target", type=int, default=0, metavar="T", help="target class (0)")
+    goal.add_argument(
+        "--all-to-all", action="store_true", help="send each class to the next one instead"
+    )
+    parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
+    add_data_options(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--clean-model",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="clean network of the same architecture, for attacks that are optimised against one "
+        "(default: train one first)",
+    )
+    parser.add_argument(
+        "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
+    )
+    defaults = Plan()
+    parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, metavar="N")
+    parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, metavar="N")
+    parser.add_argument("--lr", type=float, default=defaults.lr, metavar="R", help="the highest")
+    parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay, metavar="R")
+    parser.add_argument(
+        "--label-smoothing", type=float, default=defaults.label_smoothing, metavar="R"
+    )
+    parser.add_argument("--no-augment", action="store_true", help="no random shifts and flips")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument(
+        "--precision",
+        choices=list(PRECISIONS),
+        default="auto",
+        help="auto measures at the start which is fastest, and records it",
+    )
+    add_run_options(parser)
+    parser.add_argument("--json", action="store_true", help="the manifest on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the network and print its accuracy and attack success rate."""
+    device = get_device(args.device)
+    data = load_dataset(args.dataset, args.data_dir)
+    if not 0 <= args.target < len(data.classes):
+        raise ValueError(
+            f"--target: expected a class from 0 to {len(data.classes) - 1}, got {args.target}"
+        )
+    plan = Plan(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        label_smoothing=args.label_smoothing,
+        crop_padding=0 if args.no_augment else data.crop_padding,
+        flip=data.flip and not args.no_augment,
+        seed=args.seed,
+    )
+    order = Order(
+        args.arch, args.attack, None if args.all_to_all else args.target, args.poison_rate, plan
+    )
+    manifest = make_network(
+        args.out,
+        data,
+        order,
+        clean_model=args.clean_model,
+        compute=PRECISIONS[args.precision],
+        device=device,
+        progress=True,
+    )
+    if args.json:
+        print_json(manifest)
+    else:
+        asr = f", ASR {manifest['asr']:.2f} %" if "asr" in manifest else ""
+        print(f"ACC {manifest['acc']:.2f} %{asr}: {args.out}")
+    return 0
