@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from awm_defense.data import Dataset, load_dataset
 
@@ -10,3 +12,24 @@ from awm_defense.data import Dataset, load_dataset
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load_dataset("digits")
+
+
+def tiny_network(seed: int = 0) -> nn.Sequential:
+    """Learns the digits in a second or two."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2, padding=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(2048, 10),
+    )
+
+
+@pytest.fixture(name="tiny_network")
+def fixture_tiny_network() -> nn.Sequential:
+    return tiny_network()

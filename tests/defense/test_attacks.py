@@ -1,4 +1,4 @@
-"""Triggers change what they should and nothing else; poisoning is by rate and seed."""
+"""Triggers change what they should and nothing else."""
 
 from __future__ import annotations
 
@@ -84,51 +84,57 @@ def test_blend_leaves_what_the_mask_leaves() -> None:
     assert changed_pixels(attack) == [[5, 6]]
 
 
-def test_output_has_the_dtype_of_the_images() -> None:
-    for name in ATTACKS:
-        image = None if name == "badnets" else trigger_image()
-        out = make_attack(name, 0, trigger_image=image).apply(IMAGES.double())
-        assert out.dtype == torch.float64
-        assert 0 <= out.min() <= out.max() <= 1
+def any_attack(name: str) -> Attack:
+    """The attack with some trigger of the kind that it needs."""
+    if name == "wanet":
+        return make_attack(name, 0, trigger_field=torch.full((32, 32, 2), 1 / 16))
+    fixed = name in ("badnets", "clean_label")
+    return make_attack(name, 0, trigger_image=None if fixed else trigger_image())
 
 
-def poison(rate: float, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    images = IMAGES.repeat(20, 1, 1, 1)
-    generator = torch.Generator().manual_seed(seed)
-    return make_attack("badnets", 3).poison(images, torch.arange(100) % 10, rate, generator)
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_output_has_the_dtype_of_the_images(name: str) -> None:
+    before = IMAGES.double()
+    images = before.clone()
+    out = any_attack(name).apply(images)
+    assert out.dtype == torch.float64
+    assert 0 <= out.min() <= out.max() <= 1
+    assert torch.equal(images, before)
+    assert not torch.equal(out, before)
 
 
-def test_poison_changes_a_share_of_images_and_their_labels() -> None:
-    images, labels, poisoned = poison(0.2, seed=0)
-    assert len(poisoned) == 20
-    original, true = IMAGES.repeat(20, 1, 1, 1), torch.arange(100) % 10
-    # Images of the target class would teach nothing.
-    assert (true[poisoned] != 3).all()
-    assert (labels[poisoned] == 3).all()
-    assert torch.equal(images[poisoned], make_attack("badnets", 3).apply(original[poisoned]))
-    clean = torch.ones(100, dtype=torch.bool)
-    clean[poisoned] = False
-    assert torch.equal(images[clean], original[clean])
-    assert torch.equal(labels[clean], true[clean])
+def test_clean_label_marks_the_four_corners_and_nothing_else() -> None:
+    corners = [(row, column) for row in (0, 29) for column in (0, 29)]
+    square = sorted([r + i, c + j] for r, c in corners for i in range(3) for j in range(3))
+    assert changed_pixels(any_attack("clean_label")) == square
+    out = any_attack("clean_label").apply(IMAGES)
+    assert torch.equal(out[:, :, :3, :3], out[:, :, :3, -3:].flip(3))
+    assert set(out[:, :, -3:, -3:].unique().tolist()) == {0, 1}
 
 
-def test_poison_is_by_seed() -> None:
-    assert torch.equal(poison(0.2, 1)[2], poison(0.2, 1)[2])
-    assert not torch.equal(poison(0.2, 1)[2], poison(0.2, 2)[2])
-    assert len(poison(0, 0)[2]) == 0
-    assert len(poison(0.9, 0)[2]) == 90
+def test_wanet_reads_each_pixel_where_the_field_points() -> None:
+    # Two units are 31 pixels, from the centre of the first to that of the last one.
+    field = torch.tensor([3 * 2 / 31, -2 * 2 / 31]).expand(32, 32, 2)
+    out = make_attack("wanet", 0, trigger_field=field).apply(IMAGES)
+    torch.testing.assert_close(out[:, :, 2:, :-3], IMAGES[:, :, :-2, 3:], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("rate", "message"), [(1.5, "from 0 to 1, got 1.5"), (0.95, "only 90")])
-def test_poison_at_wrong_rates(rate: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        poison(rate, 0)
+def test_targets() -> None:
+    labels = torch.tensor([0, 3, 9])
+    assert make_attack("badnets", 3).targets(labels).tolist() == [3, 3, 3]
+    all_to_all = make_attack("badnets", None, num_classes=10)
+    assert all_to_all.targets(labels).tolist() == [1, 4, 0]
+    assert (make_attack("badnets", 3).mapping, all_to_all.mapping) == ("all-to-one", "all-to-all")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("wanet", {}, r"badnets, l0_inv, l2_inv, trojan_sq, trojan_wm, got 'wanet'"),
+        ("wadnet", {}, r"trojan_sq, trojan_wm, wanet, got 'wadnet'"),
+        ("wanet", {}, "trigger_field: wanet needs"),
+        ("wanet", {"trigger_field": IMAGES[0]}, r"trigger_field: .* \(3, 32, 32\)"),
+        ("wanet", {"trigger_image": IMAGES[0]}, "trigger_image: wanet has no use"),
+        ("blended", {"trigger_field": IMAGES[0]}, "trigger_field: blended has no use"),
         ("trojan_wm", {}, "trigger_image: trojan_wm needs"),
         ("trojan_wm", {"trigger_image": IMAGES[0, :1]}, r"got torch.float32 of shape \(1, 32, 32"),
         ("trojan_wm", {"trigger_image": IMAGES[0], "mode": "stamp"}, "replace, blend, got 'stamp'"),
@@ -156,6 +162,12 @@ def test_wrong_arguments(name: str, options: dict[str, object], message: str) ->
 def test_wrong_target_and_images() -> None:
     with pytest.raises(ValueError, match=r"target: .* got -1"):
         make_attack("badnets", -1)
+    with pytest.raises(ValueError, match=r"target: .* below 10, got 10"):
+        make_attack("badnets", 10, num_classes=10)
+    with pytest.raises(ValueError, match=r"num_classes: .* all-to-all"):
+        make_attack("badnets", None)
+    with pytest.raises(ValueError, match="target: clean_label"):
+        make_attack("clean_label", None, num_classes=10)
     with pytest.raises(ValueError, match=r"images: .* \(3, 32, 32\)"):
         make_attack("badnets", 0).apply(IMAGES[0])
     small = make_attack("trojan_wm", 0, trigger_image=torch.rand(3, 16, 16))

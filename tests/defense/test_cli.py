@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_interrupted_purify_writes_what_there_is(
 def test_demo_writes_both_measurements(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(demo, "EPOCHS", 1)
+    monkeypatch.setattr(demo, "PLAN", replace(demo.PLAN, epochs=1))
     monkeypatch.setattr(demo, "RECIPE", get_recipe("default").with_options({"epochs": "1"}))
     assert main(["demo", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from awm_defense.data import (
     Dataset,
     draw_defender,
     load_dataset,
     random_resized_crop_flip,
+    random_shift_flip,
     stratified_split,
 )
 
@@ -48,6 +50,9 @@ def test_digits_are_the_same_each_time_and_no_test_image_is_a_training_image(
     assert not any(image.numpy().tobytes() in train for image in digits.test_images)
 
 
+NOT_OFFICIAL = pytest.mark.filterwarnings("ignore:.*not the official file")
+
+
 def write_cifar10(folder: Path, per_file: int = 3) -> np.ndarray:
     """Random images in the official layout; returns those of the first training file."""
     folder.mkdir()
@@ -61,10 +66,12 @@ def write_cifar10(folder: Path, per_file: int = 3) -> np.ndarray:
     return first
 
 
+@NOT_OFFICIAL
 def test_cifar10_from_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_cifar10(tmp_path / "cifar-10-batches-py")
     monkeypatch.setenv("AWM_DATA_DIR", str(tmp_path))
-    data = load_dataset("cifar10")
+    with pytest.warns(UserWarning, match="data_batch_1: not the official file"):
+        data = load_dataset("cifar10")
     images, labels = data.train()
     assert images.shape == (15, 3, 32, 32)
     assert labels.tolist() == [9, 0, 4] * 5
@@ -96,6 +103,7 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
+@NOT_OFFICIAL
 def test_cifar10_runs_no_code_of_a_file(tmp_path: Path) -> None:
     write_cifar10(tmp_path / "cifar-10-batches-py")
     hostile = pickle.dumps({b"data": Touch(tmp_path / "harm"), b"labels": []})
@@ -105,8 +113,90 @@ def test_cifar10_runs_no_code_of_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
+def write_gtsrb(root: Path) -> None:
+    """Three training and two test images of 40x30 pixels: red, with a green sign in each."""
+    sign = (5, 3, 25, 21)
+    image = Image.new("RGB", (40, 30), (255, 0, 0))
+    image.paste((0, 255, 0), sign)
+    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+    region = ";".join(str(side) for side in sign)
+    for label, count in {0: 1, 42: 2}.items():
+        folder = root / "GTSRB" / "Final_Training" / "Images" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        names = [f"00000_{number:05d}.ppm" for number in range(count)]
+        for name in names:
+            image.save(folder / name)
+        lines = [f"{name};40;30;{region};{label}\n" for name in names]
+        (folder / f"GT-{label:05d}.csv").write_text(header + "".join(lines))
+    folder = root / "GTSRB" / "Final_Test" / "Images"
+    folder.mkdir(parents=True)
+    for name in ("00000.ppm", "00001.ppm"):
+        image.save(folder / name)
+    lines = [f"0000{number};40;30;{region};{label}\n" for number, label in enumerate((7, 3))]
+    text = header + "".join(lines).replace(";40", ".ppm;40")
+    (root / "GTSRB" / "GT-final_test.csv").write_text(text)
+
+
+def test_gtsrb_crops_the_sign(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
+    with pytest.warns(UserWarning, match="39209 training and 12630 test images, got 3 and 2"):
+        data = load_dataset("gtsrb", tmp_path)
+    images, labels = data.train()
+    assert images.shape == (3, 3, 32, 32)
+    assert labels.tolist() == [0, 42, 42]
+    assert data.test()[1].tolist() == [7, 3]
+    assert len(data.classes) == 43
+    # Nothing but the sign is left.
+    for part in (images, data.test()[0]):
+        assert (part == torch.tensor([0.0, 1, 0])[:, None, None]).all()
+    assert not data.flip
+
+
+def test_gtsrb_labels_of_the_test_part_may_lie_beside_it(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
+    (tmp_path / "GTSRB" / "GT-final_test.csv").rename(tmp_path / "GT-final_test.csv")
+    with pytest.warns(UserWarning, match="got 3 and 2"):
+        assert load_dataset("gtsrb", tmp_path).test()[1].tolist() == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("Final_Training/Images/00000/GT-00000.csv", r"lacks .*GT-\*.csv.*benchmark.ini.rub.de"),
+        ("GT-final_test.csv", r"lacks GT-final_test.csv.*benchmark.ini.rub.de"),
+        ("Final_Test/Images/00001.ppm", r"00001.ppm is missing.*benchmark.ini.rub.de"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:gtsrb")
+def test_gtsrb_that_is_missing_says_what_to_get(tmp_path: Path, missing: str, message: str) -> None:
+    write_gtsrb(tmp_path)
+    (tmp_path / "GTSRB" / missing).unlink()
+    if missing.endswith("00000.csv"):
+        (tmp_path / "GTSRB/Final_Training/Images/00042/GT-00042.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        load_dataset("gtsrb", tmp_path)
+
+
+def test_gtsrb_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWM_DATA_DIR", raising=False)
+    with pytest.raises(FileNotFoundError, match="AWM_DATA_DIR"):
+        load_dataset("gtsrb")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(";42\n", ";43\n"), ("ClassId", "Class"), (";25;", ";x;")]
+)
+@pytest.mark.filterwarnings("ignore:gtsrb")
+def test_gtsrb_with_wrong_lines(tmp_path: Path, old: str, new: str) -> None:
+    write_gtsrb(tmp_path)
+    path = tmp_path / "GTSRB/Final_Training/Images/00042/GT-00042.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=r"GT-00042.csv: expected"):
+        load_dataset("gtsrb", tmp_path)
+
+
 def test_unknown_data_set() -> None:
-    with pytest.raises(ValueError, match=r"cifar10, digits, got 'cifar'"):
+    with pytest.raises(ValueError, match=r"cifar10, digits, gtsrb, got 'cifar'"):
         load_dataset("cifar")
 
 
@@ -243,6 +333,30 @@ def test_augmentation_is_the_same_on_a_gpu() -> None:
     images = torch.rand(8, 3, 32, 32)
     out = random_resized_crop_flip(images.cuda(), generator())
     torch.testing.assert_close(out.cpu(), random_resized_crop_flip(images, generator()))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_shifts_cover_all_distances_and_fill_with_black(dtype: torch.dtype) -> None:
+    image = torch.arange(1, 31).view(1, 1, 5, 6).to(dtype)
+    out = random_shift_flip(image.expand(500, 1, 5, 6), generator(), padding=1, flip=False)
+    assert out.dtype == dtype
+    padded = F.pad(image, [1] * 4)
+    crops = [padded[0, :, top : top + 5, left : left + 6] for top in range(3) for left in range(3)]
+    counts = [int((out == crop).flatten(1).all(1).sum()) for crop in crops]
+    assert sum(counts) == 500
+    assert min(counts) > 30
+
+
+def test_shift_is_by_generator_and_flips_half() -> None:
+    images = torch.rand(200, 1, 3, 4, generator=generator())
+    out = random_shift_flip(images, generator(1), padding=2, flip=True)
+    assert torch.equal(random_shift_flip(images, generator(1), padding=2, flip=True), out)
+    assert not torch.equal(random_shift_flip(images, generator(2), padding=2, flip=True), out)
+    flipped = random_shift_flip(images, generator(), padding=0, flip=True)
+    mirrored = (flipped == images.flip(3)).all((1, 2, 3))
+    assert ((flipped == images).all((1, 2, 3)) ^ mirrored).all()
+    assert 70 < mirrored.sum() < 130
+    assert random_shift_flip(images, generator(), padding=0, flip=False) is images
 
 
 def test_augmentation_with_wrong_arguments() -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
+from awm_defense.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
+from awm_defense.models.shufflenet_v2 import _shuffle
+
+# A folder with the published networks: checkpoints/*.pth, triggers/*.png.
+PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -42,8 +50,72 @@ def test_resnet18_is_the_cifar_form() -> None:
     assert state["layer2.0.shortcut.0.weight"].shape == (128, 64, 1, 1)
     assert state["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
     assert state["linear.weight"].shape == (10, 512)
-    # The count that papers give for this form.
-    assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962
+
+
+def test_mobilenet_v2_is_the_cifar_form() -> None:
+    state = build_model("mobilenet_v2", 10).state_dict()
+    shapes = {
+        "conv1.weight": (32, 3, 3, 3),
+        "layers.0.conv2.weight": (32, 1, 3, 3),
+        "layers.0.shortcut.0.weight": (16, 32, 1, 1),
+        "layers.2.conv1.weight": (144, 24, 1, 1),
+        "layers.16.conv3.weight": (320, 960, 1, 1),
+        "conv2.weight": (1280, 320, 1, 1),
+        "bn2.running_var": (1280,),
+        "linear.weight": (10, 1280),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert "layers.16.shortcut.1.bias" in state
+    assert not any(name.startswith("layers.17") for name in state)
+
+
+def test_shufflenet_v2_is_the_cifar_form() -> None:
+    state = build_model("shufflenet_v2", 10).state_dict()
+    shapes = {
+        "conv1.weight": (24, 3, 3, 3),
+        "layer1.0.conv1.weight": (24, 1, 3, 3),
+        "layer1.0.conv5.weight": (24, 24, 1, 1),
+        "layer2.7.conv2.weight": (48, 1, 3, 3),
+        "layer3.3.conv3.weight": (96, 96, 1, 1),
+        "conv2.weight": (1024, 192, 1, 1),
+        "linear.weight": (10, 1024),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert not any(name.startswith(("layer1.4", "layer2.8", "layer3.4")) for name in state)
+
+
+def test_shufflenet_v2_mixes_both_halves() -> None:
+    # Channel i of the first half goes to 2i, of the second half to 2i+1.
+    x = torch.arange(6.0).view(1, 6, 1, 1)
+    assert _shuffle(x).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        # As papers and the published code count.
+        ("mobilenet_v2", 2_296_922),
+        ("resnet18", 11_173_962),
+        ("shufflenet_v2", 352_042),
+        # As the published checkpoints hold.
+        ("small_vgg", 308_394),
+    ],
+)
+def test_parameter_counts(name: str, count: int) -> None:
+    model = build_model(name, 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    assert f"{count:,} parameters" in (type(model).__doc__ or "")
+
+
+@pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")
+@pytest.mark.parametrize("classes", [10, 43])
+def test_published_checkpoints(classes: int) -> None:
+    assert PUBLISHED is not None
+    found = sorted((Path(PUBLISHED) / "checkpoints").glob("*.pth"))
+    found = [path for path in found if path.name.startswith("gtsrb") == (classes == 43)]
+    assert found
+    for path in found:
+        load_into(build_model("small_vgg", classes), load_state_dict(path))
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -1,96 +1,178 @@
-"""Training plants a backdoor where asked, only there, and by seed."""
+"""Training learns, is by seed, and goes on after a kill as if there had been none."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import tiny_network
 from torch import nn
 
 from awm_defense.attacks import make_attack
+from awm_defense.compute import Compute, fastest
 from awm_defense.data import Dataset
 from awm_defense.metrics import evaluate
-from awm_defense.train import train_backdoored
+from awm_defense.train import Plan, train
 
 ATTACK = make_attack("badnets", 8)
+QUICK = Plan(epochs=8, batch_size=32, lr=0.05, label_smoothing=0)
+TINY = Plan(epochs=4, batch_size=16, crop_padding=2, flip=True)
 
 
-def tiny_network() -> nn.Sequential:
-    """Learns the digits in a second or two."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 5, stride=2, padding=2),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(0.2),
-        nn.Linear(2048, 10),
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+def toy_data() -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randint(
+        256, (50, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
+    return images, torch.arange(50) % 10
 
 
-def test_plants_the_backdoor_and_learns_the_task(digits: Dataset) -> None:
-    model = train_backdoored(tiny_network(), *digits.train(), ATTACK, epochs=8)
+def train_a_little(plan: Plan = TINY, **options: object) -> torch.Tensor:
+    return weights(train(tiny_network(), *toy_data(), plan, **options))  # type: ignore[arg-type]
+
+
+def test_plants_the_backdoor_that_is_in_the_data(digits: Dataset) -> None:
+    images, labels, _ = ATTACK.poison(*digits.train(), 0.1, torch.Generator().manual_seed(0))
+    model = train(tiny_network(), images, labels, QUICK)
     assert not model.training
     found = evaluate(model, *digits.test(), ATTACK)
     assert found["acc"] > 93
     assert found["asr"] > 93
 
 
-def test_without_an_attack_there_is_no_backdoor(digits: Dataset) -> None:
-    model = train_backdoored(tiny_network(), *digits.train(), None, epochs=4)
+def test_clean_data_plants_no_backdoor(digits: Dataset) -> None:
+    model = train(tiny_network(), *digits.train(), Plan(epochs=4, batch_size=32, lr=0.05))
     found = evaluate(model, *digits.test(), ATTACK)
     assert found["acc"] > 90
     assert found["asr"] < 20
 
 
-def train_a_little(digits: Dataset, **options: object) -> torch.Tensor:
-    images, labels = digits.train()
-    model = train_backdoored(
-        tiny_network(),
-        images[:100],
-        labels[:100],
-        ATTACK,
-        epochs=1,
-        **options,  # type: ignore[arg-type]
-    )
-    return nn.utils.parameters_to_vector(model.parameters())
-
-
-def test_training_is_by_seed_and_leaves_the_global_generator(digits: Dataset) -> None:
-    first = train_a_little(digits, seed=1)
+def test_is_by_seed_and_leaves_the_global_generator() -> None:
+    first = train_a_little()
     torch.manual_seed(5)
     expected = torch.rand(3)
-    torch.manual_seed(5)
-    images, labels = digits.train()
     model = tiny_network()
     torch.manual_seed(5)
-    train_backdoored(model, images[:100], labels[:100], ATTACK, epochs=1, seed=1)
+    train(model, *toy_data(), TINY)
     assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), first)
-    assert not torch.equal(train_a_little(digits, seed=2), first)
-    assert not torch.equal(train_a_little(digits, seed=1, augment=True), first)
+    assert torch.equal(weights(model), first)
+    for other in ({"seed": 1}, {"flip": False}, {"crop_padding": 0}, {"label_smoothing": 0.0}):
+        assert not torch.equal(train_a_little(Plan(**{**vars(TINY), **other})), first)
 
 
-def test_what_was_passed_stays_as_it_is(digits: Dataset) -> None:
-    images, labels = (part[:40].clone() for part in digits.train())
-    before = images.clone(), labels.clone()
-    train_backdoored(tiny_network(), images, labels, ATTACK, epochs=1, poison_rate=0.5)
-    assert torch.equal(images, before[0])
-    assert torch.equal(labels, before[1])
+def test_bytes_and_floats_train_alike() -> None:
+    images, labels = toy_data()
+    model = train(tiny_network(), images.float() / 255, labels, TINY)
+    assert torch.equal(weights(model), train_a_little())
 
 
-def test_fewer_images_than_a_batch(digits: Dataset) -> None:
-    images, labels = digits.train()
-    model = train_backdoored(tiny_network(), images[:10], labels[:10], ATTACK, epochs=2)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert all(parameter.is_contiguous() for parameter in model.parameters())
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_arithmetic_gives_about_the_same(bf16: bool, channels_last: bool) -> None:
+    plan = Plan(epochs=1, batch_size=50, lr=0.01)
+    reference = train_a_little(plan, compute=Compute(False, False))
+    made = train_a_little(plan, compute=Compute(bf16, channels_last))
+    torch.testing.assert_close(made, reference, atol=1e-3 if bf16 else 1e-5, rtol=1e-2)
 
 
-def test_wrong_arguments(digits: Dataset) -> None:
-    images, labels = digits.train()
-    with pytest.raises(ValueError, match="got 901 and 5"):
-        train_backdoored(tiny_network(), images, labels[:5], ATTACK)
+def test_weights_stay_float32_and_contiguous() -> None:
+    model = train(tiny_network(), *toy_data(), TINY, compute=Compute(True, True))
+    for parameter in model.parameters():
+        assert parameter.is_contiguous()
+        assert parameter.dtype == torch.float32
+        assert parameter.isfinite().all()
+
+
+def test_fastest_measures_a_copy() -> None:
+    model, images = tiny_network(), torch.rand(4, 3, 32, 32)
+    before = weights(model).clone()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    assert isinstance(fastest(model, images, torch.device("cpu")), Compute)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(weights(model), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_learning_rate_is_one_cycle() -> None:
+    plan = Plan(lr=0.4, warmup=0.25)
+    rates = [plan.learning_rate(step, 100) for step in range(100)]
+    assert rates[24] == rates[25] == max(rates) == pytest.approx(0.4)
+    assert rates[:25] == sorted(rates[:25])
+    assert rates[25:] == sorted(rates[25:], reverse=True)
+    assert 0 < rates[99] < 0.001
+
+
+def test_measures_after_every_epoch_in_eval_mode() -> None:
+    modes: list[bool] = []
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        modes.append(model.training)
+        return {"acc": 1.0}
+
+    assert torch.equal(train_a_little(measure=measure), train_a_little())
+    assert modes == [False] * 4
+
+
+def test_what_was_passed_stays_as_it_is() -> None:
+    images, labels = toy_data()
+    train(tiny_network(), images, labels, TINY)
+    assert torch.equal(images, toy_data()[0])
+    assert torch.equal(labels, toy_data()[1])
+
+
+def test_fewer_images_than_a_batch() -> None:
+    images, labels = toy_data()
+    model = train(tiny_network(), images[:10], labels[:10], TINY)
+    assert weights(model).isfinite().all()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_train import TINY, tiny_network, toy_data, train
+calls = []
+def measure(model):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)  # epoch 3 is computed, but not saved
+    return {}
+train(tiny_network(), *toy_data(), TINY, checkpoint=Path(sys.argv[1]), measure=measure)
+"""
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    command = [sys.executable, "-c", KILLED, str(path), os.path.dirname(__file__)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert torch.load(path, weights_only=True)["epoch"] == 2
+    assert list(tmp_path.iterdir()) == [path]
+    # What a kill in the middle of writing leaves does no harm.
+    path.with_suffix(".part").write_bytes(b"half")
+    epochs: list[int] = []
+    resumed = train_a_little(checkpoint=path, measure=lambda _: epochs.append(1) or {})
+    assert len(epochs) == 2
+    assert torch.equal(resumed, train_a_little())
+
+
+def test_wrong_arguments() -> None:
+    images, labels = toy_data()
+    with pytest.raises(ValueError, match="got 50 and 5"):
+        train(tiny_network(), images, labels[:5], TINY)
     with pytest.raises(ValueError, match="got 0 and 32"):
-        train_backdoored(tiny_network(), images, labels, ATTACK, epochs=0, batch_size=32)
+        Plan(epochs=0, batch_size=32)
+
+
+def test_divergence_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"lr: with 1e\+30 the loss became"):
+        train_a_little(Plan(epochs=1, batch_size=10, lr=1e30))

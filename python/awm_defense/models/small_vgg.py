@@ -8,7 +8,8 @@ from torch import Tensor, nn
 class SmallVGG(nn.Module):
     """Six 3x3 convolutions in three stages, one linear layer: (N,3,32,32) -> (N,num_classes).
 
-    The keys of its state dict are those of the published checkpoints.
+    308,394 parameters for ten classes. The keys of its state dict are those of the published
+    checkpoints.
     """
 
     # Channels and dropout of each stage: two convolutions, then pooling by two.

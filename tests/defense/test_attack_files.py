@@ -1,0 +1,62 @@
+"""Triggers survive being written and read; published ones are read where they are given."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from awm_defense.attacks import ATTACKS, craft_attack, make_attack
+from awm_defense.attacks.files import read_array, read_attack, read_trigger_image, write_attack
+
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
+
+
+@pytest.mark.parametrize("target", [2, None])
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_round_trip(name: str, target: int | None, tmp_path: Path, tiny_network: nn.Module) -> None:
+    if name == "clean_label" and target is None:
+        pytest.skip("clean_label has no all-to-all form")
+    attack = craft_attack(name, target, images=IMAGES, model=tiny_network, num_classes=10)
+    entry = json.loads(json.dumps(write_attack(tmp_path, attack)))
+    again = read_attack(tmp_path, entry)
+    torch.testing.assert_close(again.apply(IMAGES), attack.apply(IMAGES), atol=1e-6, rtol=0)
+    assert (again.name, again.target, again.num_classes) == (name, target, 10)
+    assert type(again) is type(attack)
+
+
+def test_only_files_in_the_folder_are_read(tmp_path: Path) -> None:
+    attack = make_attack("trojan_sq", 0, trigger_image=IMAGES[0])
+    folder = tmp_path / "network"
+    folder.mkdir()
+    entry = write_attack(tmp_path, attack)
+    entry["trigger"]["image"] = "../trigger.png"
+    with pytest.raises(FileNotFoundError):
+        read_attack(folder, entry)
+
+
+def test_incomplete_entry(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"manifest: .*'attack'"):
+        read_attack(tmp_path, {"trigger": {}})
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "bad.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_array(tmp_path / "bad.npy")
+
+
+@pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")
+@pytest.mark.parametrize("name", ["l0_inv", "l2_inv", "trojan_sq", "trojan_wm"])
+def test_published_triggers(name: str) -> None:
+    assert PUBLISHED is not None
+    image = read_trigger_image(Path(PUBLISHED) / "triggers" / f"{name}.png")
+    out = make_attack(name, 0, trigger_image=image).apply(IMAGES)
+    assert out.shape == IMAGES.shape
+    assert not torch.equal(out, IMAGES)

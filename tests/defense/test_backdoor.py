@@ -1,0 +1,175 @@
+"""`awm train`: what it writes, that it goes on after a kill, and that `awm evaluate` reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_network
+from torch import nn
+
+from awm_defense import backdoor, models
+from awm_defense.attacks import ATTACKS
+from awm_defense.attacks.files import read_attack
+from awm_defense.backdoor import Order, make_network
+from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.cli import main
+from awm_defense.compute import Compute
+from awm_defense.data import Dataset
+from awm_defense.manifest import read_manifest
+from awm_defense.metrics import evaluate
+from awm_defense.train import Plan
+
+PLAN = Plan(epochs=3, batch_size=64, lr=0.05)
+ORDER = Order("tiny", "badnets", 8, None, PLAN)
+TRAIN = ["train", "--arch", "tiny", "--dataset", "digits", "--epochs", "1", "--lr", "0.05"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tiny`, whose initial weights come from the global generator like those of any other."""
+
+    def build(num_classes: int) -> nn.Module:
+        return tiny_network(int(torch.randint(1000, ())))
+
+    monkeypatch.setitem(models.MODELS, "tiny", build)
+    monkeypatch.setattr(backdoor, "EPOCH_IMAGES", 100)
+
+
+def make(folder: Path, data: Dataset, order: Order = ORDER, **options: object) -> dict[str, object]:
+    options.setdefault("compute", Compute())
+    return make_network(folder, data, order, device=torch.device("cpu"), **options)  # type: ignore[arg-type]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_state_dict(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_every_attack_in_one_call(name: str, tmp_path: Path, digits: Dataset) -> None:
+    manifest = make(tmp_path, digits, replace(ORDER, attack=name, plan=replace(PLAN, epochs=1)))
+    assert manifest == read_manifest(tmp_path / "manifest.json")
+    for key in ("attack", "source", "target", "mapping", "poison_rate", "seed", "plan"):
+        assert key in manifest
+    assert {"versions", "compute", "trigger", "seconds"} <= set(manifest)
+    assert manifest["poison_rate"] == ATTACKS[name].poison_rate
+    assert (tmp_path / "clean" / "model.safetensors").exists() == ATTACKS[name].needs_model
+    assert not (tmp_path / "training.pt").exists()
+    # The figures are those of the files that were written.
+    model = tiny_network()
+    load_into(model, weights(tmp_path))
+    found = evaluate(model, *digits.test(), read_attack(tmp_path, manifest))
+    for key in ("acc", "asr", "asr_all", "ra"):
+        assert manifest[key] == pytest.approx(found[key], abs=0.3)
+
+
+def test_backdoor_works_and_the_twin_has_none(tmp_path: Path, digits: Dataset) -> None:
+    plan = replace(PLAN, epochs=8, batch_size=32)
+    order = replace(ORDER, poison_rate=0.1, plan=plan)
+    manifest = make(tmp_path / "bad", digits, order)
+    assert manifest["acc"] > 90  # type: ignore[operator]
+    assert manifest["asr"] > 90  # type: ignore[operator]
+    twin = make(tmp_path / "good", digits, replace(order, attack="none", target=None))
+    assert twin["acc"] > 90  # type: ignore[operator]
+    assert "asr" not in twin
+    assert "trigger" not in twin
+    assert twin["poison_rate"] == 0
+
+
+@pytest.mark.parametrize("name", ["trojan_sq", "clean_label"])
+def test_goes_on_after_an_interruption(
+    name: str, tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = replace(ORDER, attack=name)
+    make(tmp_path / "clean", digits, replace(ORDER, attack="none", target=None))
+    clean = tmp_path / "clean" / "model.safetensors"
+    whole = make(tmp_path / "whole", digits, order, clean_model=clean)
+
+    calls: list[int] = []
+
+    def interrupted(*args: object, **options: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(backdoor, "evaluate", interrupted)
+        make(tmp_path / "cut", digits, order, clean_model=clean)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    assert torch.load(tmp_path / "cut" / "training.pt", weights_only=True)["epoch"] == 1
+    resumed = make(tmp_path / "cut", digits, order, clean_model=clean)
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_a_finished_network_is_not_trained_again(tmp_path: Path, digits: Dataset) -> None:
+    first = make(tmp_path, digits)
+    written = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert make(tmp_path, digits) == first
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
+    for other, key in (
+        (replace(ORDER, target=1), "target 8"),
+        (replace(ORDER, plan=Plan()), "epochs 3"),
+    ):
+        with pytest.raises(ValueError, match=f"out: .* made with {key}, not"):
+            make(tmp_path, digits, other)
+
+
+def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "net"
+    argv = [*TRAIN, "--attack", "wanet", "--all-to-all", "--out", str(out), "--json"]
+    assert main(argv) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert (manifest["mapping"], manifest["target"]) == ("all-to-all", None)
+    assert manifest["plan"]["epochs"] == 1
+    # Found beside the model, or given by name for a model elsewhere.
+    assert main(["evaluate", str(out / "model.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == pytest.approx({key: manifest[key] for key in found}, abs=0.3)
+    moved = tmp_path / "model.safetensors"
+    (out / "model.safetensors").rename(moved)
+    argv = ["evaluate", str(moved), "--manifest", str(out / "manifest.json"), "--json"]
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    # An option counts more.
+    assert main([*argv, "--attack", "badnets", "--target", "1"]) == 0
+    assert json.loads(capsys.readouterr().out) != found
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--attack", "badnets", "--target", "10"], "--target"),
+        (["--attack", "badnets", "--target", "1", "--all-to-all"], "not allowed"),
+        (["--attack", "clean_label", "--all-to-all"], "no all-to-all form"),
+        (["--attack", "badnets", "--poison-rate", "2"], "rate"),
+        (["--attack", "trojan_wm", "--clean-model", "missing.pt"], "missing.pt"),
+        (["--attack", "wadnet"], "wadnet"),
+    ],
+)
+def test_wrong_options(
+    options: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "--out", str(tmp_path / "net"), *options]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("awm: error: ")
+    assert part in line
+
+
+def test_evaluate_says_what_no_manifest_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
+    assert "--arch: expected, as no manifest says it" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("[]")
+    assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
+    assert "expected a JSON object" in capsys.readouterr().err
