@@ -100,8 +100,9 @@ def make_network(
             attack = _craft(data, order, clean, device)
             manifest |= write_attack(folder, attack)
 
-    torch.manual_seed(order.plan.seed)  # for the initial weights
-    model = build_model(order.arch, len(data.classes))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(order.plan.seed)
+        model = build_model(order.arch, len(data.classes))
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
         manifest["compute"] = asdict(compute or fastest(model, images, device))
