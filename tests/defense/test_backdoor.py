@@ -143,6 +143,8 @@ def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFix
     # An option counts more.
     assert main([*argv, "--attack", "badnets", "--target", "1"]) == 0
     assert json.loads(capsys.readouterr().out) != found
+    assert main([*argv, "--target", "0"]) == 2
+    assert "--attack: expected together with --target" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

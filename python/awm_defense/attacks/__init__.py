@@ -19,6 +19,7 @@ __all__ = [
     "WarpTrigger",
     "craft_attack",
     "make_attack",
+    "with_model",
 ]
 
 ATTACKS: dict[str, Method] = {

@@ -35,6 +35,15 @@ MEANING = {
     "asr_all": "the same, target class included",
     "ra": "triggered images still classified right (target class left out)",
 }
+# What is of no use without --attack.
+OF_AN_ATTACK = (
+    "target",
+    "trigger_image",
+    "trigger_mask",
+    "trigger_field",
+    "trigger_mode",
+    "all_to_all",
+)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,6 +101,9 @@ def fill_in(args: argparse.Namespace, manifest: Mapping[str, Any]) -> None:
 def get_attack(args: argparse.Namespace, folder: Path, manifest: Mapping[str, Any]) -> Attack:
     """The attack that the options name, or else the manifest."""
     if args.attack is None:
+        for name in OF_AN_ATTACK:
+            if getattr(args, name) not in (None, False):
+                raise ValueError(f"--attack: expected together with --{name.replace('_', '-')}")
         if "trigger" not in manifest:
             raise ValueError("--attack: expected, as no manifest names one")
         return read_attack(folder, manifest)
