@@ -1,6 +1,7 @@
 """Fused kernels for networks with elementwise weight masks and universal triggers."""
 
 from awm_kernels._backend import BACKENDS, backends, choose
+from awm_kernels._choice import Choice, conv_choices
 from awm_kernels._ops import OPS
 from awm_kernels.l1_ball import l1_project_, l1_rescale_
 from awm_kernels.mask_step import mask_step_
@@ -22,12 +23,14 @@ __version__ = "0.1.0"
 __all__ = [
     "BACKENDS",
     "OPS",
+    "Choice",
     "MaskedConv1d",
     "MaskedConv2d",
     "MaskedConv3d",
     "MaskedLinear",
     "backends",
     "choose",
+    "conv_choices",
     "l1_project_",
     "l1_rescale_",
     "mask_step_",

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from awm_kernels import _check, _ops
+from awm_kernels import _check, _conv_ops
 
 IntOrTuple = int | tuple[int, ...]
 
@@ -83,7 +83,7 @@ def _masked_conv(
                 f"got {size + 2 * p}"
             )
     batched = x.dim() == dims + 2
-    y: Tensor = _ops.masked_conv(
+    y: Tensor = _conv_ops.masked_conv(
         x if batched else x.unsqueeze(0),
         theta,
         mask,

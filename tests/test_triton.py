@@ -29,6 +29,7 @@ from awm_kernels._triton import (
     perturb,
     trigger_step,
 )
+from awm_kernels._triton.masked_conv import forward, input_grad, mask_grad, split, tiles
 
 pytestmark = [
     pytest.mark.triton,
@@ -269,12 +270,20 @@ def test_perturb(
 # (x shape, output channels, kernel, stride, padding, dilation, groups)
 CONVOLUTIONS = {
     "plain": ((2, 5, 9, 7), 6, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "vectors": ((2, 24, 5, 6), 40, (3, 2), (1, 1), (1, 1), (1, 1), 1),
+    "vectors, stride": ((2, 8, 9, 8), 16, (3, 3), (2, 3), (1, 0), (1, 1), 1),
+    "vectors, groups": ((1, 32, 6, 5), 16, (3, 3), (1, 2), (0, 1), (2, 1), 2),
+    "vectors, split": ((1, 136, 4, 4), 72, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "stride": ((2, 3, 8, 11), 4, (3, 2), (2, 3), (1, 0), (1, 1), 1),
     "dilation": ((1, 4, 10, 9), 3, (3, 3), (2, 1), (2, 3), (2, 3), 1),
+    "stride 2, dilation 2": ((1, 8, 9, 12), 8, (3, 4), (2, 4), (2, 1), (2, 2), 1),
     "groups": ((2, 6, 5, 6), 9, (3, 3), (1, 2), (1, 1), (1, 1), 3),
     "depthwise": ((2, 7, 6, 5), 7, (3, 3), (1, 1), (1, 1), (1, 1), 7),
+    "depthwise, stride": ((3, 40, 8, 9), 40, (3, 2), (2, 3), (1, 1), (2, 1), 40),
+    "depthwise, split": ((5, 16, 20, 20), 16, (3, 3), (1, 1), (1, 1), (1, 1), 16),
     "multiplier": ((1, 3, 6, 6), 6, (5, 5), (1, 1), (2, 2), (1, 1), 3),
     "pointwise": ((1, 70, 3, 4), 69, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "pointwise, stride": ((2, 16, 5, 4), 24, (1, 1), (2, 2), (0, 0), (1, 1), 1),
     "one row": ((3, 4, 1, 40), 5, (1, 7), (1, 2), (0, 3), (1, 1), 1),
     "many pixels": ((9, 2, 17, 16), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "unread edge": ((1, 2, 8, 8), 2, (2, 2), (3, 3), (0, 0), (1, 1), 1),
@@ -289,28 +298,26 @@ def test_masked_conv(name: str, dtype: torch.dtype, layout: str) -> None:
     place = (stride, padding, dilation, groups)
     x = torch.randn(shape).to(dtype)
     theta = torch.randn(channels, shape[1] // groups, *kernel)
-    mask = torch.rand_like(theta)
+    form = torch.contiguous_format
+    if layout == "NHWC":
+        form = torch.channels_last
+        x, theta = x.to(memory_format=form), theta.to(memory_format=form)
+    mask = torch.rand(theta.shape)
     scale = torch.randn(channels) if layout != "strided" else None
     bias = torch.randn(channels) if layout != "strided" else None
-    if layout == "NHWC":
-        x = x.contiguous(memory_format=torch.channels_last)
-        theta = theta.contiguous(memory_format=torch.channels_last)
     if layout == "strided":
         x = torch.stack((x, filled(x)), dim=-1)[..., 0].transpose(2, 3).contiguous()
         x = x.transpose(2, 3)
-        theta = torch.stack((theta, filled(theta)), dim=-1)[..., 0]
 
     weight = reference.masked_weight(theta, mask, scale, None, dtype)
     true_weight = reference.masked_weight(
         theta.double(), mask.double(), double(scale), None, DOUBLE
     )
-    y = masked_conv.masked_conv_forward(x, theta, mask, scale, bias, *place)
+    y = masked_conv.masked_conv_forward(x, theta, mask, scale, bias, *place, False, form)
     low_bias = None if bias is None else bias.to(dtype)
     same = reference.conv(x, weight, low_bias, *place)
     check(y, same, reference.conv(x.double(), true_weight, double(bias), *place))
-    assert y.is_contiguous(
-        memory_format=torch.channels_last if layout == "NHWC" else torch.contiguous_format
-    )
+    assert y.is_contiguous(memory_format=form)
 
     grad = torch.randn_like(same)
     if layout == "strided":
@@ -319,20 +326,82 @@ def test_masked_conv(name: str, dtype: torch.dtype, layout: str) -> None:
     true_dx, true_dw, _ = reference.conv_backward(
         grad.double(), x.double(), true_weight, *place, True, True, False
     )
-    actual = masked_conv.masked_conv_input_grad(grad, theta, mask, scale, x.shape, *place)
+    actual = masked_conv.masked_conv_input_grad(
+        grad, theta, mask, scale, x.shape, *place, False, form
+    )
     check(actual, dx, true_dx)
+    assert actual.is_contiguous(memory_format=form)
 
-    dm = masked_conv.masked_conv_mask_grad(grad, x, theta, scale, *place)
+    dm = masked_conv.masked_conv_mask_grad(grad, x, theta, scale, *place, False)
     same_dm = reference.mask_grad(dw, theta, scale, None, theta.dtype)
     check(dm, same_dm, reference.mask_grad(true_dw, theta.double(), double(scale), None, DOUBLE))
-    if layout != "strided":
-        assert dm.stride() == theta.stride()
+    assert dm.stride() == theta.stride()
+
+
+@pytest.mark.parametrize("kind", [tiles.OUTPUT, tiles.WEIGHT], ids=["output", "weight"])
+def test_every_tile_gives_the_same_result(
+    kind: dict[tuple[str, bool], tuple[tiles.Tile, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tile is somebody's only choice on some GPU, whatever fits best here."""
+    x = torch.randn(2, 24, 5, 6).to(memory_format=torch.channels_last)
+    theta = torch.randn(40, 24, 3, 3).to(memory_format=torch.channels_last)
+    mask, grad = torch.rand_like(theta), torch.randn(2, 40, 5, 6)
+    grad = grad.to(memory_format=torch.channels_last)
+    place = ((1, 1), (1, 1), (1, 1), 1)
+    weight = mask.double() * theta.double()
+    dx, dw, _ = reference.conv_backward(
+        grad.double(), x.double(), weight, *place, True, True, False
+    )
+    y = reference.conv(x.double(), weight, None, *place)
+    for (name, _), each in kind.items():
+        dtype = HALF if name == "half" else FLOAT
+        a, g, tf32 = x.to(dtype), grad.to(dtype), name == "tf32"
+        for tile in each:
+            monkeypatch.setattr(tiles, "candidates", lambda *_, t=tile: [t])
+            for module in (forward, input_grad, mask_grad):
+                monkeypatch.setattr(module, "candidates", lambda *_, t=tile: [t])
+            tolerance = {"rtol": 2e-2, "atol": 2e-1} if dtype == HALF else {"rtol": 1e-4}
+            tolerance.setdefault("atol", 1e-4)
+            form = torch.channels_last
+            if kind is tiles.OUTPUT:
+                got = masked_conv.masked_conv_forward(
+                    a, theta, mask, None, None, *place, tf32, form
+                )
+                torch.testing.assert_close(got.double(), y, **tolerance)
+                got = masked_conv.masked_conv_input_grad(
+                    g, theta, mask, None, x.shape, *place, tf32, form
+                )
+                torch.testing.assert_close(got.double(), dx, **tolerance)
+            else:
+                got = masked_conv.masked_conv_mask_grad(g, a, theta, None, *place, tf32)
+                torch.testing.assert_close(got.double(), dw * theta, **tolerance)
+
+
+def test_candidates_waste_little() -> None:
+    half = tiles.OUTPUT["half", True]
+    assert [tile.n for tile in tiles.candidates(half, 10_000, 16)] == [16]
+    assert {tile.n for tile in tiles.candidates(half, 10_000, 24)} == {32, 16}
+    assert tiles.candidates(half, 100_000, 512)[0] == half[0]
+    assert len(tiles.candidates(half, 100_000, 512)) <= tiles.MOST
+    small = tiles.WEIGHT["half", True]
+    assert tiles.candidates(small, 16, 16) == [small[-1]]
+
+
+def test_a_sum_in_shares_has_the_same_bits_every_time() -> None:
+    x, theta = torch.randn(3, 5, 20, 20), torch.randn(4, 5, 3, 3)
+    grad, place = torch.randn(3, 4, 20, 20), ((1, 1), (1, 1), (1, 1), 1)
+    runs = [
+        masked_conv.masked_conv_mask_grad(grad, x, theta, None, *place, False) for _ in range(2)
+    ]
+    assert torch.equal(*runs)
+    assert split.steps_per_share(1, 64, torch.device("cpu")) < 64
 
 
 def test_masked_conv_refuses_float64() -> None:
     x, theta = torch.ones(1, 1, 4, 4, dtype=DOUBLE), torch.ones(1, 1, 3, 3)
+    place = ((1, 1), (0, 0), (1, 1), 1, False, torch.contiguous_format)
     with pytest.raises(TypeError, match=r"expected x in float32.*got torch\.float64"):
-        masked_conv.masked_conv_forward(x, theta, theta, None, None, (1, 1), (0, 0), (1, 1), 1)
+        masked_conv.masked_conv_forward(x, theta, theta, None, None, *place)
 
 
 def test_empty() -> None:
@@ -353,9 +422,9 @@ def test_empty() -> None:
     assert grad_delta.abs().sum() == 0
 
     x, theta = torch.empty(0, 2, 6, 5), torch.ones(4, 2, 3, 3)
-    place = ((1, 1), (1, 1), (1, 1), 1)
-    y = masked_conv.masked_conv_forward(x, theta, theta, None, None, *place)
+    place, form = ((1, 1), (1, 1), (1, 1), 1, False), torch.contiguous_format
+    y = masked_conv.masked_conv_forward(x, theta, theta, None, None, *place, form)
     assert y.shape == (0, 4, 6, 5)
-    dx = masked_conv.masked_conv_input_grad(y, theta, theta, None, x.shape, *place)
+    dx = masked_conv.masked_conv_input_grad(y, theta, theta, None, x.shape, *place, form)
     assert dx.shape == x.shape
     assert masked_conv.masked_conv_mask_grad(y, x, theta, None, *place).abs().sum() == 0
