@@ -1,0 +1,28 @@
+"""python -m gpu PART --out FILE: one part of the benchmarks, rows as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import ceilings, convolutions, flat, trigger
+from .setting import write
+
+PARTS = {
+    "ceilings": ceilings.rows,
+    "flat": flat.rows,
+    "trigger": trigger.rows,
+    "convolutions": convolutions.rows,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    write(PARTS[arguments.part](), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
