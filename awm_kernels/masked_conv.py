@@ -153,8 +153,11 @@ def masked_conv2d(
         padding: the same (zeros), or "same" or "valid".
         groups: divides c and o; groups = c is a depthwise convolution.
         scale: one factor per output channel, (o,); a folded BatchNorm, say.
-        backend: "auto", "reference", "cpu" (compiled mask kernels around the library's
-            convolution) or "triton" (the mask is applied as the weight tile is loaded).
+        backend: "triton" applies the mask as the weight tile is loaded, on channels_last best;
+            float32 is multiplied in tf32 where `torch.backends.cudnn` allows it. "reference",
+            "cpu" and "cuda" make the weight with the kernel of that name, then call the library's
+            convolution. "auto" on a CUDA device does whichever was faster when each pass of the
+            shape first ran: see `conv_choices`.
 
     Returns:
         (n, o, h', w') in `x.dtype`.

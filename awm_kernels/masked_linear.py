@@ -27,7 +27,7 @@ def masked_linear(
         mask: same shape as `theta`.
         bias: (out,), of `x`'s dtype.
         scale: one factor per output, (out,).
-        backend: "auto", "reference", "cpu", "cuda" or "triton".
+        backend: as for `masked_conv2d`; tf32 where `torch.backends.cuda.matmul` allows it.
 
     Returns:
         (…, out) in `x.dtype`. Gradients only where required; the mask's is dW ⊙ theta · s.

@@ -179,12 +179,12 @@ def test_tile_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.tensor(tile.m)
 
     monkeypatch.setattr(tiles, "_chosen", {})
-    assert tiles.pick("key", each, launch, CPU) == each[0].m
+    assert tiles.pick("key", lambda: each, launch, CPU) == each[0].m
     assert launched == [each[0]]
     monkeypatch.setattr(_timing, "allowed", always)
     monkeypatch.setattr(_timing, "device_times", clock)
     for _ in range(2):
-        assert tiles.pick("key", each, launch, CPU) == each[1].m
+        assert tiles.pick("key", lambda: each, launch, CPU) == each[1].m
     assert clock.asked == 1 and launched[-1] == each[1]
 
 
@@ -202,5 +202,5 @@ def test_tiles_that_a_gpu_has_no_room_for_are_left_out(monkeypatch: pytest.Monke
     monkeypatch.setattr(tiles, "_chosen", {})
     monkeypatch.setattr(_timing, "allowed", always)
     monkeypatch.setattr(_timing, "device_times", Clock(2.0, 1.0))
-    tiles.pick("key", each, launch, CPU)
+    tiles.pick("key", lambda: each, launch, CPU)
     assert tiles._chosen["key"] == each[2]

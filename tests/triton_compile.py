@@ -187,11 +187,12 @@ class _Tiles:
     def __init__(self) -> None:
         self.launched: set[tiles.Tile] = set()
 
-    def __call__(self, key: Any, each: list[tiles.Tile], launch: Any, device: Any) -> Tensor:
-        self.launched.update(each)
-        for tile in each[1:]:
+    def __call__(self, key: Any, candidates: Any, launch: Any, device: Any) -> Tensor:
+        first, *others = candidates()
+        self.launched.update((first, *others))
+        for tile in others:
             launch(tile)
-        result: Tensor = launch(each[0])
+        result: Tensor = launch(first)
         return result
 
     def missed(self) -> set[tiles.Tile]:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .._common import INTERPRETED, narrow
+from .._common import INTERPRETED
 
 
 @triton.jit
-def load_weight(
-    theta, mask, scale, offset, channel, valid, COMPUTE: tl.constexpr, DTYPE: tl.constexpr
-):
-    """A tile of W; `channel` is the output channel of its elements."""
+def load_weight(theta, mask, offset, valid, COMPUTE: tl.constexpr):
+    """A tile of m ⊙ θ, not rounded yet."""
     weight = tl.load(mask + offset, mask=valid, other=0).to(COMPUTE)
-    weight *= tl.load(theta + offset, mask=valid, other=0).to(COMPUTE)
-    if scale is not None:
-        weight *= tl.load(scale + channel, mask=valid, other=0).to(COMPUTE)
-    return narrow(weight, DTYPE)
+    return weight * tl.load(theta + offset, mask=valid, other=0).to(COMPUTE)
 
 
 @triton.jit

@@ -76,7 +76,10 @@ def _depthwise_forward_kernel(
         place = tap_h * dilation_h * x_h + tap_w * dilation_w * x_w
         values = tl.load(corner + place, mask=valid[:, None] & inside, other=0)
         offset = channel * theta_c + tap_h * theta_h + tap_w * theta_w
-        weight = load_weight(theta, mask, scale, offset, channel, exists, COMPUTE, DTYPE)
+        weight = load_weight(theta, mask, offset, exists, COMPUTE)
+        if scale is not None:
+            weight *= tl.load(scale + channel, mask=exists, other=0).to(COMPUTE)
+        weight = narrow(weight, DTYPE)
         total += values.to(tl.float32) * weight.to(tl.float32)[None, :]
     if bias is not None:
         total += tl.load(bias + channel, mask=exists, other=0).to(tl.float32)[None, :]
@@ -147,7 +150,10 @@ def _depthwise_input_grad_kernel(
             place[:, None] + (channel * grad_c)[None, :], mask=valid[:, None] & inside, other=0
         )
         offset = channel * theta_c + tap_h * theta_h + tap_w * theta_w
-        weight = load_weight(theta, mask, scale, offset, channel, exists, COMPUTE, DTYPE)
+        weight = load_weight(theta, mask, offset, exists, COMPUTE)
+        if scale is not None:
+            weight *= tl.load(scale + channel, mask=exists, other=0).to(COMPUTE)
+        weight = narrow(weight, DTYPE)
         total += values.to(tl.float32) * weight.to(tl.float32)[None, :]
     dx_rows = dx + (image * dx_n + (pixel // width * dx_h + pixel % width * dx_w))
     tl.store(dx_rows[:, None] + (channel * dx_c)[None, :], narrow(total, DTYPE), mask=inside)
@@ -272,7 +278,7 @@ def forward(
         return y
 
     key = ("depthwise forward", place, x.dtype, theta.dtype, x.device)
-    return pick(key, candidates(DEPTHWISE, rows, place.groups), launch, x.device)
+    return pick(key, lambda: candidates(DEPTHWISE, rows, place.groups), launch, x.device)
 
 
 def input_grad(
@@ -301,7 +307,7 @@ def input_grad(
         return dx
 
     key = ("depthwise input gradient", place, grad.dtype, theta.dtype, grad.device)
-    return pick(key, candidates(DEPTHWISE, rows, place.groups), launch, grad.device)
+    return pick(key, lambda: candidates(DEPTHWISE, rows, place.groups), launch, grad.device)
 
 
 def mask_grad(
@@ -336,4 +342,4 @@ def mask_grad(
         return dm
 
     key = ("depthwise mask gradient", place, grad.dtype, theta.dtype, x.device)
-    return pick(key, candidates(DEPTHWISE, rows, place.groups), launch, x.device)
+    return pick(key, lambda: candidates(DEPTHWISE, rows, place.groups), launch, x.device)

@@ -83,10 +83,8 @@ def _forward_kernel(
     channel = group * out_channels + local
     tile = tl.program_id(0) // (groups * columns)
     image, pixel = pixels(tile, out_height * out_width, BLOCK_M)
-    out_row = pixel // out_width
-    out_column = pixel % out_width
-    top = out_row * stride_h - pad_h
-    left = out_column * stride_w - pad_w
+    top = pixel // out_width * stride_h - pad_h
+    left = pixel % out_width * stride_w - pad_w
     x_rows = x + image * (x_n * VECTOR)
     x_rows += group * in_channels * x_c + top * (x_h * VECTOR) + left * (x_w * VECTOR)
     theta_columns = channel * (theta_o * VECTOR)
@@ -115,25 +113,25 @@ def _forward_kernel(
         weight = load_weight(
             theta,
             mask,
-            scale,
             theta_rows[:, None] + theta_columns[None, :],
-            channel[None, :],
             exists[:, None] & (local < out_channels)[None, :],
             COMPUTE,
-            DTYPE,
         )
-        total = multiply_add(values, weight, total, PRECISION)
+        total = multiply_add(values, narrow(weight, DTYPE), total, PRECISION)
 
+    written = local < out_channels
     share = tl.program_id(1)
+    if scale is not None:
+        total *= tl.load(scale + channel, mask=written, other=0).to(tl.float32)[None, :]
     if bias is not None:
-        once = (local < out_channels) & (share == 0)
+        once = written & (share == 0)
         total += tl.load(bias + channel, mask=once, other=0).to(tl.float32)[None, :]
-    y_rows = y + share.to(tl.int64) * share_size + image * (y_n * VECTOR)
-    y_rows += out_row * (y_h * VECTOR) + out_column * (y_w * VECTOR)
+    y_rows = y + share.to(tl.int64) * (share_size * VECTOR) + image * (y_n * VECTOR)
+    y_rows += pixel // out_width * (y_h * VECTOR) + pixel % out_width * (y_w * VECTOR)
     tl.store(
         y_rows[:, None] + (channel * y_c)[None, :],
         narrow(total, y.dtype.element_ty),
-        mask=inside[:, None] & (local < out_channels)[None, :],
+        mask=inside[:, None] & written[None, :],
     )
 
 
@@ -200,7 +198,7 @@ def _forward(
             *in_vectors(theta, vector),
             *in_vectors(y, vector),
             steps,
-            y.numel() if shares > 1 else 0,
+            y.numel() // vector if shares > 1 else 0,
             VECTOR=vector,
             COMPUTE=compute_type(theta.dtype),
             DTYPE=how.stored,
@@ -210,6 +208,8 @@ def _forward(
         split.sum_shares(target, y)
         return y
 
-    tiles = candidates(OUTPUT[how.name, vector > 1], rows, place.out_channels)
+    def tiles() -> list[Tile]:
+        return candidates(OUTPUT[how.name, vector > 1], rows, place.out_channels)
+
     key = ("forward", place, how, vector, theta.dtype, x.device)
     return pick(key, tiles, launch, x.device)

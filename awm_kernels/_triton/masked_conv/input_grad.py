@@ -103,9 +103,7 @@ def _input_grad_kernel(
     phase_w = tl.program_id(2) % stride_w
     place_h = pixel // width_of_phase
     place_w = pixel % width_of_phase
-    in_row = place_h * stride_h + phase_h
-    in_column = place_w * stride_w + phase_w
-    inside = (image < images) & (in_row < height) & (in_column < width)
+    inside = image < images
     first_h, taps_h = _taps_that_meet(phase_h + pad_h, kernel_h, stride_h, dilation_h, every_h)
     first_w, taps_w = _taps_that_meet(phase_w + pad_w, kernel_w, stride_w, dilation_w, every_w)
     grad_rows = grad + image * (grad_n * VECTOR)
@@ -137,16 +135,18 @@ def _input_grad_kernel(
         weight = load_weight(
             theta,
             mask,
-            scale,
             theta_rows[:, None] + (local * theta_i)[None, :],
-            channel[:, None],
             exists[:, None] & (local < in_channels)[None, :],
             COMPUTE,
-            DTYPE,
         )
-        total = multiply_add(values, weight, total, PRECISION)
+        if scale is not None:
+            weight *= tl.load(scale + channel, mask=exists, other=0).to(COMPUTE)[:, None]
+        total = multiply_add(values, narrow(weight, DTYPE), total, PRECISION)
 
-    dx_rows = dx + tl.program_id(1).to(tl.int64) * share_size + image * (dx_n * VECTOR)
+    in_row = place_h * stride_h + phase_h
+    in_column = place_w * stride_w + phase_w
+    inside = inside & (in_row < height) & (in_column < width)
+    dx_rows = dx + tl.program_id(1).to(tl.int64) * (share_size * VECTOR) + image * (dx_n * VECTOR)
     dx_rows += in_row * (dx_h * VECTOR) + in_column * (dx_w * VECTOR)
     tl.store(
         dx_rows[:, None] + ((group * in_channels + local) * dx_c)[None, :],
@@ -221,7 +221,7 @@ def _input_grad(
             every_h,
             every_w,
             steps,
-            dx.numel() if shares > 1 else 0,
+            dx.numel() // vector if shares > 1 else 0,
             VECTOR=vector,
             COMPUTE=compute_type(theta.dtype),
             DTYPE=how.stored,
@@ -231,6 +231,8 @@ def _input_grad(
         split.sum_shares(target, dx)
         return dx
 
-    tiles = candidates(OUTPUT[how.name, vector > 1], rows, place.in_channels)
+    def tiles() -> list[Tile]:
+        return candidates(OUTPUT[how.name, vector > 1], rows, place.in_channels)
+
     key = ("input gradient", place, how, vector, theta.dtype, grad.device)
     return pick(key, tiles, launch, grad.device)

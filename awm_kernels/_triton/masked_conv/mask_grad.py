@@ -124,7 +124,7 @@ def _mask_grad_kernel(
     total = total.to(COMPUTE) * tl.load(theta + offset, mask=valid, other=0).to(COMPUTE)
     if scale is not None:
         total *= tl.load(scale + channel, mask=local < out_channels, other=0).to(COMPUTE)[:, None]
-    share = tl.program_id(1).to(tl.int64) * share_size
+    share = tl.program_id(1).to(tl.int64) * (share_size * VECTOR)
     tl.store(dm + share + offset, narrow(total, dm.dtype.element_ty), mask=valid)
 
 
@@ -182,7 +182,7 @@ def _mask_grad(
             *in_vectors(x, vector),
             *in_vectors(theta, vector),
             steps,
-            dm.numel() if shares > 1 else 0,
+            dm.numel() // vector if shares > 1 else 0,
             VECTOR=vector,
             COMPUTE=compute_type(theta.dtype),
             PRECISION=how.precision,
@@ -192,6 +192,9 @@ def _mask_grad(
         return dm
 
     columns = place.in_channels if vector > 1 else place.taps * place.in_channels
-    tiles = candidates(WEIGHT[how.name, vector > 1], place.out_channels, columns)
+
+    def tiles() -> list[Tile]:
+        return candidates(WEIGHT[how.name, vector > 1], place.out_channels, columns)
+
     key = ("mask gradient", place, how, vector, theta.dtype, x.device)
     return pick(key, tiles, launch, x.device)

@@ -40,6 +40,7 @@ OUTPUT = {
         Tile(128, 64, 64, 4, 3),
         Tile(64, 64, 64, 4, 3),
         Tile(128, 128, 32, 8, 4),
+        Tile(256, 64, 32, 8, 3),
         Tile(128, 32, 64, 4, 3),
         Tile(128, 16, 64, 4, 3),
     ),
@@ -91,17 +92,20 @@ def candidates(tiles: tuple[Tile, ...], rows: int, columns: int) -> list[Tile]:
 
 
 def pick(
-    key: Hashable, tiles: list[Tile], launch: Callable[[Tile], Tensor], device: torch.device
+    key: Hashable,
+    tiles: Callable[[], list[Tile]],
+    launch: Callable[[Tile], Tensor],
+    device: torch.device,
 ) -> Tensor:
-    """`launch` with the tile that was fastest for `key`, measured at the first call.
+    """`launch` with the one of `tiles` that was fastest for `key`, measured at the first call.
 
-    Where nothing may be measured (see `_timing.allowed`) and nothing was, the first tile is used.
+    Where nothing may be measured (see `_timing.allowed`) and nothing was, the first one is used.
     """
-    if key not in _chosen and len(tiles) > 1 and _timing.allowed(device):
-        fitting = [tile for tile in tiles if _launches(launch, tile)]
+    if key not in _chosen and _timing.allowed(device):
+        fitting = [tile for tile in tiles() if _launches(launch, tile)]
         times = _timing.device_times([partial(launch, tile) for tile in fitting], device)
         _chosen[key] = fitting[times.index(min(times))]
-    return launch(_chosen.get(key, tiles[0]))
+    return launch(_chosen[key] if key in _chosen else tiles()[0])
 
 
 def _launches(launch: Callable[[Tile], Tensor], tile: Tile) -> bool:
