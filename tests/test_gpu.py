@@ -51,6 +51,15 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def tf32(_fair: None) -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = True, True
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 def check(case: Case, inputs: cases.Inputs, backend: str, factor: float = 2) -> list[Tensor]:
     exact = case.run(cases.doubled(inputs), "reference")
     same = case.run(inputs, "reference")
@@ -99,10 +108,8 @@ def test_convolutions_in_channels_last_bfloat16(name: str, device: str, backend:
 
 @every_place
 @pytest.mark.parametrize("name", [name for name in CASES if "conv" in name or "linear" in name])
-def test_tf32(name: str, device: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 bits of mantissa, cut off or rounded: the library does either, so twice as much again."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+def test_tf32(name: str, device: str, backend: str, tf32: None) -> None:
+    """Operands of 10 bits of mantissa, cut off or rounded: the library does either."""
     case, inputs = CASES[name], cases.on(CASES[name].make(), device, FLOAT)
     inputs = cases.channels_last(inputs)
     for ours, truth in zip(
