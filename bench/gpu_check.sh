@@ -41,8 +41,9 @@ part diagnostics 30 "$python" -m awm_kernels
 for name in ceilings flat trigger; do
   part "$name" 30 "$python" -m gpu "$name" --out "$parts/$name.json"
 done
+# Three at a time: the largest tests take up to 40 GiB each.
 workers=()
-if "$python" -c 'import xdist' 2>/dev/null; then workers=(-n 6); fi
+if "$python" -c 'import xdist' 2>/dev/null; then workers=(-n 3); fi
 part tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider "${workers[@]}" \
   --junit-xml="$parts/tests.xml" tests/test_gpu.py
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

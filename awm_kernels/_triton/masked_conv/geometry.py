@@ -117,7 +117,7 @@ def in_vectors(tensor: Tensor, vector: int) -> list[int]:
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """`tensor`, copied unless it already has the strides of `model`, which is dense."""
-    if tensor.stride() == model.stride():
+    """`tensor`, copied unless it already lies like `model`, which is dense."""
+    if strides(tensor) == strides(model):
         return tensor
     return torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
