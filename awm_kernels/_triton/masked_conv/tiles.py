@@ -51,10 +51,10 @@ OUTPUT = {
         Tile(128, 32, 32, 4, 3),
         Tile(128, 16, 32, 4, 3),
     ),
-    ("float", True): (Tile(64, 64, 16, 8, 2), Tile(64, 16, 16, 4, 2)),
+    ("float", True): (Tile(64, 64, 16, 8, 2), Tile(32, 16, 16, 4, 2)),
     ("half", False): (Tile(64, 64, 32, 8, 2), Tile(64, 16, 32, 4, 2)),
     ("tf32", False): (Tile(64, 64, 32, 8, 2), Tile(64, 16, 32, 4, 2)),
-    ("float", False): (Tile(64, 64, 16, 8, 2), Tile(64, 16, 16, 4, 2)),
+    ("float", False): (Tile(64, 64, 16, 8, 2), Tile(32, 16, 16, 4, 2)),
 }
 WEIGHT = {
     ("half", True): (
