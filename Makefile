@@ -16,12 +16,13 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test lint compile-check format clean
+.PHONY: help demo test lint compile-check cuda-check format clean
 help:
 	@echo "make demo           plant a backdoor and erase it; the report goes to awm-demo/"
 	@echo "make test           build, then run every test"
 	@echo "make lint           ruff, clang-format and mypy"
 	@echo "make compile-check  compile the Triton kernels for sm_90 (no GPU needed)"
+	@echo "make cuda-check     build the CUDA kernels (no GPU needed) and look for spilled registers"
 	@echo "make format         rewrite the sources the way lint wants them"
 	@echo "make clean          remove the environment and everything built"
 
@@ -36,16 +37,20 @@ test: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 
 compile-check: $(DEV)
 	$(BIN)/python tests/triton_compile.py
 
+cuda-check: export AWM_CUDA := on
+cuda-check: $(DEV)
+	$(BIN)/python tests/cuda_resources.py
+
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 # docs/demo.png, the picture in the README, from a fresh demo.
 docs/demo.png: docs/make_picture.py $(PACKAGE)

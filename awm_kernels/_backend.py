@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from torch import Tensor
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 LIBRARY = Path(__file__).parent / "lib" / "libawm_cpu.so"
+CUDA_LIBRARY = LIBRARY.with_name("libawm_cuda.so")
+OLDEST_CAPABILITY = (8, 0)
 
 
 class BackendStatus(NamedTuple):
@@ -38,11 +41,40 @@ def _cpu_status() -> BackendStatus:
 
 @functools.cache
 def _cuda_status() -> BackendStatus:
-    return BackendStatus(
-        False,
-        "this version has no CUDA kernels",
-        "use triton on CUDA tensors",
+    rebuild = (
+        "install a CUDA toolkit (12.0 or newer), then: "
+        "AWM_CUDA=on pip install --no-build-isolation ."
     )
+    if not CUDA_LIBRARY.exists():
+        why = f"{CUDA_LIBRARY.name} was not built with this installation"
+        return BackendStatus(False, why, rebuild)
+    # A CPU torch lacks what the library asks of torch, so it is not even loaded.
+    if torch.version.cuda is None:
+        why = f"torch {torch.__version__} is a CPU build"
+        return BackendStatus(False, why, "install a CUDA build of torch (pytorch.org)")
+    try:
+        torch.ops.load_library(str(CUDA_LIBRARY))
+    except (OSError, RuntimeError) as error:
+        return BackendStatus(False, f"{CUDA_LIBRARY.name} does not load: {error}", rebuild)
+    if not torch.cuda.is_available():
+        return BackendStatus(False, "no CUDA device is visible", "run on a CUDA machine")
+    misfits = [_device_misfit(index) for index in range(torch.cuda.device_count())]
+    if all(misfits):
+        return BackendStatus(False, misfits[0], "use a newer GPU, or triton on this one")
+    return BackendStatus(True, "", "")
+
+
+@functools.cache
+def _device_misfit(index: int) -> str:
+    """Why the CUDA kernels can't run on this device; empty if they can.
+
+    Devices newer than those that they were compiled for run them too, from PTX.
+    """
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= OLDEST_CAPABILITY:
+        return ""
+    found = "".join(map(str, capability))
+    return f"it takes GPUs from sm_80 on, {torch.cuda.get_device_name(index)} is sm_{found}"
 
 
 @functools.cache
@@ -64,14 +96,17 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+_STATUS: dict[str, Callable[[], BackendStatus]] = {
+    "reference": lambda: BackendStatus(True, "", ""),
+    "cpu": _cpu_status,
+    "cuda": _cuda_status,
+    "triton": _triton_status,
+}
+
+
 def backends() -> dict[str, BackendStatus]:
     """The state of every backend, by name."""
-    return {
-        "reference": BackendStatus(True, "", ""),
-        "cpu": _cpu_status(),
-        "cuda": _cuda_status(),
-        "triton": _triton_status(),
-    }
+    return {name: status() for name, status in _STATUS.items()}
 
 
 def _fits(backend: str, tensors: list[Tensor]) -> str:
@@ -87,13 +122,14 @@ def _fits(backend: str, tensors: list[Tensor]) -> str:
     for tensor in tensors:
         if tensor.dtype not in KERNEL_DTYPES:
             return f"it takes float32, bfloat16 and float64, got {tensor.dtype}"
-    return ""
+    return _device_misfit(tensors[0].device.index) if backend == "cuda" else ""
 
 
-def choose(backend: str, *tensors: Tensor | None) -> str:
+def choose(backend: str, *tensors: Tensor | None, has_cuda: bool = False) -> str:
     """The backend that a call with `backend=` on these tensors runs on.
 
-    "auto" takes the compiled CPU kernels for CPU tensors and Triton for CUDA tensors, and the
+    "auto" takes the compiled CPU kernels for CPU tensors; for CUDA tensors the CUDA kernels, for
+    ops that have one (`has_cuda`: all but convolutions and linear maps), or else Triton; and the
     PyTorch reference where those are missing or don't take the dtype.
 
     Raises:
@@ -102,15 +138,15 @@ def choose(backend: str, *tensors: Tensor | None) -> str:
     """
     present = [tensor for tensor in tensors if tensor is not None]
     if backend == "auto":
-        candidate = {"cpu": "cpu", "cuda": "triton"}.get(present[0].device.type, "reference")
-        if candidate != "reference":
-            ready = (_cpu_status if candidate == "cpu" else _triton_status)().available
-            if ready and not _fits(candidate, present):
+        on_cuda = ("cuda", "triton") if has_cuda else ("triton",)
+        candidates = {"cpu": ("cpu",), "cuda": on_cuda}.get(present[0].device.type, ())
+        for candidate in candidates:
+            if _STATUS[candidate]().available and not _fits(candidate, present):
                 return candidate
         return "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    status = backends()[backend]
+    status = _STATUS[backend]()
     if not status.available:
         raise RuntimeError(
             f"backend {backend!r} is not available: {status.why}. To get it: {status.how}."

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from awm_kernels._backend import LIBRARY, backends
+from awm_kernels._backend import CUDA_LIBRARY, LIBRARY, backends
 
 
 def _build() -> dict[str, Any] | None:
@@ -22,7 +22,9 @@ def _build() -> dict[str, Any] | None:
         "compiler": info.compiler(),
         "flags": info.flags(),
         "torch": info.torch_version_built(),
+        "cuda_library": str(CUDA_LIBRARY) if CUDA_LIBRARY.exists() else None,
         "cuda_archs": info.cuda_archs(),
+        "cuda_toolkit": info.cuda_toolkit(),
         "instruction_set": info.cpu_capability(),
     }
 
@@ -66,8 +68,11 @@ def as_text(found: dict[str, Any]) -> str:
             f"  flags            {build['flags']}",
             f"  built on torch   {build['torch']} (runs on any torch from 2.11 on)",
             f"  instruction set  {build['instruction_set']}",
-            f"  GPU code         {', '.join(build['cuda_archs']) or 'none'}",
+            f"  CUDA library     {build['cuda_library'] or 'none'}",
         ]
+        if build["cuda_library"]:
+            archs = ", ".join(build["cuda_archs"])
+            lines.append(f"  GPU code         {archs}, by CUDA {build['cuda_toolkit']}")
     lines += ["", "Backends:"]
     for name, status in found["backends"].items():
         lines.append(f"  {name:<10} {'works' if status['available'] else status['why']}")

@@ -44,8 +44,8 @@ _TRITON_HOME = {
 
 
 def _kernel(backend: str, name: str) -> Callable[..., Any]:
-    if backend == "cpu":
-        kernel: Callable[..., Any] = getattr(torch.ops.awm_kernels_cpu, name)
+    if backend in ("cpu", "cuda"):
+        kernel: Callable[..., Any] = getattr(getattr(torch.ops, f"awm_kernels_{backend}"), name)
         return kernel
     module = import_module(f"awm_kernels._triton.{_TRITON_HOME[name]}")
     return getattr(module, name)
@@ -88,7 +88,7 @@ def _masked_weight(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    chosen = choose(backend, theta, mask)
+    chosen = choose(backend, theta, mask, has_cuda=True)
     if chosen == "reference":
         return reference.masked_weight(theta, mask, scale, row_ptr, dtype)
     theta = _ordered(theta)
@@ -167,6 +167,15 @@ def _write_back(target: Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
+def _step_workspace(mask: Tensor) -> Tensor:
+    """Room for two sums of each of the CUDA kernel's blocks (2048 elements), and of all.
+
+    Allocated here, so that in a CUDA graph it comes from the graph's own memory.
+    """
+    blocks = -(-mask.numel() // 2048)
+    return torch.empty(2 * (1 + blocks), dtype=torch.float64, device=mask.device)
+
+
 @torch.library.custom_op(
     "awm_kernels::mask_step_",
     mutates_args=("mask", "exp_avg", "exp_avg_sq", "step", "weight_out", "stats"),
@@ -194,7 +203,7 @@ def mask_step_(
 ) -> None:
     step.add_(1)
     numbers = (lr, beta1, beta2, eps, grad_clip, l1, grad_norm_clip, proximal)
-    chosen = choose(backend, mask, grad_weight, theta, weight_out)
+    chosen = choose(backend, mask, grad_weight, theta, weight_out, has_cuda=True)
     if chosen == "reference":
         reference.mask_step_(
             mask, grad_weight, theta, exp_avg, exp_avg_sq, step, weight_out, stats, scale, row_ptr,
@@ -205,6 +214,7 @@ def mask_step_(
     optional = [None if t is None else _like(t, dense_mask) for t in (exp_avg, exp_avg_sq)]
     dense_out = None if weight_out is None else _like(weight_out, dense_mask)
     dense_stats = stats.contiguous()
+    workspace = (_step_workspace(dense_mask),) if chosen == "cuda" else ()
     _kernel(chosen, "mask_step_")(
         dense_mask,
         _like(grad_weight, dense_mask),
@@ -216,6 +226,7 @@ def mask_step_(
         _scale(scale, theta.dtype),
         row_ptr,
         *numbers,
+        *workspace,
     )
     pairs = ((mask, dense_mask), (exp_avg, optional[0]), (exp_avg_sq, optional[1]))
     for target, source in (*pairs, (weight_out, dense_out), (stats, dense_stats)):
@@ -229,7 +240,7 @@ def _(*args: Any) -> None:
 
 
 def _on_rows(name: str, delta: Tensor, radius: Tensor, backend: str) -> None:
-    chosen = choose(backend, delta)
+    chosen = choose(backend, delta, has_cuda=True)
     if chosen == "reference":
         getattr(reference, name)(delta, radius)
         return
@@ -252,7 +263,7 @@ def l1_project_(delta: Tensor, radius: Tensor, backend: str) -> None:
 def trigger_step_(
     delta: Tensor, grad: Tensor, radius: Tensor, lr: float, project: bool, bound: bool, backend: str
 ) -> None:
-    chosen = choose(backend, delta, grad)
+    chosen = choose(backend, delta, grad, has_cuda=True)
     if chosen == "reference":
         reference.trigger_step_(delta, grad, radius, lr, project, bound)
         return
@@ -286,7 +297,7 @@ def _images(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("awm_kernels::perturb", mutates_args=())
 def perturb(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> Tensor:
-    chosen = choose(backend, x, delta)
+    chosen = choose(backend, x, delta, has_cuda=True)
     if chosen == "reference":
         return torch.empty_like(_ordered(x)).copy_(reference.perturb(x, delta, low, high))
     out = torch.empty_like(_ordered(x))
@@ -312,7 +323,7 @@ def perturb_backward(
     need_delta: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    chosen = choose(backend, grad, x, delta)
+    chosen = choose(backend, grad, x, delta, has_cuda=True)
     x = _ordered(x)
     grad_x = torch.empty_like(x) if need_x else _absent(x)
     grad_delta = delta.new_zeros(delta.shape) if need_delta else _absent(delta)

@@ -5,6 +5,7 @@
 
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "cpu/simd.h"
 #include "numerics.h"
@@ -70,8 +71,11 @@ PYBIND11_MODULE(_build_info, m) {
       "torch_version_built", [] { return std::string(AWM_TORCH_VERSION); },
       "The torch whose headers were used. The library runs on any torch from 2.11 on.");
   m.def(
-      "cuda_archs", [] { return std::vector<std::string>{}; },
-      "GPU architectures the CUDA kernels were built for; empty without CUDA kernels.");
+      "cuda_archs", [] { return std::vector<std::string>{AWM_CUDA_ARCHS}; },
+      "What the CUDA kernels were compiled to; empty without CUDA kernels.");
+  m.def(
+      "cuda_toolkit", [] { return std::string(AWM_CUDA_VERSION); },
+      "Version of the CUDA toolkit that compiled them; empty without CUDA kernels.");
   m.def("cpu_capability", &awm::cpu::simd_version,
         "Instruction set the CPU kernels use on this machine.");
   define_numerics<float>(m.def_submodule("float32"));

@@ -16,6 +16,8 @@
 
 namespace awm {
 
+AWM_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 AWM_HD float widen(uint16_t v) { return __builtin_bit_cast(float, uint32_t(v) << 16); }
 
 // float32 to bfloat16, to nearest, ties to even. NaN would round to infinity, so it is set apart.

@@ -11,13 +11,13 @@
 #include <optional>
 #include <type_traits>
 
+#include "numerics.h"
+
 namespace awm {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Storage {
   void* data = nullptr;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests of kernels and ops in another torch environment, on the library as it is built here: nothing
-# is compiled or installed. That environment needs torch, numpy and pytest.
+# Runs the tests of kernels and ops in another torch environment, on the libraries as they are built
+# here: nothing is compiled or installed. That environment needs torch, numpy and pytest.
 #
 #   tests/check_torch_compat.sh PYTHON      for example: ../torch214/bin/python
 set -eu
@@ -19,4 +19,4 @@ export PYTHONPATH="$PWD"
 "$python" -c 'import torch; print("torch", torch.__version__)'
 exec "$python" -m pytest -q -p no:cacheprovider tests/test_cpu_kernels.py tests/test_ops.py \
     tests/test_masked_*.py tests/test_mask_step.py tests/test_l1_ball.py tests/test_perturb.py \
-    tests/test_trigger_step.py
+    tests/test_trigger_step.py tests/test_cuda_library.py

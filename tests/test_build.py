@@ -41,10 +41,58 @@ def test_switches_are_checked(name: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_cuda_on_says_that_there_is_nothing_to_build() -> None:
-    result = run_setup("--name", AWM_CUDA="on")
+def test_without_a_toolkit_it_goes_on_or_fails(tmp_path: Path) -> None:
+    why = "no CUDA toolkit found (a folder that holds bin/nvcc, include and nvvm) in"
+    auto = run_setup("--name", CUDA_HOME=str(tmp_path))
+    assert auto.returncode == 0
+    assert f"without CUDA kernels: {why} {tmp_path}" in auto.stderr
+    forced = run_setup("--name", AWM_CUDA="on", CUDA_HOME=str(tmp_path))
+    assert forced.returncode != 0
+    assert f"AWM_CUDA=on, but {why} {tmp_path}" in forced.stderr
+    off = run_setup("--name", AWM_CUDA="off", CUDA_HOME=str(tmp_path))
+    assert off.returncode == 0
+    assert why not in off.stderr
+
+
+def fake_toolkit(home: Path, version: str) -> Path:
+    """A folder that looks like a CUDA toolkit, whose nvcc only answers questions."""
+    for part in ("bin", "include", "nvvm"):
+        (home / part).mkdir(parents=True)
+    (home / "include" / "cuda_runtime.h").touch()
+    nvcc = home / "bin" / "nvcc"
+    nvcc.write_text(f'#!/bin/sh\necho "release {version}"\necho "#$ TOP={home}/bin/.." >&2\n')
+    nvcc.chmod(0o755)
+    return home
+
+
+def test_toolkit_of_a_wrapped_nvcc_is_found(tmp_path: Path) -> None:
+    home = fake_toolkit(tmp_path / "toolkit", "11.8")
+    wrapper = tmp_path / "bin" / "nvcc"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {home}/bin/nvcc "$@"\n')
+    wrapper.chmod(0o755)
+    path = f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"
+    result = run_setup("--name", AWM_CUDA="on", CUDA_HOME="", PATH=path)
     assert result.returncode != 0
-    assert "this version has no CUDA kernels" in result.stderr
+    assert f"the CUDA toolkit in {home} is too old: expected 12.0, got 11.8" in result.stderr
+
+
+def test_toolkit_of_another_version_than_torchs_is_found_before_compiling(tmp_path: Path) -> None:
+    torch = tmp_path / "torch"
+    (torch / "include" / "torch" / "csrc" / "stable").mkdir(parents=True)
+    (torch / "__init__.py").touch()
+    (torch / "version.py").write_text("__version__ = '2.14.1'\ncuda: Optional[str] = '13.0'\n")
+    home = fake_toolkit(tmp_path / "toolkit", "12.4")
+    result = run_setup(
+        *("build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}"),
+        AWM_CUDA="on",
+        CUDA_HOME=str(home),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert result.returncode != 0
+    assert f"the CUDA toolkit in {home} is version 12.4, but the torch in {torch}" in result.stderr
+    assert "was built with CUDA 13.0" in result.stderr
+    assert "ninja" not in result.stdout
 
 
 def test_without_a_compiler_it_warns_or_fails() -> None:
@@ -78,11 +126,18 @@ def test_without_torch_it_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+STABLE_HEADERS = (
+    "torch/csrc/stable/",
+    "torch/headeronly/",
+    "torch/csrc/inductor/aoti_torch/c/",  # C functions
+)
+
+
 def test_sources_use_only_stable_headers_of_torch() -> None:
     for path in (ROOT / "csrc").rglob("*"):
-        if path.suffix in (".h", ".cpp"):
+        if path.suffix in (".h", ".cpp", ".cu"):
             for header in re.findall(r"#include <((?:torch|ATen|c10)/[^>]*)>", path.read_text()):
-                assert header.startswith(("torch/csrc/stable/", "torch/headeronly/")), path
+                assert header.startswith(STABLE_HEADERS), path
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 
-#include "../numerics.h"
 #include "../tensor.h"
 #include "simd.h"
 
