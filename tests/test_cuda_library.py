@@ -1,4 +1,4 @@
-"""The compiled CUDA library, without a GPU; and what the cuda backend says where it is not there."""
+"""The compiled CUDA library, without a GPU, and what the cuda backend says where it is missing."""
 
 from __future__ import annotations
 
