@@ -20,7 +20,8 @@ struct Args {
   Array mask, grad_weight, theta, exp_avg, exp_avg_sq, weight_out;
   RowScale scale;
   const int64_t* step;
-  double lr, beta1, beta2, eps, grad_clip, l1, grad_norm_clip;
+  const double* lr;
+  double beta1, beta2, eps, grad_clip, l1, grad_norm_clip;
   bool proximal;
   int64_t numel;
   // The sums of all blocks, then those of each block: of the squares of the gradients in the norm
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) mask_step_kernel(const Args a) {
   if (threadIdx.x == 0) {
     const double factor =
         is_finite(a.grad_norm_clip) ? norm_clip_factor(a.sums[0].first, a.grad_norm_clip) : 1.0;
-    shared.rule = make_step_rule<T>(*a.step, a.lr, a.beta1, a.beta2, a.eps, factor, a.grad_clip,
+    shared.rule = make_step_rule<T>(*a.step, *a.lr, a.beta1, a.beta2, a.eps, factor, a.grad_clip,
                                     a.l1, a.proximal);
   }
   const RowRange range = a.scale.range(start, end);
@@ -163,14 +164,16 @@ void launch_step(const Device& device, Optimiser optimiser, int64_t block_count,
 void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& theta,
                 const OptionalTensor& exp_avg, const OptionalTensor& exp_avg_sq, const Tensor& step,
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
-                const OptionalTensor& row_ptr, double lr, double beta1, double beta2, double eps,
-                double grad_clip, double l1, double grad_norm_clip, bool proximal,
+                const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
+                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal,
                 const Tensor& workspace) {
   const Device device(mask);
   check_dtype(stats, ScalarType::Double, "stats");
   check_numel(stats, 2, "stats");
   check_dtype(step, ScalarType::Long, "step");
   check_numel(step, 1, "step");
+  check_dtype(lr, ScalarType::Double, "lr");
+  check_numel(lr, 1, "lr");
   STD_TORCH_CHECK(stats.is_contiguous(), "stats: expected a contiguous tensor");
   STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
                   "exp_avg: expected a tensor because exp_avg_sq is given, got None");
@@ -179,6 +182,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   STD_TORCH_CHECK(workspace.is_contiguous() && workspace.numel() >= 2 * (1 + block_count),
                   "workspace: expected at least ", 2 * (1 + block_count), " contiguous elements");
   device.check_here(step, "step");
+  device.check_here(lr, "lr");
   device.check_here(stats, "stats");
   device.check_here(workspace, "workspace");
   const Args args{target(device, mask, numel, "mask"),
@@ -189,7 +193,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                   target(device, weight_out, numel, "weight_out"),
                   row_scale(device, theta, scale, row_ptr),
                   static_cast<const int64_t*>(step.const_data_ptr()),
-                  lr,
+                  static_cast<const double*>(lr.const_data_ptr()),
                   beta1,
                   beta2,
                   eps,
@@ -220,7 +224,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
   m.def(
       "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
       "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, float lr, float beta1, float beta2, float eps, "
+      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
       "float grad_clip, float l1, float grad_norm_clip, bool proximal, Tensor(f!) workspace)"
       " -> ()");
 }

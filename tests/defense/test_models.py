@@ -96,6 +96,7 @@ def test_shufflenet_v2_mixes_both_halves() -> None:
         # As papers and the published code count.
         ("mobilenet_v2", 2_296_922),
         ("resnet18", 11_173_962),
+        ("resnet50", 25_557_032 - 990 * 2049),
         ("shufflenet_v2", 352_042),
         # As the published checkpoints hold.
         ("small_vgg", 308_394),

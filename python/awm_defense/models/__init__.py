@@ -1,4 +1,4 @@
-"""Networks to attack and to defend. Each takes RGB images (N,3,32,32) in [0,1]."""
+"""Networks to attack and to defend, for RGB images (N,3,32,32) in [0,1]; ResNet-50 for larger."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from torch import nn
 
 from awm_defense.models.mobilenet_v2 import MobileNetV2
 from awm_defense.models.resnet import ResNet18
+from awm_defense.models.resnet50 import ResNet50
 from awm_defense.models.shufflenet_v2 import ShuffleNetV2
 from awm_defense.models.small_vgg import SmallVGG
 
-__all__ = ["MODELS", "MobileNetV2", "ResNet18", "ShuffleNetV2", "SmallVGG", "build_model"]
+__all__ = [
+    "MODELS",
+    "MobileNetV2",
+    "ResNet18",
+    "ResNet50",
+    "ShuffleNetV2",
+    "SmallVGG",
+    "build_model",
+]
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
     "shufflenet_v2": ShuffleNetV2,
     "small_vgg": SmallVGG,
 }
