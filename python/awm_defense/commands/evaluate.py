@@ -102,7 +102,8 @@ def get_attack(args: argparse.Namespace, folder: Path, manifest: Mapping[str, An
     """The attack that the options name, or else the manifest."""
     if args.attack is None:
         for name in OF_AN_ATTACK:
-            if getattr(args, name) not in (None, False):
+            value = getattr(args, name)
+            if value is not None and value is not False:  # class 0 is a value
                 raise ValueError(f"--attack: expected together with --{name.replace('_', '-')}")
         if "trigger" not in manifest:
             raise ValueError("--attack: expected, as no manifest names one")
