@@ -381,9 +381,8 @@ class NinjaBuild(build_ext):
     """build_ext that leaves the compiling to ninja, in build/, where it is incremental."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.rpartition(".")[2].startswith(
-            "libawm_"
-        ):  # a torch library, not a Python module: plain suffix
+        # A torch library is no Python module: it has the plain suffix.
+        if fullname.rpartition(".")[2].startswith("libawm_"):
             return str(Path(*fullname.split(".")).with_suffix(".so"))
         return str(super().get_ext_filename(fullname))
 

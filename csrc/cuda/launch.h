@@ -128,10 +128,11 @@ class Device {
   static void drop(CUDAGuardHandle guard) { aoti_torch_delete_cuda_guard(guard); }
 
   template <class... P>
-  static void allow(void (*kernel)(P...), const Shape& shape) {
+  void allow(void (*kernel)(P...), const Shape& shape) const {
     if (shape.shared > kDefaultShared) {
+      // All there is, always: another thread may be launching this kernel in another shape.
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 int(shape.shared)),
+                                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
             "shared memory");
     }
     if (shape.cluster > 8) {
