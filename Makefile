@@ -33,6 +33,7 @@ demo: $(PACKAGE)
 test: $(DEV)
 	$(BIN)/python -m pytest tests
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_gpu.py -k "cpu-triton and error"
 
 lint: $(DEV)
 	$(BIN)/ruff check .
