@@ -31,7 +31,7 @@ def add_model_options(
     nargs: str | None = None,
     required: bool = True,
 ) -> None:
-    """The checkpoint (or several) and what is needed to build its network, unless a manifest tells."""
+    """The checkpoint (or several); what builds its network, unless a manifest may tell."""
     parser.add_argument(
         "checkpoint",
         metavar=metavar,
