@@ -48,6 +48,11 @@ def _may_fuse(backend: str, chosen: str, x: Tensor) -> bool:
     return backend == "triton"
 
 
+def _for_weights(backend: str, chosen: str) -> str:
+    """The backend of `masked_weight` in a layer: its own choice, where there is one."""
+    return "auto" if backend == "auto" and chosen != "reference" else chosen
+
+
 def _either(
     kernel: str,
     backend: str,
@@ -179,9 +184,10 @@ def masked_conv(
     backend: str,
 ) -> Tensor:
     chosen = choose(backend, x, theta, mask)
+    weights = _for_weights(backend, chosen)
 
     def library() -> Tensor:
-        weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+        weight = _masked_weight(theta, mask, scale, None, x.dtype, weights)
         return reference.conv(x, weight, bias, stride, padding, dilation, groups)
 
     if not _may_fuse(backend, chosen, x):
@@ -230,11 +236,12 @@ def masked_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     need_x, need_theta, need_mask, need_scale, need_bias = needs
     chosen = choose(backend, x, theta, mask)
+    weights = _for_weights(backend, chosen)
 
     def library(need_x: bool, need_weight: bool, need_bias: bool) -> tuple[Tensor | None, ...]:
         # The gradients of the weight and the bias don't read the weight.
         weight = (
-            _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+            _masked_weight(theta, mask, scale, None, x.dtype, weights)
             if need_x
             else torch.empty_like(_ordered(theta), dtype=x.dtype)
         )
@@ -275,7 +282,12 @@ def masked_conv_backward(
                     mask.shape
                 ),
                 lambda: _weight_grads(
-                    _present(library(False, True, False)[1]), theta, mask, scale, needs[1:4], chosen
+                    _present(library(False, True, False)[1]),
+                    theta,
+                    mask,
+                    scale,
+                    needs[1:4],
+                    weights,
                 )[1],
             )
             grads = (grads[0], grad_mask, grads[2])
@@ -284,7 +296,7 @@ def masked_conv_backward(
         if need_bias:
             grad_bias = grad2.sum(dim=(0, 2, 3))
     if need_weight and grad_weight is not None:
-        grads = _weight_grads(grad_weight, theta, mask, scale, needs[1:4], chosen)
+        grads = _weight_grads(grad_weight, theta, mask, scale, needs[1:4], weights)
     return (
         grad_x if need_x and grad_x is not None else _absent(x),
         *grads,
@@ -368,9 +380,10 @@ def masked_linear(
     backend: str,
 ) -> Tensor:
     chosen = choose(backend, x, theta, mask)
+    weights = _for_weights(backend, chosen)
 
     def library() -> Tensor:
-        weight = _masked_weight(theta, mask, scale, None, x.dtype, chosen)
+        weight = _masked_weight(theta, mask, scale, None, x.dtype, weights)
         return torch.nn.functional.linear(x, weight, bias)
 
     if not _may_fuse(backend, chosen, _matrix(x)):
@@ -409,13 +422,14 @@ def masked_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     need_x, need_theta, need_mask, need_scale, need_bias = needs
     chosen = choose(backend, x, theta, mask)
+    weights = _for_weights(backend, chosen)
 
     def library_input_grad() -> Tensor:
-        return grad.matmul(_masked_weight(theta, mask, scale, None, x.dtype, chosen))
+        return grad.matmul(_masked_weight(theta, mask, scale, None, x.dtype, weights))
 
     def library_weight_grads() -> tuple[Tensor, Tensor, Tensor]:
         grad_weight = _matrix(grad).t().mm(_matrix(x))
-        return _weight_grads(grad_weight, theta, mask, scale, needs[1:4], chosen)
+        return _weight_grads(grad_weight, theta, mask, scale, needs[1:4], weights)
 
     grad_x, grads = _absent(x), (_absent(theta), _absent(mask), _absent(theta))
     fuse = _may_fuse(backend, chosen, _matrix(x))
