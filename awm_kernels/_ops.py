@@ -326,29 +326,29 @@ def perturb_backward(
     chosen = choose(backend, grad, x, delta, has_cuda=True)
     x = _ordered(x)
     grad_x = torch.empty_like(x) if need_x else _absent(x)
-    grad_delta = delta.new_zeros(delta.shape) if need_delta else _absent(delta)
     if x.numel() == 0:
-        return grad_x, grad_delta
+        return grad_x, delta.new_zeros(delta.shape) if need_delta else _absent(delta)
     if chosen == "reference":
         made = reference.perturb_backward(grad, x, delta, low, high, need_x, need_delta)
+        grad_delta = torch.empty_like(delta, memory_format=torch.contiguous_format)
         for target, source in zip((grad_x, grad_delta), made, strict=True):
             if source is not None:
                 target.copy_(source)
-        return grad_x, grad_delta
+        return grad_x, grad_delta if need_delta else _absent(delta)
     _, rows, delta_rows = _images(x, delta)
     grad_rows = _images(_like(grad, x), delta)[1]
     grad_x_rows = _images(grad_x, delta)[1] if need_x else None
     sums = torch.empty_like(delta_rows) if need_delta else None
     backward = _kernel(chosen, "perturb_backward_out")
     backward(grad_rows, rows, delta_rows, low, high, grad_x_rows, sums)
-    if sums is not None:
-        order = sorted(range(1, x.dim()), key=x.stride, reverse=True)
-        lead = () if delta.dim() < x.dim() else (delta.shape[0],)
-        shaped = sums.reshape(*lead, *(x.shape[dim] for dim in order))
-        offset = 0 if not lead else 1
-        back = [order.index(dim) + offset for dim in range(1, x.dim())]
-        grad_delta.copy_(shaped.permute(*range(offset), *back))
-    return grad_x, grad_delta
+    if sums is None:
+        return grad_x, _absent(delta)
+    order = sorted(range(1, x.dim()), key=x.stride, reverse=True)
+    lead = () if delta.dim() < x.dim() else (delta.shape[0],)
+    shaped = sums.reshape(*lead, *(x.shape[dim] for dim in order))
+    offset = len(lead)
+    back = [order.index(dim) + offset for dim in range(1, x.dim())]
+    return grad_x, shaped.permute(*range(offset), *back).contiguous()
 
 
 @perturb_backward.register_fake
