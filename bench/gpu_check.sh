@@ -46,10 +46,7 @@ workers=()
 if "$python" -c 'import xdist' 2>/dev/null; then workers=(-n 3); fi
 part tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider "${workers[@]}" \
   --junit-xml="$parts/tests.xml" tests/test_gpu.py
-if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  part purify 60 "$python" -m pytest -q -p no:cacheprovider -o python_files='bench_*.py' \
-    -o python_functions='bench_*' --benchmark-json="$parts/purify.json" bench/bench_purify.py
-fi
+part purify 90 "$python" -m gpu purify --out "$parts/purify.json"
 part convolutions 200 "$python" -m gpu convolutions --out "$parts/convolutions.json"
 "$python" -m gpu.results collect "$parts" "$out/results.json"
 "$python" -m gpu.results show "$out/results.json"

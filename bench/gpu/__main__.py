@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ceilings, convolutions, flat, trigger
+from . import ceilings, convolutions, flat, purify, trigger
 from .setting import write
 
 PARTS = {
     "ceilings": ceilings.rows,
     "flat": flat.rows,
     "trigger": trigger.rows,
+    "purify": purify.rows,
     "convolutions": convolutions.rows,
 }
 

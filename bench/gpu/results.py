@@ -64,23 +64,12 @@ def test_rows(report: Path) -> list[Row]:
     return [Row("GPU tests passed", passed, "tests", None, "0 failed", met, note)]
 
 
-def purify_rows(report: Path) -> list[Row]:
-    """Medians in pytest-benchmark's JSON."""
-    if not report.exists():
-        return []
-    return [
-        Row(f"{entry['group']}, {entry['name']}", entry["stats"]["median"], "s")
-        for entry in json.loads(report.read_text())["benchmarks"]
-    ]
-
-
 def collect(parts: Path) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     rows = [row._asdict() for row in (*part_rows(parts), *test_rows(parts / "tests.xml"))]
-    for name in ("ceilings", "flat", "trigger", "convolutions"):
+    for name in ("ceilings", "flat", "trigger", "purify", "convolutions"):
         path = parts / f"{name}.json"
         rows += json.loads(path.read_text()) if path.exists() else []
-    rows += [row._asdict() for row in purify_rows(parts / "purify.json")]
     return {
         "device": torch.cuda.get_device_name() if gpu else "none",
         "note": "" if gpu else NO_GPU,
