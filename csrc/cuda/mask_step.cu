@@ -77,8 +77,10 @@ __global__ void __launch_bounds__(kSumThreads)
   if (threadIdx.x == 0) *total = mine;
 }
 
+// Left alone, the compiler spills to fit a third block, which the loads in flight don't need.
 template <class T, class S, Optimiser optimiser>
-__global__ void __launch_bounds__(kThreads) mask_step_kernel(const Args a) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(double) ? 1 : 2)
+    mask_step_kernel(const Args a) {
   Shared<T>& shared = *shared_memory<Shared<T>>();
   const int64_t start = int64_t(blockIdx.x) * kTile;
   const int64_t end = start + kTile < a.numel ? start + kTile : a.numel;
