@@ -123,15 +123,12 @@ RECIPES: dict[str, Recipe] = {
         # freshly augmented images don't.
         Recipe(
             name="default",
-            tau=300.0,
-            alpha=0.85,
+            layers="conv",
             trigger_targets="original",
             mask_targets="original",
-            mask_lr=0.02,
             mask_lr_decay=0.9,
             copies=0,
             fresh_augmentation=True,
-            crop_scale=0.5,
         ),
     )
 }
