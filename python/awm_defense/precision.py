@@ -38,14 +38,15 @@ class Precision:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Sets PyTorch's TF32 switches meanwhile."""
+        """Sets PyTorch's TF32 switches meanwhile, and cuDNN to kernels that repeat their bits."""
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        before = cudnn.allow_tf32, matmul.allow_tf32
+        before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
         cudnn.allow_tf32 = matmul.allow_tf32 = self.tf32
+        cudnn.deterministic, cudnn.benchmark = True, False
         try:
             yield
         finally:
-            cudnn.allow_tf32, matmul.allow_tf32 = before
+            cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
 
     def describe(self) -> dict[str, Any]:
         """As JSON holds it."""

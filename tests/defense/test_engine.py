@@ -375,3 +375,17 @@ def test_captured_and_eager_masks_are_the_same_bits(recipe: str, precision: str)
     captured = purify(model, images, labels, **options)
     eager = purify(model, images, labels, captured=False, **options)
     assert equal(captured.masks, eager.masks) and captured.history == eager.history
+
+
+def test_precision_sets_switches_only_meanwhile() -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def switches() -> tuple[bool, ...]:
+        return cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+
+    before = switches()
+    for tf32 in (True, False):
+        with pytest.raises(KeyError), Precision(tf32=tf32).active():
+            assert switches() == (tf32, tf32, True)
+            raise KeyError
+        assert switches() == before

@@ -24,8 +24,8 @@ DATASET = "digits"
 TARGET = 8
 POISON_RATE = 0.1
 PLAN = Plan(epochs=20, batch_size=32, lr=0.05, label_smoothing=0)
-# Digits don't look alike when mirrored. Their networks keep their accuracy under larger triggers and
-# faster masks than those of photographs do, and need them; chosen on such networks.
+# Digits don't look alike when mirrored. Their networks need larger triggers and faster masks than
+# those of photographs, and keep their accuracy under them; chosen on such networks.
 RECIPE = replace(
     get_recipe("default"),
     flip=False,
