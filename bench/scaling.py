@@ -27,13 +27,13 @@ from awm_defense.purify import make_engine
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+NETWORKS = "parameters (small VGG, ResNet-18, ResNet-50 at 224)"
+NETWORK_SIZES = [("small_vgg", 32), ("resnet18", 32), ("resnet50", 224)]
 # (axis, value, network, images a step, image size)
 POINTS = [
     *(("batch size (ResNet-18, 32x32)", b, "resnet18", b, 32) for b in (8, 16, 32, 64, 128)),
     *(("image size (ResNet-18, batch 8)", s, "resnet18", 8, s) for s in (32, 64, 128, 224)),
-    ("network (parameters, batch 8)", 0, "small_vgg", 8, 32),
-    ("network (parameters, batch 8)", 0, "resnet18", 8, 32),
-    ("network (parameters, batch 8)", 0, "resnet50", 8, 224),
+    *((NETWORKS, 0, arch, 8, s) for arch, s in NETWORK_SIZES),
 ]
 REPEATS = 3
 
@@ -99,12 +99,15 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for column, axis in enumerate(axes):
         points = sorted((r for r in rows if r["axis"] == axis), key=lambda r: r["value"])
         x = [row["value"] for row in points]
-        for panel, key, label in (
-            (panels[0][column], "seconds", "seconds a pair of steps"),
-            (panels[1][column], "picoseconds_per_multiply_add", "ps / (image · multiply-add)"),
-        ):
-            panel.plot(x, [row[key] for row in points], marker="o")
-            panel.set(xlabel=axis, ylabel=label, xscale="log", ylim=(0, None))
+        names = [f"{v:,}" if v < 10_000 else f"{v / 1e6:.1f} M" for v in x]
+        top, bottom = panels[:, column]
+        top.plot(x, [row["seconds"] for row in points], marker="o")
+        top.set(xlabel=axis, ylabel="seconds a pair of steps", xscale="log", yscale="log")
+        bottom.plot(x, [row["picoseconds_per_multiply_add"] for row in points], marker="o")
+        bottom.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
+        for panel in (top, bottom):
+            panel.set_xticks(x, names)
+            panel.minorticks_off()
     panels[0][0].set_title(f"{DEVICE}, torch {torch.__version__}", loc="left", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
