@@ -29,9 +29,8 @@ PLAN = Plan(epochs=20, batch_size=32, lr=0.05, label_smoothing=0)
 RECIPE = replace(
     get_recipe("default"),
     flip=False,
-    layers="all",
     tau=300.0,
-    alpha=0.85,
+    alpha=0.9,
     mask_lr=0.02,
     crop_scale=0.5,
 )
