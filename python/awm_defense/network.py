@@ -116,6 +116,7 @@ class WorkingNetwork:
             notes.append("the model does not take channels_last input; contiguous is used")
         if logits.dim() != 2:
             raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
+        self.classes = logits.shape[1]
         return logits
 
     def _fold(

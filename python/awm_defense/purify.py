@@ -244,6 +244,11 @@ def make_engine(
     sample = images.repeat(-(-2 * data.batch // len(images)), 1, 1, 1)[: 2 * data.batch]
     pixel_mean, pixel_std = _pixel_stat("mean", mean, images), _pixel_stat("std", std, images)
     network = WorkingNetwork(model, recipe, sample, pixel_mean, pixel_std, precision, notes)
+    if labels.min() < 0 or labels.max() >= network.classes:
+        raise ValueError(
+            f"labels: expected classes from 0 to {network.classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
     return Engine(network, data, recipe, captured=captured)
 
 
@@ -258,12 +263,14 @@ def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[st
             entry = engine.epoch(epoch)
         except KeyboardInterrupt:
             engine.network.flat.restore(before)
-            notes.append(f"interrupted in epoch {epoch}; the masks before it are returned")
+            notes.append(f"interrupted in epoch {epoch + 1}; the masks before it are returned")
             return history, False
         bad = entry.pop("bad")
         if bad or not all(map(math.isfinite, entry.values())):
             engine.network.flat.restore(before)
-            notes.append(f"epoch {epoch} met non-finite values; the masks before it are returned")
+            notes.append(
+                f"epoch {epoch + 1} met non-finite values; the masks before it are returned"
+            )
             break
         history.append(entry)
         bar.set_postfix(

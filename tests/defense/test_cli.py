@@ -133,6 +133,30 @@ def test_checkpoints_of_one_name_are_refused(
     )
 
 
+def test_what_cannot_be_read_or_written_is_found_first(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def epoch(self: Engine, number: int) -> dict[str, float]:
+        raise AssertionError("purified before everything was checked")
+
+    monkeypatch.setattr(Engine, "epoch", epoch)
+    own = tmp_path / "model.safetensors"
+    own.write_bytes(checkpoint.read_bytes())
+    assert "overwritten" in fails(capsys, "purify", own, *MODEL, "--out", tmp_path)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "manifest.json").write_text("{}")
+    assert "overwritten" in fails(capsys, "purify", own, *MODEL, "--out", tmp_path / "trained")
+    (tmp_path / "junk.pth").write_text("junk")
+    argv = ["purify", own, tmp_path / "junk.pth", *MODEL, "--out", tmp_path / "out"]
+    assert "junk.pth" in fails(capsys, *argv)
+    (tmp_path / "file").write_text("")
+    assert "file" in fails(capsys, "purify", own, *MODEL, "--out", tmp_path / "file")
+    assert own.read_bytes() == checkpoint.read_bytes()
+
+
 def test_interrupted_purify_writes_what_there_is(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

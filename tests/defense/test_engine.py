@@ -255,7 +255,7 @@ def test_interrupted_it_returns_the_last_whole_epoch(monkeypatch: pytest.MonkeyP
     two = purify_many([model, model], images, labels, recipe=quick(), precision="fp32")
     (result,) = two
     assert equal(result.masks, one.masks) and len(result.history) == 1
-    assert result.interrupted and any("in epoch 1" in note for note in result.notes)
+    assert result.interrupted and any("in epoch 2" in note for note in result.notes)
 
 
 def test_mixed_passes_are_the_convolution() -> None:

@@ -205,6 +205,7 @@ def test_shared_weights_share_their_mask() -> None:
         ({"images": torch.ones(4, 3, 8, 8).byte()}, TypeError, "images: expected a floating"),
         ({"labels": torch.zeros(3).long()}, ValueError, r"labels: expected shape \(4,\)"),
         ({"labels": torch.zeros(4)}, TypeError, "labels: expected an int64 tensor"),
+        ({"labels": torch.arange(4) + 1}, ValueError, "labels: expected classes from 0 to 3"),
         ({"model": nn.ReLU()}, ValueError, "model: expected layers to mask"),
         ({"recipe": "best"}, ValueError, "recipe: expected one of"),
         ({"mean": 0.5}, ValueError, "mean, std: expected both"),

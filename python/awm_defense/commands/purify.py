@@ -77,13 +77,16 @@ def make_recipe(name: str, settings: Sequence[str]) -> Recipe:
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
     """`out` for one checkpoint, a folder in it named after each for several."""
-    if len(checkpoints) == 1:
-        return [out]
     folders = [out / checkpoint.stem for checkpoint in checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(
             "CHECKPOINT: expected files of different names, one folder is made of each"
         )
+    folders = folders if len(checkpoints) > 1 else [out]
+    given = {checkpoint.resolve() for checkpoint in checkpoints}
+    for folder in folders:
+        if (folder / "model.safetensors").resolve() in given or (folder / "manifest.json").exists():
+            raise ValueError(f"--out: {folder} holds a network that would be overwritten")
     return folders
 
 
@@ -93,12 +96,15 @@ def run(args: argparse.Namespace) -> int:
     mean, std = get_normalisation(args)
     recipe = make_recipe(args.recipe, args.set)
     folders = output_folders(args.out, args.checkpoint)
-    load_network(args, args.checkpoint[0])  # fails before anything is read or written
+    for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
+        load_network(args, checkpoint)
     train_images, train_labels = load_dataset(args.dataset, args.data_dir).train()
     per_class = None if args.n else (args.per_class or 1)
     images, labels, _ = draw_defender(
         train_images, train_labels, per_class=per_class, n=args.n, seed=args.seed
     )
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
     say(f"purifying {names} with {len(images)} clean images, recipe {recipe.name}")
     results = purify_many(
@@ -114,7 +120,6 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
     )
     for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
-        folder.mkdir(parents=True, exist_ok=True)
         save_model(folder / "model.safetensors", result.model)
         save_model(folder / "masks.safetensors", result.masks)
         write_report(
