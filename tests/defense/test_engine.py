@@ -94,12 +94,13 @@ def test_two_epochs_equal_the_plain_loop(name: str, dtype: torch.dtype) -> None:
     Adam divides a gradient by its own size, so rounding of a gradient near zero moves a mask by
     up to a learning rate: in float32 a few masks in a thousand may differ by that.
     """
-    model, (images, labels), recipe = make(name).to(dtype), data(dtype), quick()
+    model, (images, labels) = make(name).to(dtype), data(dtype)
+    recipe = quick(copies=1, batch_size=10)
     masks, trigger = plain_purify(model, images, labels, recipe=recipe, seed=3)
     result = purify(model, images, labels, recipe=recipe, seed=3, precision="fp32")
     expected = torch.cat([mask.flatten() for mask in masks.values()])
     got = torch.cat([result.masks[layer].flatten() for layer in masks])
-    assert (expected < 0.95).any() and trigger.abs().max() > 0
+    assert (expected < 0.97).any() and trigger.abs().max() > 0
     if dtype == torch.float64:
         torch.testing.assert_close(result.trigger, trigger, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
