@@ -91,7 +91,7 @@ def test_result_is_the_model_with_masked_weights(name: str) -> None:
         assert torch.equal(value, before[key]), "the given model was changed"
     assert type(result.model) is Small
     assert result.model.state_dict().keys() == before.keys()
-    wanted = {"conv1", "conv2"} if name == "official" else {"conv1", "conv2", "head"}
+    wanted = {"conv1", "conv2", "head"} if name == "paper" else {"conv1", "conv2"}
     assert set(result.masks) == wanted
     for key, value in result.model.state_dict().items():
         layer = key.removesuffix(".weight")
