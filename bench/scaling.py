@@ -32,7 +32,7 @@ NETWORK_SIZES = [("small_vgg", 32), ("resnet18", 32), ("resnet50", 224)]
 # (axis, value, network, images a step, image size)
 POINTS = [
     *(("batch size (ResNet-18, 32x32)", b, "resnet18", b, 32) for b in (8, 16, 32, 64, 128)),
-    *(("image size (ResNet-18, batch 8)", s, "resnet18", 8, s) for s in (32, 64, 128, 224)),
+    *(("image size (ResNet-18, batch 4)", s, "resnet18", 4, s) for s in (32, 64, 128, 224)),
     *((NETWORKS, 0, arch, 8, s) for arch, s in NETWORK_SIZES),
 ]
 REPEATS = 3
