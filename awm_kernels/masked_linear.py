@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from awm_kernels import _check, _conv_ops
+from awm_kernels import _check, _linear_ops
 
 
 def masked_linear(
@@ -46,7 +46,7 @@ def masked_linear(
     _check.same_device("x", x, theta=theta, mask=mask, scale=scale, bias=bias)
     if bias is not None and bias.dtype != x.dtype:
         raise TypeError(f"bias: expected x's dtype {x.dtype}, got {bias.dtype}")
-    y: Tensor = _conv_ops.masked_linear(x, theta, mask, scale, bias, backend)
+    y: Tensor = _linear_ops.masked_linear(x, theta, mask, scale, bias, backend)
     return y
 
 

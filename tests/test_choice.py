@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from awm_kernels import _choice, _conv_ops, _timing, conv_choices, masked_conv2d, masked_linear
+from awm_kernels import _choice, _passes, _timing, conv_choices, masked_conv2d, masked_linear
 
 CPU = torch.device("cpu")
 
@@ -104,8 +104,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return stub
 
-    monkeypatch.setattr(_conv_ops, "_kernel", kernel)
-    monkeypatch.setattr(_conv_ops, "_may_fuse", lambda backend, chosen, x: backend == "auto")
+    monkeypatch.setattr(_passes, "_kernel", kernel)
+    monkeypatch.setattr(_passes, "may_fuse", lambda backend, chosen, x: backend == "auto")
     return ran
 
 

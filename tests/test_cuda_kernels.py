@@ -138,7 +138,7 @@ def test_masked_weight(n: int, rows: str, dtypes: tuple[torch.dtype, ...]) -> No
     scale, row_ptr = scale_case(rows, n, dtypes[0])
     out, overrun = framed(nan_like(theta, dtypes[2]))
     KERNELS.masked_weight_out(theta, mask, scale, row_ptr, out)
-    assert out is not None and not overrun()
+    assert not overrun()
     same = reference.masked_weight(theta, mask, scale, row_ptr, dtypes[2])
     exact = reference.masked_weight(double(theta), double(mask), double(scale), row_ptr, F64)
     check_close(out, same, exact)
@@ -172,7 +172,7 @@ def test_unaligned_views(offset: int, dtype: torch.dtype) -> None:
     moved = [framed(t, offset)[0] for t in (theta, mask)]
     out, overrun = framed(nan_like(theta), offset)
     KERNELS.masked_weight_out(*moved, None, None, out)
-    assert out is not None and torch.equal(out, expected) and not overrun()
+    assert torch.equal(out, expected) and not overrun()
     for shift in (0, offset):  # one array off, the others not
         KERNELS.masked_weight_out(moved[0], mask, None, None, framed(nan_like(theta), shift)[0])
 
@@ -285,7 +285,6 @@ def test_l1_ball(
     delta, radius = l1_case(*shape, dtype)
     same, exact = delta.clone(), delta.double()
     got, overrun = framed(delta)
-    assert got is not None
     getattr(KERNELS, name)(got, radius)
     assert not overrun()
     getattr(reference, name)(same, radius)
@@ -337,7 +336,7 @@ def test_trigger_step(
         same, exact = delta.clone(), delta.double()
         got, overrun = framed(delta)
         KERNELS.trigger_step_(got, grad, radius, 0.3, project, bound)
-        assert got is not None and not overrun()
+        assert not overrun()
         reference.trigger_step_(same, grad, radius, 0.3, project, bound)
         reference.trigger_step_(exact, grad.double(), radius.double(), 0.3, project, bound)
         check_close(got, same, exact)
@@ -370,7 +369,7 @@ def test_perturb(shape: tuple[int, int], shared: bool, dtypes: tuple[torch.dtype
     delta = torch.randn(1 if shared else shape[0], shape[1]).to(dtypes[1])
     out, overrun = framed(torch.zeros_like(x, dtype=dtypes[2]))
     KERNELS.perturb_out(x, delta, 0.0, 1.0, out)
-    assert out is not None and not overrun()
+    assert not overrun()
     expected = reference.perturb(x, delta, 0.0, 1.0).to(dtypes[2])
     same_bits([out], [expected])
 
@@ -386,11 +385,9 @@ def test_perturb_backward(
     grad = torch.randn(shape).to(dtypes[2])
     (grad_x, beyond_x), (grad_delta, beyond_delta) = framed(nan_like(x)), framed(nan_like(delta))
     KERNELS.perturb_backward_out(grad, x, delta, 0.0, 1.0, grad_x, grad_delta)
-    assert grad_x is not None and grad_delta is not None
     assert not beyond_x() and not beyond_delta()
     given = delta[0] if shared else delta
     same = reference.perturb_backward(grad, x, given, 0.0, 1.0, True, True)
-    assert same[0] is not None and same[1] is not None
     compute = reference.compute_dtype(x.dtype)
     value = x.to(compute) + delta.to(compute)
     exact = torch.where((value >= 0) & (value <= 1), grad.double(), 0)

@@ -78,7 +78,7 @@ def test_empty_batch_has_gradients() -> None:
     y = masked_conv2d(torch.empty(0, 3, 8, 8, dtype=torch.float64), rand(4, 3, 3, 3), mask)
     y.sum().backward()
     assert y.shape == (0, 4, 6, 6)
-    assert mask.grad is not None and mask.grad.count_nonzero() == 0
+    assert mask.grad.count_nonzero() == 0
 
 
 def test_unbatched() -> None:
@@ -95,7 +95,7 @@ def test_bfloat16_input_with_float32_masters() -> None:
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, functional.conv2d(x, (theta * mask).bfloat16()))
     y.sum().backward()
-    assert mask.grad is not None and mask.grad.dtype == torch.float32
+    assert mask.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_bfloat16_images_with_a_float32_trigger() -> None:
     y = perturb(x, delta.requires_grad_())
     assert torch.equal(y, (x.float() + delta).clamp(0, 1).bfloat16())
     y.sum().backward()
-    assert delta.grad is not None and delta.grad.dtype == torch.float32
+    assert delta.grad.dtype == torch.float32
 
 
 def test_bad_arguments_are_named() -> None:

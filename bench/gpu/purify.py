@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from plain_loop import plain_purify
+from plain_loop import check_equal, plain_purify
 from torch import Tensor, nn
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
@@ -44,16 +44,6 @@ def cost(call: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / MB
 
 
-def check(recipe: Recipe, *arguments: Any) -> None:
-    """Both loops give the same masks from the same seed, before Adam amplifies rounding."""
-    few = {"epochs": "1", "passes": "1", "mask_optimizer": "sgd", "mask_lr": "1"}
-    recipe = recipe.with_options(few)
-    masks, _ = plain_purify(*arguments, recipe=recipe, seed=0)
-    result = purify(*arguments, recipe=recipe, seed=0, precision="fp32")
-    worst = max(float((result.masks[name] - mask).abs().max()) for name, mask in masks.items())
-    assert worst < 1e-3, f"masks differ by {worst:.2g}: not timed"
-
-
 def conv_share(recipe: Recipe, *arguments: Any) -> float:
     """Share of the device time of a trigger and a mask step that convolution kernels take."""
     engine = make_engine(*arguments, recipe, device=DEVICE, captured=False)
@@ -83,7 +73,7 @@ def rows() -> Rows:
     recipe = get_recipe("official").with_options({} if GPU else {"epochs": "1", "passes": "1"})
     arch = "resnet18" if GPU else "small_vgg"
     arguments = problem(arch, 10, 32)
-    check(recipe, *arguments)
+    check_equal(*arguments, recipe)
     runs: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain_purify(*arguments, recipe=recipe, seed=0),
         "eager": lambda: purify(*arguments, recipe=recipe, seed=0, captured=False),

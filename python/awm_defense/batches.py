@@ -7,7 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from awm_defense.data.augment import crop, draw_crops, draw_mirrored, mirror
+from awm_defense.data.augment import (
+    crop,
+    draw_crops,
+    draw_mirrored,
+    mirror,
+    random_resized_crop_flip,
+)
 from awm_defense.recipes import Recipe
 
 FRESH_DRAWS = 10
@@ -42,7 +48,12 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
         self.recipe = recipe
         if one_shot and recipe.copies and not recipe.fresh_augmentation:
-            copies = [self._augmented(images) for _ in range(recipe.copies)]
+            copies = [
+                random_resized_crop_flip(
+                    images, self.generator, scale=(recipe.crop_scale, 1.0), flip=recipe.flip
+                )
+                for _ in range(recipe.copies)
+            ]
             images = torch.cat([images, *copies])
             labels = labels.repeat(recipe.copies + 1)
         self.images, self.labels = images, labels
@@ -57,15 +68,6 @@ class Batches:
         """Draw the same batches again from here on."""
         self.generator.set_state(self._start)
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        images = crop(images, self._crops(images.shape))
-        if self.recipe.flip:
-            images = mirror(images, draw_mirrored(len(images), self.generator))
-        return images
-
-    def _crops(self, shape: torch.Size) -> Tensor:
-        return draw_crops(shape, self.generator, scale=(self.recipe.crop_scale, 1.0))
-
     def draw(self) -> Phase:
         """The next phase's batches."""
         shape = (self.steps, self.batch)
@@ -73,17 +75,20 @@ class Batches:
         if not self.recipe.fresh_augmentation:
             return Phase(index, None, None)
         size = torch.Size((index.numel(), *self.images.shape[1:]))
-        crops = self._crops(size).reshape(4, *shape).transpose(0, 1).contiguous()
+        drawn = draw_crops(size, self.generator, scale=(self.recipe.crop_scale, 1.0))
+        crops = drawn.reshape(4, *shape).transpose(0, 1).contiguous()
         if not self.recipe.flip:
             return Phase(index, crops, None)
         return Phase(index, crops, draw_mirrored(index.numel(), self.generator).reshape(shape))
 
-    def take(self, phase: Phase, step: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and indices of one step; `step` is a number, or int64 (1,) on the device.
+    def take(self, phase: Phase, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and indices of one step; `step` is int64 (1,).
 
         With a `phase` and a `step` on the images' device, nothing is read from or sent to the host.
         """
-        index, crops, mirrored = (_row(part, step) for part in phase)
+        index, crops, mirrored = (
+            None if part is None else part.index_select(0, step).squeeze(0) for part in phase
+        )
         assert index is not None
         images = self.images[index]
         if crops is not None:
@@ -91,11 +96,3 @@ class Batches:
         if mirrored is not None:
             images = mirror(images, mirrored)
         return images, self.labels[index], index
-
-
-def _row(table: Tensor | None, step: int | Tensor) -> Tensor | None:
-    if table is None:
-        return None
-    if isinstance(step, int):
-        return table[step]
-    return table.index_select(0, step).squeeze(0)

@@ -68,9 +68,14 @@ class WorkingNetwork:
 
     def load(self, model: nn.Module, notes: list[str]) -> None:
         """Work on another model of the same architecture from now on, in the same buffers."""
-        running, self.dtype = self.dtype, self.sample.dtype
-        module, scales = self._prepared(model, notes)
-        self.dtype = running
+        running, folds = self.dtype, self.folds
+        self.dtype = self.sample.dtype
+        try:
+            module, scales = self._prepared(model, notes)
+            if self.folds != folds:
+                raise ValueError(f"models: one can't be prepared as the first was: {notes[-1]}")
+        finally:
+            self.dtype, self.folds = running, folds
         masked = {f"{name}.weight" for name in self.flat.layers}
         pairs = [(self.module, module)]
         if self.original is not None:
@@ -157,9 +162,10 @@ class WorkingNetwork:
         asked = asked_precision(wanted, self.dtype)
         if asked is not None:
             return asked
-        if self.sample.device.type == "cuda":
+        chosen = Precision()
+        if self.sample.device.type == "cuda" and torch.cuda.is_bf16_supported():
             chosen = Precision(torch.bfloat16)
-        else:
+        elif self.sample.device.type == "cpu":
             chosen = measure(
                 self.module, lambda: self.forward(self.module, self.layout(self.sample))
             )

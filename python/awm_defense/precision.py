@@ -39,14 +39,17 @@ class Precision:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Sets PyTorch's TF32 switches meanwhile, and cuDNN to kernels that repeat their bits."""
+        # The newer names of the switches: reading `allow_tf32` fails where those were used.
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
-        cudnn.allow_tf32 = matmul.allow_tf32 = self.tf32
+        conv = cudnn.conv  # type: ignore[attr-defined]
+        before = conv.fp32_precision, matmul.fp32_precision, cudnn.deterministic, cudnn.benchmark
+        conv.fp32_precision = matmul.fp32_precision = "tf32" if self.tf32 else "ieee"
         cudnn.deterministic, cudnn.benchmark = True, False
         try:
             yield
         finally:
-            cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+            conv.fp32_precision, matmul.fp32_precision = before[:2]
+            cudnn.deterministic, cudnn.benchmark = before[2:]
 
     def describe(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -140,9 +143,10 @@ def _fastest(
 ) -> tuple[Passes, float, float]:
     """The dtype of each pass in a bfloat16 network; seconds in float32, and with those."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    generator = torch.Generator().manual_seed(0)
 
     def like(size: tuple[int, ...]) -> Tensor:
-        return torch.randn(size).to(memory_format=layout)
+        return torch.randn(size, generator=generator).to(memory_format=layout)
 
     with torch.no_grad():
         x, weight = like(shape), like(weight_shape)

@@ -20,7 +20,7 @@ from awm_defense.engine import Engine
 from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
 from awm_defense.models import build_model
 from awm_defense.network import WorkingNetwork
-from awm_defense.precision import Precision
+from awm_defense.precision import Precision, _fastest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from plain_loop import plain_purify
@@ -118,7 +118,7 @@ def test_the_float32_step_equals_the_plain_one_without_adam() -> None:
     result = purify(model, images, labels, recipe=recipe, seed=3, precision="fp32")
     assert any((mask < 0.999).any() for mask in masks.values())
     for layer, mask in masks.items():
-        torch.testing.assert_close(result.masks[layer], mask, rtol=0, atol=2e-5)
+        torch.testing.assert_close(result.masks[layer], mask, rtol=0, atol=1e-4)
 
 
 def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
@@ -181,7 +181,6 @@ def test_the_host_check_can_fail() -> None:
 
 def storages(running: Engine) -> dict[str, int]:
     flat = running.network.flat
-    assert running.table is not None
     found = {**vars(running), **vars(flat), **running.table._asdict()}
     found |= {f"weight {i}": p for i, p in enumerate(flat.parameters)}
     found |= {f"grad {i}": p.grad for i, p in enumerate(flat.parameters)}
@@ -237,6 +236,20 @@ def test_another_architecture_is_refused() -> None:
     results = purify_many([make("depthwise"), make("no_norm")], images, labels, recipe=quick())
     next(results)
     with pytest.raises(ValueError, match="models: expected"):
+        next(results)
+
+
+class Untraceable(Depthwise):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if bool(x.sum() > 0) else -x)
+
+
+def test_one_that_folds_otherwise_is_refused() -> None:
+    images, labels = data()
+    second = Untraceable().eval()
+    results = purify_many([make("depthwise"), second], images, labels, recipe=quick())
+    next(results)
+    with pytest.raises(ValueError, match=r"models: .* not folded: torch.fx can't trace"):
         next(results)
 
 
@@ -381,12 +394,40 @@ def test_captured_and_eager_masks_are_the_same_bits(recipe: str, precision: str)
 def test_precision_sets_switches_only_meanwhile() -> None:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 
-    def switches() -> tuple[bool, ...]:
-        return cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    def switches() -> tuple[object, ...]:
+        return cudnn.conv.fp32_precision, matmul.fp32_precision, cudnn.deterministic
 
     before = switches()
-    for tf32 in (True, False):
+    for tf32, expected in ((True, "tf32"), (False, "ieee")):
         with pytest.raises(KeyError), Precision(tf32=tf32).active():
-            assert switches() == (tf32, tf32, True)
+            assert switches() == (expected, expected, True)
             raise KeyError
         assert switches() == before
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_precision_works_with_either_kind_of_switch(older: bool) -> None:
+    """PyTorch forbids reading the older switches where the newer ones were set."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        if older:
+            matmul.allow_tf32 = True
+        else:
+            matmul.fp32_precision = "tf32"
+        with Precision().active():
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+        assert not older or matmul.allow_tf32
+    finally:
+        if older:
+            matmul.allow_tf32 = False
+        matmul.fp32_precision = before
+
+
+def test_the_global_random_state_is_untouched() -> None:
+    model, (images, labels) = make("small_vgg"), data()
+    _fastest.cache_clear()
+    before = torch.get_rng_state()
+    purify(model, images, labels, recipe=quick("default"))
+    assert torch.equal(torch.get_rng_state(), before)
