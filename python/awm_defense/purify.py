@@ -21,7 +21,7 @@ from awm_defense.precision import Precision
 from awm_defense.recipes import Recipe, get_recipe
 
 
-@dataclass
+@dataclass(repr=False)
 class PurifyResult:
     """What `purify` returns."""
 
@@ -46,6 +46,15 @@ class PurifyResult:
     """What did not go as usual: fallbacks, non-finite values, an interruption."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
+
+    def __repr__(self) -> str:
+        kept = sum(float(mask.sum()) for mask in self.masks.values())
+        total = sum(mask.numel() for mask in self.masks.values())
+        return (
+            f"<PurifyResult: {type(self.model).__name__}, {self.recipe.name}, "
+            f"{len(self.history)} epochs, {self.seconds:.1f} s, mean mask {kept / total:.3f}, "
+            f"{len(self.notes)} notes>"
+        )
 
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor, layers: str) -> None:

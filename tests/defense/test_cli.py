@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import awm_kernels
 from awm_defense.checkpoint import save_model
 from awm_defense.cli import main
-from awm_defense.commands import demo, evaluate, info
+from awm_defense.commands import demo, evaluate, info, train
 from awm_defense.engine import Engine
 from awm_defense.models import build_model
 from awm_defense.recipes import get_recipe
@@ -74,6 +74,14 @@ def test_evaluate_prints_one_json_object(
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"acc", "asr", "asr_all", "ra"}
     assert all(0 <= value <= 100 for value in found.values())
+
+
+def test_evaluate_without_an_attack_measures_accuracy(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    assert main(["evaluate", str(checkpoint), *MODEL, "--limit", "64", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert set(json.loads(out)) == {"acc"} and "no attack is named" in err
 
 
 def test_evaluate_reads_trigger_files(
@@ -258,6 +266,18 @@ def test_interrupt_is_130(
     monkeypatch.setattr(info, "run", interrupted)
     assert main(["info"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_interrupted_training_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "make_network", interrupted)
+    order = ["--attack", "badnets", "--arch", "small_vgg", "--dataset", "digits"]
+    assert main(["train", *order, "--out", str(tmp_path)]) == 130
+    assert "same command goes on" in capsys.readouterr().err
 
 
 def test_runs_as_a_module() -> None:

@@ -220,3 +220,8 @@ def test_bad_arguments_are_named(
     arguments.update(change)
     with pytest.raises(error, match=message):
         purify(**arguments)
+
+
+def test_a_result_prints_as_one_line() -> None:
+    text = repr(purify(make(), *clean(), recipe=quick()))
+    assert text.startswith("<PurifyResult: Small, official, 2 epochs, ") and "\n" not in text

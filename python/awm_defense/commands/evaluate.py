@@ -27,7 +27,7 @@ from awm_defense.commands.options import (
 )
 from awm_defense.data import load_dataset
 from awm_defense.manifest import NAME, read_manifest
-from awm_defense.metrics import evaluate
+from awm_defense.metrics import accuracy, evaluate
 
 MEANING = {
     "acc": "test images classified right",
@@ -52,7 +52,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "evaluate",
         help="measure accuracy and attack success",
         description="What a manifest says (that of `awm train`, beside MODEL or by --manifest) "
-        "need not be given; an option that is given counts more.",
+        "need not be given; an option that is given counts more. Without an attack, accuracy alone "
+        "is measured.",
     )
     add_model_options(parser, "MODEL", required=False)
     add_data_options(parser, required=False)
@@ -98,16 +99,16 @@ def fill_in(args: argparse.Namespace, manifest: Mapping[str, Any]) -> None:
             setattr(args, name, manifest[name])
 
 
-def get_attack(args: argparse.Namespace, folder: Path, manifest: Mapping[str, Any]) -> Attack:
-    """The attack that the options name, or else the manifest."""
+def get_attack(
+    args: argparse.Namespace, folder: Path, manifest: Mapping[str, Any]
+) -> Attack | None:
+    """The attack that the options name, or else the manifest, if one does."""
     if args.attack is None:
         for name in OF_AN_ATTACK:
             value = getattr(args, name)
             if value is not None and value is not False:  # class 0 is a value
                 raise ValueError(f"--attack: expected together with --{name.replace('_', '-')}")
-        if "trigger" not in manifest:
-            raise ValueError("--attack: expected, as no manifest names one")
-        return read_attack(folder, manifest)
+        return read_attack(folder, manifest) if "trigger" in manifest else None
     if args.target is None and not args.all_to_all:
         raise ValueError("--target: expected a class, or --all-to-all")
     if args.target is not None and not 0 <= args.target < args.num_classes:
@@ -126,7 +127,7 @@ def get_attack(args: argparse.Namespace, folder: Path, manifest: Mapping[str, An
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print acc, asr, asr_all and ra in percent."""
+    """Print acc, and with an attack asr, asr_all and ra, in percent."""
     folder, manifest = find_manifest(args)
     fill_in(args, manifest)
     attack = get_attack(args, folder, manifest)
@@ -136,9 +137,12 @@ def run(args: argparse.Namespace) -> int:
     images, labels = load_dataset(args.dataset, args.data_dir).test()
     images, labels = images[: args.limit], labels[: args.limit]
     say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")
-    found = evaluate(
-        model, images, labels, attack, mean=mean, std=std, device=device, progress=True
-    )
+    options: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
+    if attack is None:
+        say("no attack is named: accuracy alone")
+        found = {"acc": accuracy(model, images, labels, **options)}
+    else:
+        found = evaluate(model, images, labels, attack, **options)
     if args.json:
         print_json({name: round(value, 4) for name, value in found.items()})
     else:

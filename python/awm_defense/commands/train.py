@@ -13,6 +13,7 @@ from awm_defense.commands.options import (
     get_device,
     positive_int,
     print_json,
+    say,
 )
 from awm_defense.compute import Compute
 from awm_defense.data import load_dataset
@@ -30,7 +31,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Train a network on poisoned data. Writes model.safetensors, the trigger and "
         "manifest.json. The same command goes on where a run was ended.",
     )
-    parser.add_argument("--attack", required=True, choices=[*sorted(ATTACKS), NO_ATTACK])
+    parser.add_argument(
+        "--attack",
+        required=True,
+        choices=[*sorted(ATTACKS), NO_ATTACK],
+        help="none: a benign network",
+    )
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--target", type=int, default=0, metavar="T", help="target class (0)")
     goal.add_argument(
@@ -50,15 +56,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
     )
     defaults = Plan()
-    parser.add_argument("--epochs", type=positive_int, default=defaults.epochs, metavar="N")
-    parser.add_argument("--batch-size", type=positive_int, default=defaults.batch_size, metavar="N")
-    parser.add_argument("--lr", type=float, default=defaults.lr, metavar="R", help="the highest")
-    parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay, metavar="R")
-    parser.add_argument(
-        "--label-smoothing", type=float, default=defaults.label_smoothing, metavar="R"
-    )
+    for name, kind, what in (
+        ("epochs", positive_int, "passes over the images"),
+        ("batch_size", positive_int, "images a step"),
+        ("lr", float, "the highest learning rate, in the middle of the training"),
+        ("weight_decay", float, "as SGD takes it"),
+        ("label_smoothing", float, "share of the label that goes to all classes"),
+        ("seed", int, "of all that is random"),
+    ):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=getattr(defaults, name),
+            metavar="R" if kind is float else "N",
+            help=f"{what} (default: %(default)s)",
+        )
     parser.add_argument("--no-augment", action="store_true", help="no random shifts and flips")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument(
         "--precision",
         choices=list(PRECISIONS),
@@ -91,15 +104,19 @@ def run(args: argparse.Namespace) -> int:
     order = Order(
         args.arch, args.attack, None if args.all_to_all else args.target, args.poison_rate, plan
     )
-    manifest = make_network(
-        args.out,
-        data,
-        order,
-        clean_model=args.clean_model,
-        compute=PRECISIONS[args.precision],
-        device=device,
-        progress=True,
-    )
+    try:
+        manifest = make_network(
+            args.out,
+            data,
+            order,
+            clean_model=args.clean_model,
+            compute=PRECISIONS[args.precision],
+            device=device,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        say("the same command goes on after the last whole epoch")
+        raise
     if args.json:
         print_json(manifest)
     else:
