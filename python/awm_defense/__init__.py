@@ -1,15 +1,19 @@
 """Erase backdoors from neural networks by Adversarial Weight Masking."""
 
+from awm_defense.defenses import BASELINES
 from awm_defense.precision import Precision
-from awm_defense.purify import PurifyResult, purify, purify_many
-from awm_defense.recipes import RECIPES, Recipe, get_recipe
+from awm_defense.purify import purify, purify_many
+from awm_defense.recipes import RECIPES, Recipe, get_recipe, get_settings
+from awm_defense.result import PurifyResult
 
 __all__ = [
+    "BASELINES",
     "RECIPES",
     "Precision",
     "PurifyResult",
     "Recipe",
     "get_recipe",
+    "get_settings",
     "purify",
     "purify_many",
 ]

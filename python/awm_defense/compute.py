@@ -58,7 +58,7 @@ def fastest(model: nn.Module, images: Tensor, device: torch.device) -> Compute:
 
 def _seconds(model: nn.Module, images: Tensor, device: torch.device, compute: Compute) -> float:
     """Of one forward and backward pass."""
-    trial = copy.deepcopy(model).train()
+    trial = copy.deepcopy(model).train().requires_grad_(True)
     compute.prepare(trial, device)
     batch = images.to(device).contiguous(memory_format=compute.memory_format)
     labels = torch.zeros(len(batch), dtype=torch.int64, device=device)

@@ -116,6 +116,8 @@ class Engine:
         low, high = (0.0, 1.0) if self.recipe.clip_trigger_phase else (-INF, INF)
         loss = cross_entropy(self.network(perturb(images, delta, low, high)), targets)
         (grad,) = torch.autograd.grad(loss, delta)
+        if self.recipe.trigger_l2:
+            grad = grad - 2 * self.recipe.trigger_l2 * self.delta
         trigger_step_(self.delta, grad, lr=self.recipe.trigger_lr)
         self.trigger_losses.index_copy_(0, self.position, loss.detach()[None])
         self.position.add_(1)

@@ -17,7 +17,7 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def _channel_factors(norm: Any) -> tuple[Tensor, Tensor]:
+def channel_factors(norm: Any) -> tuple[Tensor, Tensor]:
     """(scale, shift) with norm(x) = scale · x + shift per channel."""
     mean, variance, eps = norm.running_mean, norm.running_var, norm.eps
     scale = torch.rsqrt(variance.double() + eps)
@@ -26,6 +26,25 @@ def _channel_factors(norm: Any) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight.detach().double()
         shift = shift * norm.weight.detach().double() + norm.bias.detach().double()
     return scale, shift
+
+
+def conv_norm_pairs(traced: fx.GraphModule) -> dict[str, str]:
+    """Each convolution that an eval-mode BatchNorm directly follows, both called once: names."""
+    modules: dict[str, Any] = dict(traced.named_modules())
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    pairs: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        norm: Any = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(norm) not in NORMS or norm.running_mean is None or norm.training:
+            continue
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        name = str(before.target)
+        # A BatchNorm1d over (n, c, l) doesn't normalise a Linear's last dimension.
+        if type(modules[name]) in CONVS and calls[name] == 1 and calls[node.target] == 1:
+            pairs[name] = str(node.target)
+    return pairs
 
 
 def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -41,30 +60,20 @@ def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
         Exception: whatever torch.fx raises for a model it can't trace.
     """
     traced = fx.symbolic_trace(copy.deepcopy(model))
-    modules: dict[str, Any] = dict(traced.named_modules())
-    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    pairs = conv_norm_pairs(traced)
+    norms = set(pairs.values())
     scales: dict[str, Tensor] = {}
-    for node in list(traced.graph.nodes):
-        norm: Any = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(norm) not in NORMS or norm.running_mean is None or norm.training:
-            continue
-        before = node.args[0] if node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
-            continue
-        name = str(before.target)
-        layer = modules[name]
-        # A BatchNorm1d over (n, c, l) doesn't normalise a Linear's last dimension.
-        if type(layer) not in CONVS or calls[name] != 1 or calls[node.target] != 1:
-            continue
-        if name in scales:
-            continue
-        scale, shift = _channel_factors(norm)
+    for name, norm_name in pairs.items():
+        layer: Any = traced.get_submodule(name)
+        scale, shift = channel_factors(traced.get_submodule(norm_name))
         if layer.bias is not None:
             shift = shift + layer.bias.detach().double() * scale
         layer.bias = nn.Parameter(shift.to(layer.weight.dtype), requires_grad=False)
         scales[name] = scale.to(layer.weight.dtype)
-        node.replace_all_uses_with(before)
-        traced.graph.erase_node(node)
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and node.target in norms:
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()

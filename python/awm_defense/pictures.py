@@ -51,17 +51,19 @@ def save_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write how losses, the trigger's L1 norm and the masks moved, one point an epoch."""
     keys = list(history[0]) if history else []
     panels = {
-        "loss": [key for key in keys if key.endswith("_loss")],
+        "loss": [key for key in keys if key.endswith("loss")],
         "L1 norm of the trigger": [key for key in keys if key == "trigger_norm"],
         "mean of the masks": [key for key in keys if key.startswith("mask")],
+        "accuracy on the images at hand": [key for key in keys if key == "accuracy"],
     }
+    panels = {title: lines for title, lines in panels.items() if lines}
     figure = Figure(figsize=(10, 3), layout="constrained")
     for position, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
         for key in lines:
             values = [epoch.get(key, math.nan) for epoch in history]
             axes.plot(range(1, len(values) + 1), values, label=key.replace("_", " "))
-        if lines and title == "loss":
+        if title == "loss":
             # While the trigger is sought its loss is hundreds of times that of the clean images.
             axes.set_yscale("log")
             axes.legend(fontsize=7)

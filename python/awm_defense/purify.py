@@ -4,89 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.batches import Batches
+from awm_defense.checks import check_images, pixel_stat
+from awm_defense.defenses import Baseline
+from awm_defense.defenses.run import run_baseline
 from awm_defense.engine import Engine
 from awm_defense.flat import maskable
 from awm_defense.network import WorkingNetwork
 from awm_defense.precision import Precision
-from awm_defense.recipes import Recipe, get_recipe
-
-
-@dataclass(repr=False)
-class PurifyResult:
-    """What `purify` returns."""
-
-    model: nn.Module
-    """A copy of the given model, same class, its weights replaced by m ⊙ θ."""
-    masks: dict[str, Tensor]
-    """m of each masked layer, by its name, in its weight's shape; in [0, 1]."""
-    trigger: Tensor
-    """Δ of the last epoch, (c, h, w), in pixel space (values of images in [0, 1])."""
-    history: list[dict[str, float]]
-    """One entry an epoch: epoch, trigger_loss, trigger_norm (L1, in the ball), clean_loss,
-    perturbed_loss (means over the epoch's steps), mask_mean (of all masks, at its end)."""
-    seconds: float
-    """Wall-clock time of the purification."""
-    peak_memory_mb: float
-    """CUDA: peak of memory allocated meanwhile. CPU: peak resident size of the process."""
-    recipe: Recipe
-    """The recipe, with every value that was used."""
-    precision: Precision
-    """The dtypes that were used; give it to `purify` to repeat the run exactly."""
-    notes: list[str] = field(default_factory=list)
-    """What did not go as usual: fallbacks, non-finite values, an interruption."""
-    interrupted: bool = False
-    """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
-
-    def __repr__(self) -> str:
-        kept = sum(float(mask.sum()) for mask in self.masks.values())
-        total = sum(mask.numel() for mask in self.masks.values())
-        return (
-            f"<PurifyResult: {type(self.model).__name__}, {self.recipe.name}, "
-            f"{len(self.history)} epochs, {self.seconds:.1f} s, mean mask {kept / total:.3f}, "
-            f"{len(self.notes)} notes>"
-        )
-
-
-def _check(model: nn.Module, images: Tensor, labels: Tensor, layers: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if not maskable(model, layers):
-        raise ValueError(f"model: expected layers to mask (layers={layers!r}), got none")
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images: expected a floating-point tensor, got {got}")
-    if images.dim() != 4 or images.shape[0] == 0:
-        raise ValueError(f"images: expected shape (n ≥ 1, c, h, w), got {tuple(images.shape)}")
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(
-            "images: expected pixel values in [0, 1] (give mean and std for a model fed "
-            f"normalised input), got {images.min():.3g} to {images.max():.3g}"
-        )
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels: expected an int64 tensor, got {got}")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
-
-
-def _pixel_stat(name: str, value: object, like: Tensor) -> Tensor | None:
-    """mean or std, one number or one a channel, as (1, c or 1, 1, 1)."""
-    if value is None:
-        return None
-    stat = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
-    if stat.shape[1] not in (1, like.shape[1]):
-        raise ValueError(f"{name}: expected 1 or {like.shape[1]} numbers, got {stat.shape[1]}")
-    return stat
+from awm_defense.recipes import Recipe, get_settings
+from awm_defense.result import PurifyResult, peak_memory_mb
+from awm_defense.settings import Settings
 
 
 def _purified(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
@@ -99,18 +34,12 @@ def _purified(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     return purified
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def purify(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    recipe: str | Recipe = "default",
+    recipe: str | Settings = "default",
     mean: float | list[float] | Tensor | None = None,
     std: float | list[float] | Tensor | None = None,
     device: str | torch.device | None = None,
@@ -121,21 +50,24 @@ def purify(
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
 
-    Ctrl-C ends it early, with the masks of the last whole epoch.
+    Ctrl-C ends AWM early, with the masks of the last whole epoch; rivals it ends without a result.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
             always evaluated in eval mode.
         images: clean images, (n, c, h, w), floating point in [0, 1]; n may be smaller than a batch.
         labels: their classes, int64, (n,).
-        recipe: "paper", "official", "default", or a `Recipe`.
+        recipe: "paper", "official" or "default", or a `Recipe`; or a rival defense to compare
+            with: "anp", "anp-swm", "ibau", "finetune", "fine-pruning", "clp", or their settings
+            (`BASELINES`).
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel. The trigger
             and its clipping stay in pixel space.
         device: where to work; default: where the model is. The result lives where the model is.
         precision: "fp32"; "tf32"; "bf16"; or "auto": bfloat16 on CUDA, and on a CPU for those
             passes of those layers where it is measured to be faster, if the logits of the images
             agree with float32. The measurement can differ between runs: give an earlier result's
-            `precision` for the same masks to the last bit.
+            `precision` for the same masks to the last bit. For a rival, "auto" is what trains
+            fastest (bfloat16 by autocast), or float32 where its method needs that.
         captured: replay each step as a CUDA graph; False runs eagerly, as a CPU always does.
         seed: fixes batches and augmentation.
         progress: show a progress bar.
@@ -167,7 +99,7 @@ def purify_many(
     images: Tensor,
     labels: Tensor,
     *,
-    recipe: str | Recipe = "default",
+    recipe: str | Settings = "default",
     mean: float | list[float] | Tensor | None = None,
     std: float | list[float] | Tensor | None = None,
     device: str | torch.device | None = None,
@@ -189,12 +121,30 @@ def purify_many(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_settings(recipe) if isinstance(recipe, str) else recipe
     if (mean is None) != (std is None):
         raise ValueError("mean, std: expected both or neither")
+    if not isinstance(recipe, Recipe):
+        assert isinstance(recipe, Baseline)
+        for model in models:
+            yield run_baseline(
+                model,
+                images,
+                labels,
+                recipe,
+                mean=mean,
+                std=std,
+                device=device,
+                precision=precision,
+                seed=seed,
+                progress=progress,
+            )
+        return
     engine: Engine | None = None
     for model in models:
-        _check(model, images, labels, recipe.layers)
+        check_images(model, images, labels)
+        if not maskable(model, recipe.layers):
+            raise ValueError(f"model: expected layers to mask (layers={recipe.layers!r}), got none")
         started = time.perf_counter()
         home = next(model.parameters())
         work_device = torch.device(device) if device is not None else home.device
@@ -251,7 +201,7 @@ def make_engine(
     data = Batches(images, labels.to(device), recipe, len(images) <= classes, seed)
     # As many images as a mask step's batch holds.
     sample = images.repeat(-(-2 * data.batch // len(images)), 1, 1, 1)[: 2 * data.batch]
-    pixel_mean, pixel_std = _pixel_stat("mean", mean, images), _pixel_stat("std", std, images)
+    pixel_mean, pixel_std = pixel_stat("mean", mean, images), pixel_stat("std", std, images)
     network = WorkingNetwork(model, recipe, sample, pixel_mean, pixel_std, precision, notes)
     if labels.min() < 0 or labels.max() >= network.classes:
         raise ValueError(
@@ -304,7 +254,7 @@ def _result(
         trigger=engine.delta.to(home, copy=True),
         history=history,
         seconds=time.perf_counter() - started,
-        peak_memory_mb=_peak_memory_mb(engine.delta.device),
+        peak_memory_mb=peak_memory_mb(engine.delta.device),
         recipe=engine.recipe,
         precision=engine.network.precision,
         notes=notes,

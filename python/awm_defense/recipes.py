@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from awm_defense.defenses import BASELINES
+from awm_defense.settings import Settings
+
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Hyper-parameters of Adversarial Weight Masking (AWM paper, Eq. 4.4 and Algorithm 1).
 
     Fields that are None take `SIZE_DEPENDENT`'s value for the number of images at hand; the
     recipe a result carries has them filled in.
     """
 
-    name: str
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
@@ -27,7 +25,7 @@ class Recipe:
     batch_size: int | None = None
     """Images a step, b; at most the number of images there are."""
     tau: float | None = None
-    """L1 bound τ of the trigger Δ, in units of pixel values in [0, 1]."""
+    """L1 bound τ of the trigger Δ, in units of pixel values in [0, 1]; inf for none."""
     alpha: float | None = None
     """Weight α of the clean loss."""
     beta: float | None = None
@@ -36,6 +34,8 @@ class Recipe:
     """Weight γ of ‖m‖₁."""
     trigger_lr: float = 10.0
     """η₁, plain gradient ascent."""
+    trigger_l2: float = 0.0
+    """Weight of ‖Δ‖₂², which the trigger keeps small besides ("L2 Reg" of the AWM paper)."""
     trigger_ball: Literal["rescale", "project"] = "rescale"
     """How Δ gets into the L1 ball once an epoch."""
     mask_optimizer: Literal["adam", "sgd"] = "adam"
@@ -63,25 +63,6 @@ class Recipe:
     flip: bool = True
     """Random horizontal flips in augmentation (wrong for digits and letters, say)."""
 
-    def with_options(self, options: Mapping[str, str]) -> Self:
-        """A copy with fields replaced from text, as in `--set tau=100`.
-
-        Raises:
-            ValueError: no such field, or a value that the field can't have.
-        """
-        hints = typing.get_type_hints(type(self))
-        fields = [name for name in hints if name != "name"]
-        changes: dict[str, object] = {}
-        for key, text in options.items():
-            if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                meant = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(
-                    f"recipe option: expected one of {', '.join(fields)}, got {key!r}{meant}"
-                )
-            changes[key] = _parse(key, hints[key], text)
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
     def resolve(self, images: int, classes: int) -> Self:
         """A copy with every None filled in for this many images of this many classes."""
         sized = SIZE_DEPENDENT["one-shot" if images <= classes else "more"]
@@ -96,7 +77,16 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and value < low:
                 raise ValueError(f"{key}: expected an integer ≥ {low}, got {value}")
-        for key in ("tau", "alpha", "beta", "gamma", "trigger_lr", "mask_lr", "mask_lr_decay"):
+        for key in (
+            "tau",
+            "alpha",
+            "beta",
+            "gamma",
+            "trigger_lr",
+            "trigger_l2",
+            "mask_lr",
+            "mask_lr_decay",
+        ):
             value = getattr(self, key)
             if value is not None and not value >= 0:
                 raise ValueError(f"{key}: expected a number ≥ 0, got {value}")
@@ -145,21 +135,13 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def _parse(key: str, hint: object, text: str) -> object:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    kind = kinds[0]
-    if typing.get_origin(kind) is Literal:
-        if text not in typing.get_args(kind):
-            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {text!r}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{key}: expected true or false, got {text!r}")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        expected = {int: "an integer", float: "a number"}[kind]
-        raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
+def get_settings(name: str) -> Settings:
+    """The recipe, or the rival defense, of that name.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    known: dict[str, Settings] = {**RECIPES, **BASELINES}
+    if name not in known:
+        raise ValueError(f"recipe: expected one of {', '.join(known)}, got {name!r}")
+    return known[name]

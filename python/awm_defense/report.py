@@ -16,7 +16,7 @@ from torch import Tensor
 
 import awm_kernels
 from awm_defense.pictures import save_history, save_image, save_masks, save_trigger
-from awm_defense.purify import PurifyResult
+from awm_defense.result import PurifyResult
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #16a34a; --bad: #dc2626; }
@@ -34,6 +34,8 @@ img.wide { width: 100%; background: #fff; border-radius: .4rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td { border-bottom: 1px solid var(--line); padding: .2rem 1.5rem .2rem 0; }
 """
+
+MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic."
 
 
 def write_report(
@@ -85,7 +87,7 @@ def _collect(
         **extra,
         "versions": {"torch": torch.__version__, "awm_kernels": awm_kernels.__version__},
         "masks": {name: mask.float().mean().item() for name, mask in result.masks.items()},
-        "trigger_l1": result.trigger.float().abs().sum().item(),
+        "trigger_l1": None if result.trigger is None else result.trigger.float().abs().sum().item(),
         "notes": list(result.notes),
         "history": [dict(epoch) for epoch in result.history],
     }
@@ -95,23 +97,26 @@ def _write_pictures(
     out_dir: Path, result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
 ) -> dict[str, str]:
     """Write every picture; returns file name -> caption of the small ones, in reading order."""
-    trigger = result.trigger.detach().float().cpu()
+    trigger = None if result.trigger is None else result.trigger.detach().float().cpu()
     images: dict[str, tuple[Tensor, str]] = {}
     if clean is not None:
         images["clean.png"] = (clean, "a clean image")
     if triggered is not None:
         images["triggered.png"] = (triggered, "the same with the attacker's trigger")
-    if clean is not None:
+    if clean is not None and trigger is not None:
         recovered = clean.detach().float().cpu() + trigger
         images["recovered.png"] = (recovered, "the same with the recovered trigger")
     for name, (image, _) in images.items():
         save_image(out_dir / name, image)
-    save_trigger(out_dir / "trigger.png", trigger)
-    save_masks(out_dir / "masks.png", result.masks)
-    save_history(out_dir / "history.png", result.history)
     captions = {name: caption for name, (_, caption) in images.items()}
-    largest = trigger.abs().max()
-    captions["trigger.png"] = f"the recovered trigger; grey is none, white and black ±{largest:.2f}"
+    if trigger is not None:
+        save_trigger(out_dir / "trigger.png", trigger)
+        largest = f"{trigger.abs().max():.2f}"
+        captions["trigger.png"] = f"the recovered trigger; grey is none, white and black ±{largest}"
+    if result.masks:
+        save_masks(out_dir / "masks.png", result.masks)
+    if result.history:
+        save_history(out_dir / "history.png", result.history)
     return captions
 
 
@@ -142,6 +147,13 @@ def _html(out_dir: Path, report: Mapping[str, Any], pictures: Mapping[str, str])
         f"<figure>{_img(out_dir / name, text)}<figcaption>{escape(text)}</figcaption></figure>"
         for name, text in pictures.items()
     )
+    masks = history = ""
+    if report["masks"]:
+        picture = _img(out_dir / "masks.png", "histogram of mask values per layer", "wide")
+        masks = f"<h2>Masks</h2><p>{MASKS_MEAN}</p>{picture}"
+    if report["history"]:
+        picture = _img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")
+        history = f"<h2>History</h2>{picture}"
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
     shown = {"title", "before", "after", "recipe", "masks", "notes", "history"}
     facts = {key: value for key, value in report.items() if key not in shown}
@@ -151,13 +163,9 @@ def _html(out_dir: Path, report: Mapping[str, Any], pictures: Mapping[str, str])
 <title>{escape(report["title"])}</title><style>{STYLE}</style></head><body>
 <h1>{escape(report["title"])}</h1>
 <div class="cards">{"".join(cards)}</div>
-<h2>Trigger</h2>
-<div class="pictures">{small}</div>
-<h2>Masks</h2>
-<p>How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic.</p>
-{_img(out_dir / "masks.png", "histogram of mask values per layer", "wide")}
-<h2>History</h2>
-{_img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")}
+{f'<h2>Trigger</h2><div class="pictures">{small}</div>' if small else ""}
+{masks}
+{history}
 {f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""}
 <h2>Recipe</h2>{_table(report["recipe"])}
 <h2>Run</h2>{_table(facts)}

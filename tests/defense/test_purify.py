@@ -149,6 +149,16 @@ def test_trigger_stays_in_the_ball_and_beats_random_ones() -> None:
     assert loss(trigger) > max(randoms)
 
 
+def test_the_trigger_can_be_unbounded_or_penalised() -> None:
+    def norm(**options: Any) -> float:
+        recipe = quick(trigger_lr=1, **options)
+        return purify(make(), *clean(), recipe=recipe).history[0]["trigger_norm"]
+
+    free = norm(tau="inf")
+    assert norm(tau=free / 2) == pytest.approx(free / 2, rel=1e-5)
+    assert 0 < norm(tau="inf", trigger_l2=0.1) < 0.8 * free
+
+
 def test_normalised_input_equals_normalisation_inside_the_model() -> None:
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 

@@ -8,10 +8,9 @@ import awm_kernels
 from awm_defense.attacks import ATTACKS
 from awm_defense.commands.options import print_json
 from awm_defense.data import DATASETS
+from awm_defense.defenses import BASELINES
 from awm_defense.models import MODELS
 from awm_defense.recipes import RECIPES
-
-DEFENSES = ("awm",)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +27,7 @@ def collect() -> dict[str, object]:
         "attacks": sorted(ATTACKS),
         "models": sorted(MODELS),
         "datasets": sorted(DATASETS),
-        "defenses": list(DEFENSES),
+        "defenses": ["awm", *BASELINES],
         "recipes": list(RECIPES),
         "ops": list(awm_kernels.OPS),
         "backends": {name: status._asdict() for name, status in awm_kernels.backends().items()},

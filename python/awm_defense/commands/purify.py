@@ -19,10 +19,12 @@ from awm_defense.commands.options import (
     say,
 )
 from awm_defense.data import draw_defender, load_dataset
+from awm_defense.defenses import BASELINES
 from awm_defense.precision import PRECISIONS
 from awm_defense.purify import purify_many
-from awm_defense.recipes import RECIPES, Recipe, get_recipe
+from awm_defense.recipes import RECIPES, get_settings
 from awm_defense.report import write_report
+from awm_defense.settings import Settings
 
 # What a shell reports for a command ended by Ctrl-C.
 INTERRUPTED = 130
@@ -38,7 +40,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--per-class", type=positive_int, metavar="K", help="clean images per class (default: 1)"
     )
     amount.add_argument("--n", type=positive_int, metavar="N", help="clean images in all, instead")
-    parser.add_argument("--recipe", choices=list(RECIPES), default="default")
+    parser.add_argument(
+        "--recipe",
+        choices=[*RECIPES, *BASELINES],
+        default="default",
+        help=f"of AWM: {', '.join(RECIPES)}; to compare with: {', '.join(BASELINES)} "
+        "(default: default)",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -64,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def make_recipe(name: str, settings: Sequence[str]) -> Recipe:
+def make_recipe(name: str, settings: Sequence[str]) -> Settings:
     """The recipe called `name` with settings such as "tau=100" applied."""
     options = {}
     for setting in settings:
@@ -72,7 +80,7 @@ def make_recipe(name: str, settings: Sequence[str]) -> Recipe:
         if not (key and equals and value):
             raise ValueError(f"--set: expected KEY=VALUE, got {setting!r}")
         options[key.strip()] = value.strip()
-    return get_recipe(name).with_options(options)
+    return get_settings(name).with_options(options)
 
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
@@ -121,7 +129,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
         save_model(folder / "model.safetensors", result.model)
-        save_model(folder / "masks.safetensors", result.masks)
+        if result.masks:
+            save_model(folder / "masks.safetensors", result.masks)
         write_report(
             folder,
             result=result,

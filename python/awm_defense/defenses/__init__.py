@@ -1,0 +1,22 @@
+"""The defenses that Adversarial Weight Masking is compared with, and what they need."""
+
+from awm_defense.defenses.anp import Anp
+from awm_defense.defenses.clp import Clp
+from awm_defense.defenses.finetune import FineTune
+from awm_defense.defenses.ibau import Ibau
+from awm_defense.defenses.problem import Baseline, Erased, Problem
+
+BASELINES: dict[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        Anp(name="anp"),
+        # The AWM paper's Eq. 4.1: soft masks on weights, learned as AWM learns them.
+        Anp(name="anp-swm", units="weights", mask_optimizer="adam", mask_lr=0.01, prune=False),
+        Ibau(name="ibau"),
+        FineTune(name="finetune"),
+        FineTune(name="fine-pruning", prune=True),
+        Clp(name="clp"),
+    )
+}
+
+__all__ = ["BASELINES", "Anp", "Baseline", "Clp", "Erased", "FineTune", "Ibau", "Problem"]

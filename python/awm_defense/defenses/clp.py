@@ -1,0 +1,43 @@
+"""Channel Lipschitz pruning (Zheng et al., ECCV 2022, arXiv:2208.03111): it needs no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from awm_defense.defenses.problem import Baseline, Erased, Problem
+from awm_defense.fold import channel_factors, conv_norm_pairs
+
+
+@dataclass(frozen=True)
+class Clp(Baseline):
+    """Channels whose Lipschitz bound stands out in their layer are cut off."""
+
+    u: float = 3.0
+    """How many standard deviations above a layer's mean a bound stands out."""
+
+    @torch.no_grad()
+    def erase(self, problem: Problem) -> Erased:
+        """Prune in place."""
+        pairs = conv_norm_pairs(fx.symbolic_trace(problem.model))
+        if not pairs:
+            raise ValueError("model: expected convolutions followed by BatchNorm, got none")
+        cut = total = 0
+        masks = {}
+        for conv_name, norm_name in pairs.items():
+            conv: Any = problem.model.get_submodule(conv_name)
+            norm: Any = problem.model.get_submodule(norm_name)
+            scale, _ = channel_factors(norm)
+            weight = conv.weight.double() * scale.view(-1, *[1] * (conv.weight.dim() - 1))
+            # Each channel is a map from input channels to positions of the kernel.
+            bounds = torch.linalg.matrix_norm(weight.flatten(2), ord=2)
+            keep = bounds <= bounds.mean() + self.u * bounds.std()
+            norm.weight.mul_(keep)
+            norm.bias.mul_(keep)
+            masks[norm_name] = keep.to(norm.weight)
+            cut, total = cut + int((~keep).sum()), total + len(keep)
+        problem.notes.append(f"{cut} of {total} channels are cut")
+        return Erased([], masks)

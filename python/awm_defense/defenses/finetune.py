@@ -1,0 +1,96 @@
+"""Fine-tuning; pruning before it is Fine-Pruning (Liu et al., RAID 2018, arXiv:1805.12185)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.defenses.problem import EVALUATION_BATCH, Baseline, Erased, Problem
+from awm_defense.train import Plan, train
+
+
+@dataclass(frozen=True)
+class FineTune(Baseline):
+    """Train on the images at hand; of a small step size, and few images, gently."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    crop_padding: int = 4
+    flip: bool = True
+    prune: bool = False
+    """Whether channels of the last convolution that the images leave dormant are pruned first."""
+    max_drop: float = 4.0
+    """Points of accuracy on the images at hand that pruning may cost."""
+
+    def erase(self, problem: Problem) -> Erased:
+        """Prune if asked to, then fine-tune."""
+        if self.prune:
+            _prune_dormant(problem, self.max_drop)
+        plan = Plan(
+            epochs=self.epochs,
+            batch_size=min(self.batch_size, len(problem.images)),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            label_smoothing=0.0,
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            seed=problem.generator.initial_seed(),
+        )
+        history: list[dict[str, float]] = []
+
+        def measure(network: nn.Module) -> dict[str, float]:
+            found = {"accuracy": problem.accuracy(problem.model)}
+            history.append({"epoch": float(len(history)), **found})
+            return found
+
+        problem.model.requires_grad_(True)
+        train(
+            nn.Sequential(problem.normalise, problem.model),
+            problem.images,
+            problem.labels,
+            plan,
+            compute=problem.compute,
+            device=problem.images.device,
+            measure=measure,
+            progress=problem.progress,
+        )
+        problem.model.requires_grad_(False)
+        return Erased(history)
+
+
+@torch.no_grad()
+def _prune_dormant(problem: Problem, max_drop: float) -> None:
+    """Cut off what the last linear layer reads of the last convolution's least active channels."""
+    convolutions = [m for m in problem.model.modules() if isinstance(m, nn.Conv2d)]
+    linears = [m for m in problem.model.modules() if isinstance(m, nn.Linear)]
+    if not convolutions or not linears:
+        raise ValueError("model: expected convolutions and a linear layer to prune between")
+    channels, reader = convolutions[-1].out_channels, linears[-1]
+    if reader.in_features % channels:
+        raise ValueError(
+            f"model: expected the last linear layer to read the {channels} channels of the last "
+            f"convolution, got {reader.in_features} inputs"
+        )
+    read: list[Tensor] = []
+    hook = reader.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].float().unflatten(1, (channels, -1)).mean((0, 2)))
+    )
+    for images in problem.images.split(EVALUATION_BATCH):
+        problem.logits(problem.model, images)
+    hook.remove()
+    order = torch.stack(read).mean(0).argsort()
+    columns = reader.weight.unflatten(1, (channels, -1))
+    allowed = problem.accuracy(problem.model) - max_drop
+    pruned = 0
+    for channel in order[:-1]:
+        before = columns[:, channel].clone()
+        columns[:, channel] = 0
+        if problem.accuracy(problem.model) < allowed:
+            columns[:, channel] = before
+            break
+        pruned += 1
+    problem.notes.append(f"{pruned} of {channels} channels are pruned")

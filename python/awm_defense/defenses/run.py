@@ -1,0 +1,109 @@
+"""Runs a rival defense as `purify` runs Adversarial Weight Masking, on the same images."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.batches import Batches
+from awm_defense.checks import check_images, pixel_stat
+from awm_defense.compute import Compute, fastest
+from awm_defense.defenses.problem import Baseline, Problem
+from awm_defense.precision import Precision, asked_precision
+from awm_defense.recipes import RECIPES
+from awm_defense.result import PurifyResult, peak_memory_mb
+
+
+def run_baseline(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: Baseline,
+    *,
+    mean: float | list[float] | Tensor | None,
+    std: float | list[float] | Tensor | None,
+    device: str | torch.device | None,
+    precision: str | Precision,
+    seed: int,
+    progress: bool,
+) -> PurifyResult:
+    """Arguments, result and errors are those of `purify`."""
+    check_images(model, images, labels)
+    started = time.perf_counter()
+    home = next(model.parameters())
+    place = torch.device(device) if device is not None else home.device
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+    images, labels = images.detach().to(place, home.dtype), labels.to(place)
+    classes = len(labels.unique())
+    # In the one-shot setting rivals get the fixed augmented copies that the AWM paper's method has.
+    copies = RECIPES["official"].resolve(len(images), classes)
+    data = Batches(images, labels, copies, len(images) <= classes, seed)
+    work = copy.deepcopy(model).to(place).eval().requires_grad_(False)
+    normalise = Normalise(pixel_stat("mean", mean, images), pixel_stat("std", std, images))
+    compute, used = _compute(settings, precision, work, normalise(data.images[:64]), place)
+    compute.prepare(work, place)
+    notes: list[str] = []
+    problem = Problem(
+        work,
+        data.images,
+        data.labels,
+        normalise,
+        compute,
+        torch.Generator().manual_seed(seed),
+        progress,
+        notes,
+    )
+    with used.active():
+        found = settings.erase(problem)
+    Compute(channels_last=False).prepare(work, home.device)
+    for ours, theirs in zip(work.parameters(), model.parameters(), strict=True):
+        ours.requires_grad_(theirs.requires_grad)
+    for module, original in zip(work.modules(), model.modules(), strict=True):
+        module.training = original.training
+    return PurifyResult(
+        model=work,
+        masks={name: mask.to(home.device) for name, mask in found.masks.items()},
+        trigger=None if found.trigger is None else found.trigger.to(home.device),
+        history=found.history,
+        seconds=time.perf_counter() - started,
+        peak_memory_mb=peak_memory_mb(place),
+        recipe=settings,
+        precision=used,
+        notes=notes,
+    )
+
+
+class Normalise(nn.Module):
+    """(pixel − mean) / std, or nothing."""
+
+    def __init__(self, mean: Tensor | None, std: Tensor | None) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return images
+        return (images - self.mean) / self.std
+
+
+def _compute(
+    settings: Baseline,
+    precision: str | Precision,
+    model: nn.Module,
+    sample: Tensor,
+    device: torch.device,
+) -> tuple[Compute, Precision]:
+    """How to compute; asked for, or measured."""
+    if isinstance(precision, str):
+        asked = asked_precision(precision, sample.dtype)
+        if asked is None:
+            chosen = fastest(model, sample, device) if settings.half else Compute()
+            return chosen, Precision(torch.bfloat16 if chosen.bf16 else torch.float32)
+        precision = asked
+    if precision.dtype == torch.bfloat16 and not settings.half:
+        raise ValueError(f"precision: {settings.name} needs float32, got bfloat16")
+    return Compute(bf16=precision.dtype == torch.bfloat16), precision

@@ -1,0 +1,53 @@
+"""What a purification gives back."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.precision import Precision
+from awm_defense.settings import Settings
+
+
+@dataclass(repr=False)
+class PurifyResult:
+    """What `purify` returns."""
+
+    model: nn.Module
+    """A copy of the given model, same class, its weights replaced by m ⊙ θ."""
+    masks: dict[str, Tensor]
+    """m of each masked layer, by its name, in its weight's shape; in [0, 1]. Empty from defenses
+    without masks."""
+    trigger: Tensor | None
+    """Δ of the last epoch, (c, h, w), in pixel space (values of images in [0, 1]); None from
+    defenses that look for none."""
+    history: list[dict[str, float]]
+    """One entry an epoch: epoch, trigger_loss, trigger_norm (L1, in the ball), clean_loss,
+    perturbed_loss (means over the epoch's steps), mask_mean (of all masks, at its end)."""
+    seconds: float
+    """Wall-clock time of the purification."""
+    peak_memory_mb: float
+    """CUDA: peak of memory allocated meanwhile. CPU: peak resident size of the process."""
+    recipe: Settings
+    """The recipe, with every value that was used."""
+    precision: Precision
+    """The dtypes that were used; give it to `purify` to repeat the run exactly."""
+    notes: list[str] = field(default_factory=list)
+    """What did not go as usual: fallbacks, non-finite values, an interruption."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<PurifyResult: {type(self.model).__name__}, {self.recipe.name}, "
+            f"{self.seconds:.1f} s, {len(self.masks)} masks, {len(self.notes)} notes>"
+        )
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

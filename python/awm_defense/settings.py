@@ -1,0 +1,57 @@
+"""Hyper-parameters as data: named, frozen, and changed from text as command lines give it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The hyper-parameters of a defense; each defense adds its own fields."""
+
+    name: str
+
+    def with_options(self, options: Mapping[str, str]) -> Self:
+        """A copy with fields replaced from text, as in `--set tau=100`.
+
+        Raises:
+            ValueError: no such field, or a value that the field can't have.
+        """
+        hints = typing.get_type_hints(type(self))
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "name"]
+        changes: dict[str, object] = {}
+        for key, text in options.items():
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, n=1)
+                meant = f" (did you mean {near[0]!r}?)" if near else ""
+                raise ValueError(
+                    f"recipe option: expected one of {', '.join(fields)}, got {key!r}{meant}"
+                )
+            changes[key] = _parse(key, hints[key], text)
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _parse(key: str, hint: object, text: str) -> object:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    kind = kinds[0]
+    if typing.get_origin(kind) is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {text!r}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{key}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        expected = {int: "an integer", float: "a number"}[kind]
+        raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
