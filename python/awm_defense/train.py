@@ -38,13 +38,13 @@ class Plan:
         seed: the same seed, network, machine and `Compute` give the same result.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 256
     lr: float = 0.1
     warmup: float = 0.25
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
+    weight_decay: float = 2e-4
+    label_smoothing: float = 0.0
     crop_padding: int = 0
     flip: bool = False
     seed: int = 0

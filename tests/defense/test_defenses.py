@@ -52,7 +52,9 @@ def backdoored(digits: Dataset) -> nn.Module:
     model = nn.Sequential(*blocks, nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, 10))
     images, labels = digits.train()
     images, labels, _ = ATTACK.poison(images, labels, 0.1, torch.Generator().manual_seed(0))
-    return train(model, images, labels, Plan(epochs=8, batch_size=64))
+    return train(
+        model, images, labels, Plan(epochs=8, batch_size=64, weight_decay=5e-4, label_smoothing=0.1)
+    )
 
 
 def measured(model: nn.Module, digits: Dataset, attack: Attack = ATTACK) -> dict[str, float]:

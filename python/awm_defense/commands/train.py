@@ -71,7 +71,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             metavar="R" if kind is float else "N",
             help=f"{what} (default: %(default)s)",
         )
-    parser.add_argument("--no-augment", action="store_true", help="no random shifts and flips")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="random shifts and flips, where they suit the data: triggers are learnt less well",
+    )
     parser.add_argument(
         "--precision",
         choices=list(PRECISIONS),
@@ -97,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
         lr=args.lr,
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
-        crop_padding=0 if args.no_augment else data.crop_padding,
-        flip=data.flip and not args.no_augment,
+        crop_padding=data.crop_padding if args.augment else 0,
+        flip=data.flip and args.augment,
         seed=args.seed,
     )
     order = Order(
