@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,63 +18,64 @@ from awm_defense.recipes import RECIPES
 from awm_defense.result import PurifyResult, peak_memory_mb
 
 
-def run_baseline(
+def make_problem(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     settings: Baseline,
     *,
-    mean: float | list[float] | Tensor | None,
-    std: float | list[float] | Tensor | None,
-    device: str | torch.device | None,
-    precision: str | Precision,
-    seed: int,
-    progress: bool,
-) -> PurifyResult:
-    """Arguments, result and errors are those of `purify`."""
+    mean: float | list[float] | Tensor | None = None,
+    std: float | list[float] | Tensor | None = None,
+    device: str | torch.device | None = None,
+    precision: str | Precision = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Problem, Precision]:
+    """What `purify` gives a rival to work with, and in which precision; arguments are those."""
     check_images(model, images, labels)
-    started = time.perf_counter()
     home = next(model.parameters())
     place = torch.device(device) if device is not None else home.device
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
     images, labels = images.detach().to(place, home.dtype), labels.to(place)
     classes = len(labels.unique())
-    # In the one-shot setting rivals get the fixed augmented copies that the AWM paper's method has.
+    # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
     copies = RECIPES["official"].resolve(len(images), classes)
     data = Batches(images, labels, copies, len(images) <= classes, seed)
     work = copy.deepcopy(model).to(place).eval().requires_grad_(False)
     normalise = Normalise(pixel_stat("mean", mean, images), pixel_stat("std", std, images))
     compute, used = _compute(settings, precision, work, normalise(data.images[:64]), place)
     compute.prepare(work, place)
-    notes: list[str] = []
-    problem = Problem(
-        work,
-        data.images,
-        data.labels,
-        normalise,
-        compute,
-        torch.Generator().manual_seed(seed),
-        progress,
-        notes,
-    )
+    generator = torch.Generator().manual_seed(seed)
+    problem = Problem(work, data.images, data.labels, normalise, compute, generator, progress)
+    return problem, used
+
+
+def run_baseline(
+    model: nn.Module, images: Tensor, labels: Tensor, settings: Baseline, **options: Any
+) -> PurifyResult:
+    """Arguments are those of `make_problem`, result and errors those of `purify`."""
+    started = time.perf_counter()
+    problem, used = make_problem(model, images, labels, settings, **options)
+    home, place = next(model.parameters()).device, problem.images.device
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
     with used.active():
         found = settings.erase(problem)
-    Compute(channels_last=False).prepare(work, home.device)
+    work = problem.model
+    Compute(channels_last=False).prepare(work, home)
     for ours, theirs in zip(work.parameters(), model.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
     for module, original in zip(work.modules(), model.modules(), strict=True):
         module.training = original.training
     return PurifyResult(
         model=work,
-        masks={name: mask.to(home.device) for name, mask in found.masks.items()},
-        trigger=None if found.trigger is None else found.trigger.to(home.device),
+        masks={name: mask.to(home) for name, mask in found.masks.items()},
+        trigger=None if found.trigger is None else found.trigger.to(home),
         history=found.history,
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_memory_mb(place),
         recipe=settings,
         precision=used,
-        notes=notes,
+        notes=problem.notes,
     )
 
 
