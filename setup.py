@@ -445,7 +445,7 @@ class NinjaBuild(build_ext):
 setup(
     packages=[*find_packages(include=["awm_kernels*"]), *find_packages("python")],
     package_dir={"awm_defense": "python/awm_defense"},
-    package_data={"awm_kernels": ["py.typed"], "awm_defense": ["py.typed"]},
+    package_data={"awm_kernels": ["py.typed"], "awm_defense": ["py.typed", "reproduce/paper.json"]},
     ext_modules=wanted_extensions(),
     cmdclass={"build_ext": NinjaBuild},
 )

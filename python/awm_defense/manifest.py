@@ -13,9 +13,14 @@ NAME = "manifest.json"
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `folder`/manifest.json, at once: a kill leaves the old file or the new one."""
-    part = folder / (NAME + ".part")
+    write_json(folder / NAME, content)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object at once: a kill leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / NAME)
+    os.replace(part, path)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""`awm reproduce`: a table or figure of the AWM paper, measured anew."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from awm_defense.commands.options import add_run_options, get_device, positive_int, say
+from awm_defense.manifest import write_json
+from awm_defense.models import MODELS
+from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.grid import CELLS, Report, read_results, run_grid
+from awm_defense.reproduce.layouts import MAIN_NETWORK, ONE_NETWORK, TABLES
+from awm_defense.reproduce.tables import Results, make_table, render, table_cells
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `awm reproduce` to the command line."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="a table or figure of the AWM paper, measured anew",
+        description="Runs the cells of a table or figure (network x attack x images x method x "
+        f"seed) and writes each to OUT/{CELLS} when it ends. The same command goes on where a run "
+        "was ended; cells serve every table and figure that has them.",
+    )
+    parser.add_argument("what", choices=list(TABLES), metavar="WHAT", help=", ".join(TABLES))
+    parser.add_argument(
+        "--models",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="holds a folder ARCH/ATTACK of each network, as bench/train_all.sh writes them",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with the data sets in their official layout (default: $AWM_DATA_DIR)",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--cells",
+        metavar="FILTER",
+        help="run only these: words with commas between them, each of which must match the "
+        "network, attack, n, method or seed; * and ? stand for other characters, | for or, as in "
+        "'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'",
+    )
+    parser.add_argument(
+        "--seeds", type=positive_int, default=1, metavar="N", help="seeds 0 to N-1 (1)"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="measure on the first N test images only"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="cells at a time, each with 1/N of the cores (1)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: its address, auto, or local; networks and data must lie under "
+        "the same paths on every machine; a cell takes one GPU with --device cuda",
+    )
+    parser.add_argument(
+        "--arch",
+        choices=sorted(MODELS),
+        help=f"another network than {MAIN_NETWORK}, in {', '.join(ONE_NETWORK)}",
+    )
+    add_run_options(parser)
+    parser.set_defaults(run=run)
+
+
+def select(cells: list[Cell], text: str) -> list[Cell]:
+    """The cells that a filter names, and their networks without a defense."""
+    words = [word.strip().split("|") for word in text.split(",")]
+
+    def matches(cell: Cell) -> bool:
+        return all(any(fnmatchcase(p, w) for w in word for p in cell.parts) for word in words)
+
+    chosen = {cell for cell in cells if matches(cell)}
+    if not chosen:
+        raise ValueError(f"--cells: expected to match some of {len(cells)} cells, got {text!r}")
+    networks = {(cell.arch, cell.attack) for cell in chosen}
+    return [
+        cell
+        for cell in cells
+        if cell in chosen or (cell.method == "none" and (cell.arch, cell.attack) in networks)
+    ]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, then write and print the table; 1 if a cell failed."""
+    if args.arch and args.what not in ONE_NETWORK:
+        raise ValueError(f"--arch: expected with {', '.join(ONE_NETWORK)} only, got {args.what}")
+    arch = args.arch or MAIN_NETWORK
+    cells = table_cells(TABLES[args.what](arch), args.seeds, args.limit)
+    report = run_grid(
+        select(cells, args.cells) if args.cells else cells,
+        _place(args),
+        args.out,
+        workers=args.workers,
+        ray=args.ray,
+        progress=True,
+    )
+    _write_table(args, arch, read_results(args.out, cells))
+    _tell(report)
+    return 1 if report.failed else 0
+
+
+def _place(args: argparse.Namespace) -> Place:
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.ray is None:  # the machines of a cluster may have what this one lacks
+        get_device(device)
+    return Place(args.models.resolve(), args.data_dir and args.data_dir.resolve(), device)
+
+
+def _write_table(args: argparse.Namespace, arch: str, results: Results) -> None:
+    table = make_table(args.what, arch, results, seeds=args.seeds, limit=args.limit)
+    text = render(table)
+    write_json(args.out / f"{args.what}.json", table)
+    (args.out / f"{args.what}.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+def _tell(report: Report) -> None:
+    if report.missing:
+        say(f"no network in {', '.join(map(str, report.missing))}")
+    for cell, error in report.failed.items():
+        say(f"failed: {cell.name}: {error}")
+    if report.failed:
+        say(f"{len(report.failed)} cells failed; the same command tries them again")

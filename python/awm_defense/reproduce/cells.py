@@ -1,0 +1,132 @@
+"""One cell of the grid: a network, the images that the defender has, a method, and a seed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import awm_kernels
+from awm_defense.attacks.files import read_attack
+from awm_defense.backdoor import MODEL
+from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.data import Dataset, load_dataset
+from awm_defense.manifest import NAME, read_manifest
+from awm_defense.models import build_model
+from awm_defense.reproduce.methods import get_method
+from awm_defense.reproduce.studies import STUDIES, Trial
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured.
+
+    Attributes:
+        arch, attack: the folder of the network is ARCH/ATTACK.
+        n: images that the defender has; None for one of each class, 0 for a network as it is.
+        method: a key of `METHODS`, with settings where there are: "awm+tau=100".
+        seed: of the draw of images and of the method.
+        limit: how many test images are measured; None for all.
+    """
+
+    arch: str
+    attack: str
+    n: int | None
+    method: str
+    seed: int = 0
+    limit: int | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Network, attack, number of images, method and seed, as the cell's name has them."""
+        size = "one-shot" if self.n is None else f"n{self.n}"
+        return self.arch, self.attack, size, self.method, f"seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Of its file. No two cells have the same."""
+        limit = () if self.limit is None else (f"first{self.limit}",)
+        return "-".join(self.parts + limit)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells find what they need: folders of networks and of data, and a device."""
+
+    models: Path
+    data_dir: Path | None
+    device: str
+
+    def folder(self, cell: Cell) -> Path:
+        """The folder of a cell's network."""
+        return self.models / cell.arch / cell.attack
+
+    def checksum(self, cell: Cell) -> str | None:
+        """SHA-256 of a cell's network; None where there is no finished one."""
+        folder = self.folder(cell)
+        if not ((folder / MODEL).is_file() and (folder / NAME).is_file()):
+            return None
+        return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+
+
+def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
+    """Measure a cell.
+
+    Returns:
+        What its file holds: the fields of the cell, what its study found (metrics in percent,
+        seconds, recipe, ...), and on which network, device and versions.
+
+    Raises:
+        KeyboardInterrupt: also when the method ended early because of one.
+    """
+    folder = place.folder(cell)
+    manifest = read_manifest(folder / NAME)
+    model = build_model(cell.arch, manifest["num_classes"])
+    load_into(model, load_state_dict(folder / MODEL))
+    device = torch.device(place.device)
+    method, recipe = get_method(cell.method)
+    trial = Trial(
+        model=model.eval().to(device),
+        attack=read_attack(folder, manifest),
+        data=_load(manifest["dataset"], place.data_dir),
+        recipe=recipe,
+        n=cell.n,
+        seed=cell.seed,
+        limit=cell.limit,
+        device=device,
+    )
+    found = STUDIES[method.study](trial)
+    return {
+        **asdict(cell),
+        **found,
+        "recipe": recipe and {key: _plain(value) for key, value in found["recipe"].items()},
+        "dataset": manifest["dataset"],
+        "model_sha256": place.checksum(cell),
+        "device": _device_name(device),
+        "versions": {"awm": awm_kernels.__version__, "torch": torch.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _load(dataset: str, data_dir: Path | None) -> Dataset:
+    return load_dataset(dataset, data_dir)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it, which knows no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU, {platform.machine()} {capability}, {torch.get_num_threads()} threads"

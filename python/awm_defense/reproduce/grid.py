@@ -1,0 +1,108 @@
+"""Running the cells that have no file yet. A killed run loses only the cells in work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from awm_defense.manifest import read_manifest, write_json
+from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
+
+CELLS = "cells"
+
+
+@dataclass
+class Report:
+    """What became of the cells that had no file."""
+
+    run: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    """With the error of each."""
+    missing: list[Path] = field(default_factory=list)
+    """Folders without a finished network; their cells were left out."""
+
+
+def cell_path(out: Path, cell: Cell) -> Path:
+    """Where the result of a cell is kept."""
+    return out / CELLS / f"{cell.name}.json"
+
+
+def read_results(out: Path, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+    """The results of those cells that have one."""
+    paths = {cell: cell_path(out, cell) for cell in cells}
+    return {cell: read_manifest(path) for cell, path in paths.items() if path.is_file()}
+
+
+def run_grid(
+    cells: Iterable[Cell],
+    place: Place,
+    out: Path,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    progress: bool = False,
+) -> Report:
+    """Run the cells that have no file in `out` and write one for each that ends.
+
+    A cell that fails does not end the others.
+
+    Args:
+        cells: which; duplicates count once.
+        place: where networks and data are.
+        out: folder of the results.
+        workers: cells at a time; more than one run in processes of their own.
+        ray: address of a Ray cluster to run them on, "auto" or "local"; None for this machine.
+        progress: show a bar.
+
+    Raises:
+        ValueError: when a result in `out` is that of another network than the one in `place`.
+        ImportError: for `ray`, when it is not installed.
+    """
+    (out / CELLS).mkdir(parents=True, exist_ok=True)
+    report = Report()
+    todo = _unfinished(list(dict.fromkeys(cells)), place, out, report)
+    bar = tqdm(_outcomes(todo, place, workers, ray), "cells", len(todo), disable=not progress)
+    for outcome in bar:
+        if outcome.found is None:
+            report.failed[outcome.cell] = outcome.error
+        else:
+            write_json(cell_path(out, outcome.cell), outcome.found)
+            report.run.append(outcome.cell)
+        bar.set_postfix_str(outcome.cell.name)
+    return report
+
+
+def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> list[Cell]:
+    """Cells that have a network and no result; checks that results are of the same network."""
+    results = read_results(out, cells)
+    checksums = {place.folder(cell): place.checksum(cell) for cell in _one_a_network(cells)}
+    report.missing = [folder for folder, checksum in checksums.items() if checksum is None]
+    for cell, found in results.items():
+        folder = place.folder(cell)
+        if checksums[folder] not in (None, found["model_sha256"]):
+            raise ValueError(
+                f"out: {cell_path(out, cell)} was measured on another network than {folder} holds; "
+                "choose another folder"
+            )
+    return [
+        cell for cell in cells if cell not in results and checksums[place.folder(cell)] is not None
+    ]
+
+
+def _one_a_network(cells: list[Cell]) -> Iterable[Cell]:
+    return {(cell.arch, cell.attack): cell for cell in cells}.values()
+
+
+def _outcomes(cells: list[Cell], place: Place, workers: int, ray: str | None) -> Iterator[Outcome]:
+    if not cells:
+        return iter(())
+    if ray is not None:
+        return on_ray(cells, place, ray, workers)
+    if workers > 1:
+        return in_processes(cells, place, workers)
+    return in_this_process(cells, place)

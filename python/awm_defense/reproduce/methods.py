@@ -1,0 +1,70 @@
+"""The methods that the AWM paper compares, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from awm_defense.recipes import Recipe, get_recipe
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to treat a network.
+
+    Attributes:
+        title: what tables call it.
+        recipe: name of the recipe; empty for the network as it is.
+        options: settings of the recipe, as `Recipe.with_options` takes them.
+        study: a key of `STUDIES`, what is done with the recipe.
+    """
+
+    title: str
+    recipe: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    study: str = "purified"
+
+
+METHODS = {
+    "none": Method("No defense", study="origin"),
+    "anp": Method("ANP", "anp"),
+    "ibau": Method("IBAU", "ibau"),
+    "awm": Method("AWM", "official"),
+    "default": Method("AWM, our recipe", "default"),
+    "finetune": Method("Fine-tuning", "finetune"),
+    "fineprune": Method("Fine-pruning", "fineprune"),
+    "clp": Method("CLP", "clp"),
+    "anp_swm": Method("ANP+SWM", "anp", {"units": "weights"}),
+    "anp_swm_atr": Method("ANP+SWM+ATR", "official", {"gamma": "0"}),
+    "no_clip": Method("No Clip", "official", {"tau": "inf"}),
+    "no_shrink": Method("No Shrink", "official", {"gamma": "0"}),
+    "nc_ns": Method("NC-NS", "official", {"tau": "inf", "gamma": "0"}),
+    "l2_reg": Method("L2 Reg", "official", {"trigger_l2": "0.001"}),
+    "l2_reg_nc": Method("L2 Reg NC", "official", {"trigger_l2": "0.001", "tau": "inf"}),
+    "anp_perturbed": Method("ANP's perturbed neurons", "anp", study="perturbed"),
+    "anp_thresholds": Method("ANP by threshold", "anp", study="thresholds"),
+}
+
+
+def with_settings(method: str, settings: Mapping[str, object]) -> str:
+    """The name of a method with other settings, as in "awm+tau=100"."""
+    return "+".join([method, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def get_method(name: str) -> tuple[Method, Recipe | None]:
+    """The method of that name, settings included, and its recipe.
+
+    Raises:
+        ValueError: there is no such method, or its recipe takes no such setting.
+    """
+    base, *settings = name.split("+")
+    if base not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {base!r}")
+    method = METHODS[base]
+    if not method.recipe:
+        return method, None
+    options = dict(method.options)
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        options[key] = value
+    return method, get_recipe(method.recipe).with_options(options)

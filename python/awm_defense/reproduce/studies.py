@@ -1,0 +1,120 @@
+"""What is done with a network in one cell, and what is measured then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.attacks import Attack
+from awm_defense.data import Dataset, as_float, draw_defender
+from awm_defense.metrics import evaluate
+from awm_defense.purify import PurifyResult, purify
+from awm_defense.recipes import Recipe
+
+# Pruning thresholds of Figure 1 (b).
+THRESHOLDS = tuple(tenth / 10 for tenth in range(10))
+BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What a study works on; `model` is on `device`, the other fields are those of a cell."""
+
+    model: nn.Module
+    attack: Attack
+    data: Dataset
+    recipe: Recipe | None
+    n: int | None
+    seed: int
+    limit: int | None
+    device: torch.device
+
+    def defender(self) -> tuple[Tensor, Tensor]:
+        """The images (n,3,H,W) in [0,1] and labels that the defender has."""
+        images, labels, _ = draw_defender(
+            self.data.train_images,
+            self.data.train_labels,
+            per_class=1 if self.n is None else None,
+            n=self.n,
+            seed=self.seed,
+        )
+        return as_float(images).to(self.device), labels.to(self.device)
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """The test images, as float, and labels."""
+        images, labels = self.data.test_images[: self.limit], self.data.test_labels[: self.limit]
+        return as_float(images), labels
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """`evaluate` on the test images."""
+        found = evaluate(model, *self.test(), self.attack, batch_size=BATCH, device=self.device)
+        return {name: round(value, 4) for name, value in found.items()}
+
+    def purify(self) -> PurifyResult:
+        """What the recipe makes of the network."""
+        assert self.recipe is not None
+        result = purify(self.model, *self.defender(), recipe=self.recipe, seed=self.seed)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        return result
+
+
+def origin(trial: Trial) -> dict[str, Any]:
+    """The network as it is."""
+    return {"metrics": trial.measure(trial.model)}
+
+
+def purified(trial: Trial) -> dict[str, Any]:
+    """The network that a recipe purified."""
+    result = trial.purify()
+    return {"metrics": trial.measure(result.model), **_facts(result)}
+
+
+def perturbed(trial: Trial) -> dict[str, Any]:
+    """How predictions spread over the classes when ANP has perturbed the neurons (Figure 1)."""
+    from awm_defense.defenses.anp import perturb_neurons  # type: ignore[import-not-found,unused-ignore]
+
+    assert trial.recipe is not None
+    model = perturb_neurons(trial.model, *trial.defender(), trial.recipe, seed=trial.seed)
+    classes = len(trial.data.classes)
+    counts = torch.zeros(classes, dtype=torch.int64)
+    model.eval()
+    with torch.inference_mode():
+        for batch in trial.test()[0].split(BATCH):
+            predicted = model(batch.to(trial.device)).argmax(1).cpu()
+            counts += predicted.bincount(minlength=classes)
+    return {"shares": (100 * counts / counts.sum()).tolist(), "recipe": asdict(trial.recipe)}
+
+
+def thresholds(trial: Trial) -> dict[str, Any]:
+    """ANP's result under other pruning thresholds (Figure 1 (b))."""
+    from awm_defense.defenses.anp import prune  # type: ignore[import-not-found,unused-ignore]
+
+    result = trial.purify()
+    curve = [
+        {"threshold": threshold, **trial.measure(prune(trial.model, result.masks, threshold))}
+        for threshold in THRESHOLDS
+    ]
+    return {"curve": curve, **_facts(result)}
+
+
+def _facts(result: PurifyResult) -> dict[str, Any]:
+    return {
+        "seconds": round(result.seconds, 3),
+        "peak_memory_mb": round(result.peak_memory_mb, 1),
+        "recipe": asdict(result.recipe),
+        "precision": result.precision.describe(),
+        "notes": list(result.notes),
+    }
+
+
+STUDIES: dict[str, Callable[[Trial], dict[str, Any]]] = {
+    "origin": origin,
+    "purified": purified,
+    "perturbed": perturbed,
+    "thresholds": thresholds,
+}
