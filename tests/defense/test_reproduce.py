@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from awm_defense.attacks import make_attack
 from awm_defense.attacks.files import write_attack
@@ -24,10 +28,19 @@ from awm_defense.cli import main
 from awm_defense.commands.reproduce import select
 from awm_defense.manifest import write_manifest
 from awm_defense.models import build_model
+from awm_defense.recipes import Recipe
 from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.figures import (
+    FIGURES,
+    METRICS,
+    draw_figure,
+    figure_cells,
+    make_figure,
+)
 from awm_defense.reproduce.grid import cell_path, read_results, run_grid
 from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method, get_method, with_settings
+from awm_defense.reproduce.studies import THRESHOLDS
 from awm_defense.reproduce.tables import make_table, read_paper, render, table_cells
 
 QUICK = "awm+epochs=1+passes=1"
@@ -106,6 +119,15 @@ import sys
 from pathlib import Path
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.recipes import Recipe
+from awm_defense.reproduce.figures import (
+    FIGURES,
+    METRICS,
+    draw_figure,
+    figure_cells,
+    make_figure,
+)
+from awm_defense.reproduce.studies import THRESHOLDS
 from awm_defense.reproduce.grid import run_grid
 
 run_cell = workers.run_cell
@@ -371,11 +393,116 @@ def test_command_line(
     assert "failed: small_vgg-badnets-one-shot-awm-seed1-first20: ValueError: recipe" in err
 
 
+def figure_result(cell: Cell) -> dict[str, Any]:
+    """As if ACC were 50 + seed and ASR 10 and 5, whatever the cell."""
+    metrics = result(50 + cell.seed, 10, 5)["metrics"]
+    return {
+        "metrics": metrics,
+        "shares": [100 * (number == 8) for number in range(10)],
+        "curve": [{"threshold": threshold, **metrics} for threshold in THRESHOLDS],
+        "device": "an abacus",
+    }
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn_from_results(name: str, tmp_path: Path) -> None:
+    plot = FIGURES[name]("resnet18", "badnets")
+    cells = figure_cells(plot, 2, None)
+    results = {cell: figure_result(cell) for cell in cells}
+    figure = make_figure(plot, results, seeds=2, limit=None)
+    assert f"{len(cells)} of {len(cells)} cells" in figure["measured"]
+    lines = [line for panel in figure["panels"] for line in panel["lines"]]
+    known = ([50.5] * 10, [10] * 10, [5] * 10, [100 * (number == 8) for number in range(10)])
+    for line in lines:
+        assert len(line["x"]) == len(line["mean"]) == len(line["spread"]) >= 5
+        assert any(line["mean"] == values[: len(line["mean"])] for values in known)
+        # Two seeds, one point apart.
+        expected = 0.5**0.5 if line["mean"][0] == 50.5 else 0
+        assert line["spread"] == pytest.approx([expected] * len(line["x"]))
+    for metric in METRICS.values():
+        assert any(metric in line["label"] or name == "fig3" for line in lines)
+
+    empty = make_figure(plot, {}, seeds=2, limit=None)
+    assert not any(panel["lines"] for panel in empty["panels"])
+    assert f"0 of {len(cells)} cells" in empty["measured"]
+    pixels = {}
+    for which, content in {"full": figure, "empty": empty}.items():
+        draw_figure(tmp_path / f"{which}.png", content)
+        with Image.open(tmp_path / f"{which}.png") as image:
+            colours = image.convert("RGB").getcolors(1 << 24) or []
+        pixels[which] = sum(n for n, (r, g, b) in colours if max(r, g, b) - min(r, g, b) > 64)
+    assert pixels["full"] > pixels["empty"] + 100
+
+
+def test_figure2_varies_one_setting_at_a_time() -> None:
+    cells = figure_cells(FIGURES["fig2"]("resnet18", "trojan_sq"), 1, None)
+    recipes = [get_method(cell.method)[1] for cell in cells]
+    settings = {(r.alpha, r.gamma, r.tau) for r in recipes if r is not None}
+    assert len(cells) == len(settings) == 5 + 4 + 4
+    for setting in settings:
+        usual = sum(a == b for a, b in zip(setting, (0.9, 1e-7, 1000), strict=True))
+        assert usual >= 2
+    assert {(cell.arch, cell.attack, cell.n) for cell in cells} == {("resnet18", "trojan_sq", 500)}
+
+
+def test_studies_of_anp(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answering(model: nn.Module, number: int) -> nn.Module:
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            changed.classifier.bias[number] = 1e6  # type: ignore[index,operator,union-attr]
+        return changed
+
+    def perturb_neurons(
+        model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, seed: int
+    ) -> nn.Module:
+        assert len(images) == len(labels) == 10
+        return answering(model, seed)
+
+    def prune(model: nn.Module, masks: dict[str, Tensor], threshold: float) -> nn.Module:
+        assert all(mask.max() <= 1 for mask in masks.values())
+        return answering(model, 8) if threshold < 0.45 else answering(model, 3)
+
+    anp = types.SimpleNamespace(perturb_neurons=perturb_neurons, prune=prune)
+    monkeypatch.setitem(sys.modules, "awm_defense.defenses", types.ModuleType("defenses"))
+    monkeypatch.setitem(sys.modules, "awm_defense.defenses.anp", anp)
+    for study in ("perturbed", "thresholds"):
+        quick = Method(study, "official", {"epochs": "1", "passes": "1"}, study)
+        monkeypatch.setitem(METHODS, study, quick)
+    cells = [replace(CELL, method="perturbed", seed=3), replace(CELL, method="thresholds")]
+    report = run_grid(cells, place, tmp_path)
+    assert report.failed == {}
+    found = read_results(tmp_path, cells)
+    assert found[cells[0]]["shares"] == [100 * (number == 3) for number in range(10)]
+    curve = {point["threshold"]: point for point in found[cells[1]]["curve"]}
+    assert list(curve) == list(THRESHOLDS)
+    assert curve[0.4]["asr_all"] == curve[0.4]["asr"] == 100
+    assert curve[0.5]["asr_all"] == 0
+
+
+def test_command_line_of_figures(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(METHODS, "awm", Method("AWM", "official", {"epochs": "1", "passes": "1"}))
+    argv = ["reproduce", "fig2", "--arch", "small_vgg", "--attack", "badnets", "--limit", "20"]
+    argv += ["--models", str(place.models), "--out", str(tmp_path)]
+    assert main([*argv, "--cells", "*tau=10.0"]) == 0
+    assert str(tmp_path / "fig2.png") in capsys.readouterr().out
+    figure = json.loads((tmp_path / "fig2.json").read_text())
+    assert "BadNets, VGG" in figure["title"]
+    assert [len(panel["lines"]) for panel in figure["panels"]] == [0, 0, 3]
+    assert figure["panels"][2]["lines"][0]["x"] == [10]
+    assert (tmp_path / "fig2.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
         (["table6"], "table6"),
         (["table1", "--arch", "small_vgg"], "--arch: expected with table2"),
+        (["fig3", "--attack", "badnets"], "--attack: expected with fig1, fig2"),
         (["table2", "--cells", "nothing"], "--cells"),
         (["table2", "--device", "abacus"], "abacus"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,9 +14,19 @@ from awm_defense.commands.options import add_run_options, get_device, positive_i
 from awm_defense.manifest import write_json
 from awm_defense.models import MODELS
 from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.figures import (
+    FIGURES,
+    ONE_ATTACK,
+    draw_figure,
+    figure_cells,
+    make_figure,
+)
 from awm_defense.reproduce.grid import CELLS, Report, read_results, run_grid
 from awm_defense.reproduce.layouts import MAIN_NETWORK, ONE_NETWORK, TABLES
-from awm_defense.reproduce.tables import Results, make_table, render, table_cells
+from awm_defense.reproduce.tables import make_table, render, table_cells
+
+CHOICES = (*TABLES, *FIGURES)
+WITH_ARCH = (*ONE_NETWORK, *FIGURES)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         f"seed) and writes each to OUT/{CELLS} when it ends. The same command goes on where a run "
         "was ended; cells serve every table and figure that has them.",
     )
-    parser.add_argument("what", choices=list(TABLES), metavar="WHAT", help=", ".join(TABLES))
+    parser.add_argument("what", choices=CHOICES, metavar="WHAT", help=", ".join(CHOICES))
     parser.add_argument(
         "--models",
         required=True,
@@ -70,7 +82,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--arch",
         choices=sorted(MODELS),
-        help=f"another network than {MAIN_NETWORK}, in {', '.join(ONE_NETWORK)}",
+        help=f"another network than {MAIN_NETWORK}, in {', '.join(WITH_ARCH)}",
+    )
+    parser.add_argument(
+        "--attack",
+        metavar="NAME",
+        help="another attack (a folder of a network) than "
+        + ", ".join(f"{attack} in {what}" for what, attack in ONE_ATTACK.items()),
     )
     add_run_options(parser)
     parser.set_defaults(run=run)
@@ -95,11 +113,17 @@ def select(cells: list[Cell], text: str) -> list[Cell]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then write and print the table; 1 if a cell failed."""
-    if args.arch and args.what not in ONE_NETWORK:
-        raise ValueError(f"--arch: expected with {', '.join(ONE_NETWORK)} only, got {args.what}")
+    """Run what is missing, then write the table or figure; 1 if a cell failed."""
+    for option, those in (("arch", WITH_ARCH), ("attack", tuple(ONE_ATTACK))):
+        if getattr(args, option) and args.what not in those:
+            raise ValueError(f"--{option}: expected with {', '.join(those)} only, got {args.what}")
     arch = args.arch or MAIN_NETWORK
-    cells = table_cells(TABLES[args.what](arch), args.seeds, args.limit)
+    amount = {"seeds": args.seeds, "limit": args.limit}
+    if args.what in TABLES:
+        cells = table_cells(TABLES[args.what](arch), **amount)
+    else:
+        plot = FIGURES[args.what](arch, args.attack or ONE_ATTACK.get(args.what, ""))
+        cells = figure_cells(plot, **amount)
     report = run_grid(
         select(cells, args.cells) if args.cells else cells,
         _place(args),
@@ -108,7 +132,11 @@ def run(args: argparse.Namespace) -> int:
         ray=args.ray,
         progress=True,
     )
-    _write_table(args, arch, read_results(args.out, cells))
+    results = read_results(args.out, cells)
+    if args.what in TABLES:
+        _write_table(args.out, args.what, make_table(args.what, arch, results, **amount))
+    else:
+        _write_figure(args.out, args.what, make_figure(plot, results, **amount))
     _tell(report)
     return 1 if report.failed else 0
 
@@ -120,12 +148,18 @@ def _place(args: argparse.Namespace) -> Place:
     return Place(args.models.resolve(), args.data_dir and args.data_dir.resolve(), device)
 
 
-def _write_table(args: argparse.Namespace, arch: str, results: Results) -> None:
-    table = make_table(args.what, arch, results, seeds=args.seeds, limit=args.limit)
+def _write_table(out: Path, name: str, table: Mapping[str, Any]) -> None:
     text = render(table)
-    write_json(args.out / f"{args.what}.json", table)
-    (args.out / f"{args.what}.md").write_text(text, encoding="utf-8")
+    write_json(out / f"{name}.json", table)
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text, end="")
+
+
+def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
+    write_json(out / f"{name}.json", figure)
+    draw_figure(out / f"{name}.png", figure)
+    print(f"{figure['title']}: {figure['measured']}")
+    print(out / f"{name}.png")
 
 
 def _tell(report: Report) -> None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.layouts import TABLES, Layout
+from awm_defense.reproduce.summary import Results, describe, mean_and_spread, with_seeds
 
-Results = Mapping[Cell, Mapping[str, Any]]
 MISSING = "missing"
 KEY = (
     "ACC and ASR in percent. ASR counts images of the target class, as the paper does; in brackets "
     "without them. ± is the standard deviation over seeds."
 )
-
-
-def with_seeds(cell: Cell, seeds: int) -> list[Cell]:
-    """A cell for each seed; a network as it is has one only."""
-    return [replace(cell, seed=seed) for seed in range(1 if cell.method == "none" else seeds)]
 
 
 def table_cells(layout: Layout, seeds: int, limit: int | None) -> list[Cell]:
@@ -57,10 +50,9 @@ def make_table(
     """
     layout = TABLES[name](arch)
     paper = read_paper(name)
-    shown = [cell for cell in table_cells(layout, seeds, limit) if cell in results]
     return {
         "title": layout.title,
-        "measured": _measured(shown, results, len(table_cells(layout, seeds, limit)), limit),
+        "measured": describe(table_cells(layout, seeds, limit), results, limit),
         "labels": list(layout.labels),
         "columns": list(layout.columns),
         "rows": [
@@ -75,31 +67,20 @@ def make_table(
     }
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation (of a sample), None where there are too few values."""
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
-
-
-def metric(cells: Iterable[Cell], results: Results, name: str) -> list[float]:
-    """One metric of those cells that have a result."""
-    return [results[cell]["metrics"][name] for cell in cells if cell in results]
-
-
 def _entry(
     cell: Cell, paper: Mapping[str, Mapping[str, list[float]]], results: Results, seeds: int
 ) -> dict[str, Any]:
-    cells = with_seeds(cell, seeds)
+    measured = [results[one] for one in with_seeds(cell, seeds) if one in results]
     papers = paper.get(" ".join(cell.parts[:3]), {}).get(cell.method, [None, None])
     entry: dict[str, Any] = {
         "arch": cell.arch,
         "attack": cell.attack,
         "n": cell.n,
         "method": cell.method,
-        "seeds": sum(found in results for found in cells),
+        "seeds": len(measured),
     }
     for name, theirs in (("acc", papers[0]), ("asr_all", papers[1]), ("asr", None)):
-        ours, spread = mean_and_spread(metric(cells, results, name))
+        ours, spread = mean_and_spread([found["metrics"][name] for found in measured])
         entry[name] = {
             "ours": ours,
             "spread": spread,
@@ -107,13 +88,6 @@ def _entry(
             "difference": None if ours is None or theirs is None else ours - theirs,
         }
     return entry
-
-
-def _measured(shown: list[Cell], results: Results, total: int, limit: int | None) -> str:
-    devices = Counter(results[cell]["device"] for cell in shown)
-    images = "all test images" if limit is None else f"the first {limit} test images"
-    hardware = "; ".join(f"{count} on {name}" for name, count in devices.most_common())
-    return f"{len(shown)} of {total} cells measured on {images}" + (hardware and f": {hardware}")
 
 
 def render(table: Mapping[str, Any]) -> str:
