@@ -75,7 +75,7 @@ def figure1(arch: str, attack: str) -> Plot:
         return tuple(Point(x, cell, ("curve", i, name)) for i, x in enumerate(THRESHOLDS))
 
     by_size = [(CLASSES if n is ONE_SHOT else n, Cell(arch, attack, n, "anp")) for n in SIZES]
-    predictions = "predictions of perturbed neurons"
+    predictions = "predictions with perturbed neurons"
     return Plot(
         f"Figure 1: failures of ANP, {ATTACKS.get(attack, attack)}",
         (

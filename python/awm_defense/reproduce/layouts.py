@@ -53,9 +53,7 @@ def table1(arch: str) -> Layout:
     return Layout(
         "Table 1: various available data sizes",
         ("Attack", "n"),
-        tuple(
-            f"{NETWORKS[net]}: {METHODS[method].title}" for net in networks for method in methods
-        ),
+        tuple(f"{NETWORKS[net]} {METHODS[method].title}" for net in networks for method in methods),
         tuple(
             (
                 (ATTACKS[attack], str(n)),

@@ -26,7 +26,7 @@ class Method:
 
 
 METHODS = {
-    "none": Method("No defense", study="origin"),
+    "none": Method("Origin", study="origin"),
     "anp": Method("ANP", "anp"),
     "ibau": Method("IBAU", "ibau"),
     "awm": Method("AWM", "official"),

@@ -25,9 +25,10 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None
 
 
 def describe(cells: Collection[Cell], results: Results, limit: int | None) -> str:
-    """How many of the cells were measured, on which images and devices."""
+    """How many of the cells (of seeds from 0 on) were measured, on which images and devices."""
     devices = Counter(results[cell]["device"] for cell in cells if cell in results)
     images = "all test images" if limit is None else f"the first {limit} test images"
     hardware = "; ".join(f"{count} on {name}" for name, count in devices.most_common())
-    measured = f"{devices.total()} of {len(cells)} cells measured on {images}"
+    seeds = max((cell.seed for cell in cells), default=0) + 1
+    measured = f"{devices.total()} of {len(cells)} cells (seeds: {seeds}) measured on {images}"
     return f"{measured}: {hardware}" if hardware else measured

@@ -104,7 +104,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's worker whose parent was killed would otherwise wait for it forever."""
+    """The worker of a killed run would otherwise finish its cell, beside those of the next run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
