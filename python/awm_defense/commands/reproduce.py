@@ -124,14 +124,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         plot = FIGURES[args.what](arch, args.attack or ONE_ATTACK.get(args.what, ""))
         cells = figure_cells(plot, **amount)
-    report = run_grid(
-        select(cells, args.cells) if args.cells else cells,
-        _place(args),
-        args.out,
-        workers=args.workers,
-        ray=args.ray,
-        progress=True,
-    )
+    try:
+        report = run_grid(
+            select(cells, args.cells) if args.cells else cells,
+            _place(args),
+            args.out,
+            workers=args.workers,
+            ray=args.ray,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        say("the same command goes on with the cells that are not finished")
+        raise
     results = read_results(args.out, cells)
     if args.what in TABLES:
         _write_table(args.out, args.what, make_table(args.what, arch, results, **amount))
