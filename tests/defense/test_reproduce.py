@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +24,11 @@ from awm_defense.attacks.files import write_attack
 from awm_defense.checkpoint import save_model
 from awm_defense.cli import main
 from awm_defense.commands.reproduce import select
+from awm_defense.defenses import Anp, Problem
 from awm_defense.manifest import write_manifest
 from awm_defense.models import build_model
 from awm_defense.recipes import Recipe
-from awm_defense.reproduce import figures
+from awm_defense.reproduce import figures, studies
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.figures import (
     FIGURES,
@@ -93,10 +93,10 @@ def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
 def test_infinite_settings_are_kept_as_json_can(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = replace(CELL, method=f"{QUICK}+gamma=inf")
+    cell = replace(CELL, method=f"{QUICK}+tau=inf")
     run_grid([cell], place, tmp_path)
     text = cell_path(tmp_path, cell).read_text()
-    assert json.loads(text, parse_constant=pytest.fail)["recipe"]["gamma"] == "inf"
+    assert json.loads(text, parse_constant=pytest.fail)["recipe"]["tau"] == "inf"
 
 
 def test_the_same_command_does_nothing_again(place: Place, tmp_path: Path) -> None:
@@ -273,12 +273,11 @@ def test_without_ray_it_says_how_to_get_it(
 
 
 def test_methods_are_the_papers() -> None:
-    for name in ("awm", "no_shrink", "anp_swm_atr", "default"):
-        assert get_method(name)[1] is not None
-    assert get_method("none")[1] is None
+    for name in METHODS:
+        assert (get_method(name)[1] is None) == (name == "none")
     method, recipe = get_method(with_settings("no_shrink", {"tau": 50.0, "alpha": 0.8}))
     assert method is METHODS["no_shrink"]
-    assert recipe is not None
+    assert isinstance(recipe, Recipe)
     assert (recipe.name, recipe.gamma, recipe.tau, recipe.alpha) == ("official", 0, 50, 0.8)
     with pytest.raises(ValueError, match="method: expected one of none, anp"):
         get_method("amw")
@@ -316,6 +315,13 @@ def test_every_number_of_the_paper_has_its_place(name: str) -> None:
     assert papers <= shown
     others = {"default", "finetune", "fineprune", "clp"}
     assert {method for place, method in shown - papers} <= others
+
+
+def test_the_steps_from_anp_to_awm_on_another_network() -> None:
+    cells = table_cells(TABLES["table4"]("small_vgg"), 1, None)
+    assert {cell.arch for cell in cells} == {"small_vgg"}
+    assert {cell.n for cell in cells} == {500, 200, 100, None}
+    assert len({cell.attack for cell in cells}) == 5 and len(cells) == 80
 
 
 def result(acc: float, asr_all: float, asr: float) -> dict[str, Any]:
@@ -458,23 +464,18 @@ def test_studies_of_anp(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
             changed.classifier.bias[number] = 1e6  # type: ignore[index,operator,union-attr]
         return changed
 
-    def perturb_neurons(
-        model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, seed: int
-    ) -> nn.Module:
-        assert len(images) == len(labels) == 10
-        return answering(model, seed)
+    def perturb(problem: Problem, settings: Anp) -> nn.Module:
+        assert len(problem.images) == 100 and settings.steps == 2
+        return answering(problem.model, 3)
 
     def prune(model: nn.Module, masks: dict[str, Tensor], threshold: float) -> nn.Module:
         assert all(mask.max() <= 1 for mask in masks.values())
         return answering(model, 8) if threshold < 0.45 else answering(model, 3)
 
-    anp = types.SimpleNamespace(perturb_neurons=perturb_neurons, prune=prune)
-    monkeypatch.setitem(sys.modules, "awm_defense.defenses", types.ModuleType("defenses"))
-    monkeypatch.setitem(sys.modules, "awm_defense.defenses.anp", anp)
-    for study in ("perturbed", "thresholds"):
-        quick = Method(study, "official", {"epochs": "1", "passes": "1"}, study)
-        monkeypatch.setitem(METHODS, study, quick)
-    cells = [replace(CELL, method="perturbed", seed=3), replace(CELL, method="thresholds")]
+    monkeypatch.setattr(studies, "perturb", perturb)
+    monkeypatch.setattr(studies, "prune", prune)
+    quick = "+steps=2+batch_size=8"
+    cells = [replace(CELL, method=f"anp_{study}{quick}") for study in ("perturbed", "thresholds")]
     report = run_grid(cells, place, tmp_path)
     assert report.failed == {}
     found = read_results(tmp_path, cells)

@@ -101,9 +101,13 @@ def table3(arch: str) -> Layout:
 
 
 def table4(arch: str) -> Layout:
-    """From ANP to AWM, part by part; both networks, whatever `arch`."""
+    """From ANP to AWM, part by part; the paper's rows, or those of another network."""
     methods = ("anp", "anp_swm", "anp_swm_atr", "awm")
-    places = [(MAIN_NETWORK, attack) for attack in MAIN_ATTACKS] + [("small_vgg", "l2_inv")]
+    places = [(arch, attack) for attack in MAIN_ATTACKS]
+    sizes: tuple[int | None, ...] = (500, 200, 100, ONE_SHOT)
+    if arch == MAIN_NETWORK:
+        places.append(("small_vgg", "l2_inv"))
+        sizes = (500, 100, ONE_SHOT)
     return Layout(
         "Table 4: from ANP to AWM",
         ("Attack", "Network", "n"),
@@ -114,7 +118,7 @@ def table4(arch: str) -> Layout:
                 tuple(_cell(net, attack, n, method) for method in methods),
             )
             for net, attack in places
-            for n in (500, 100, ONE_SHOT)
+            for n in sizes
         ),
     )
 
@@ -150,4 +154,4 @@ TABLES: dict[str, Callable[[str], Layout]] = {
     "table5": table5,
 }
 # Of which the network can be chosen.
-ONE_NETWORK = ("table2", "table5")
+ONE_NETWORK = ("table2", "table4", "table5")

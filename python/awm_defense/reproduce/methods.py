@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from awm_defense.recipes import Recipe, get_recipe
+from awm_defense.recipes import get_settings
+from awm_defense.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Method:
     Attributes:
         title: what tables call it.
         recipe: name of the recipe; empty for the network as it is.
-        options: settings of the recipe, as `Recipe.with_options` takes them.
+        options: settings of the recipe, as `Settings.with_options` takes them.
         study: a key of `STUDIES`, what is done with the recipe.
     """
 
@@ -32,9 +33,9 @@ METHODS = {
     "awm": Method("AWM", "official"),
     "default": Method("AWM, our recipe", "default"),
     "finetune": Method("Fine-tuning", "finetune"),
-    "fineprune": Method("Fine-pruning", "fineprune"),
+    "fineprune": Method("Fine-Pruning", "fine-pruning"),
     "clp": Method("CLP", "clp"),
-    "anp_swm": Method("ANP+SWM", "anp", {"units": "weights"}),
+    "anp_swm": Method("ANP+SWM", "anp-swm"),
     "anp_swm_atr": Method("ANP+SWM+ATR", "official", {"gamma": "0"}),
     "no_clip": Method("No Clip", "official", {"tau": "inf"}),
     "no_shrink": Method("No Shrink", "official", {"gamma": "0"}),
@@ -51,7 +52,7 @@ def with_settings(method: str, settings: Mapping[str, object]) -> str:
     return "+".join([method, *(f"{key}={value}" for key, value in settings.items())])
 
 
-def get_method(name: str) -> tuple[Method, Recipe | None]:
+def get_method(name: str) -> tuple[Method, Settings | None]:
     """The method of that name, settings included, and its recipe.
 
     Raises:
@@ -67,4 +68,4 @@ def get_method(name: str) -> tuple[Method, Recipe | None]:
     for setting in settings:
         key, _, value = setting.partition("=")
         options[key] = value
-    return method, get_recipe(method.recipe).with_options(options)
+    return method, get_settings(method.recipe).with_options(options)

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from awm_defense.attacks import Attack
 from awm_defense.data import Dataset, as_float, draw_defender
+from awm_defense.defenses.anp import Anp, perturb, prune
+from awm_defense.defenses.run import make_problem
 from awm_defense.metrics import evaluate
-from awm_defense.purify import PurifyResult, purify
-from awm_defense.recipes import Recipe
+from awm_defense.purify import purify
+from awm_defense.result import PurifyResult
+from awm_defense.settings import Settings
 
 # Pruning thresholds of Figure 1 (b).
 THRESHOLDS = tuple(tenth / 10 for tenth in range(10))
@@ -27,7 +30,7 @@ class Trial:
     model: nn.Module
     attack: Attack
     data: Dataset
-    recipe: Recipe | None
+    recipe: Settings | None
     n: int | None
     seed: int
     limit: int | None
@@ -76,10 +79,9 @@ def purified(trial: Trial) -> dict[str, Any]:
 
 def perturbed(trial: Trial) -> dict[str, Any]:
     """How predictions spread over the classes when ANP has perturbed the neurons (Figure 1)."""
-    from awm_defense.defenses.anp import perturb_neurons  # type: ignore[import-not-found,unused-ignore]
-
-    assert trial.recipe is not None
-    model = perturb_neurons(trial.model, *trial.defender(), trial.recipe, seed=trial.seed)
+    assert isinstance(trial.recipe, Anp)
+    problem, _ = make_problem(trial.model, *trial.defender(), trial.recipe, seed=trial.seed)
+    model = perturb(problem, trial.recipe)
     classes = len(trial.data.classes)
     counts = torch.zeros(classes, dtype=torch.int64)
     model.eval()
@@ -92,8 +94,6 @@ def perturbed(trial: Trial) -> dict[str, Any]:
 
 def thresholds(trial: Trial) -> dict[str, Any]:
     """ANP's result under other pruning thresholds (Figure 1 (b))."""
-    from awm_defense.defenses.anp import prune  # type: ignore[import-not-found,unused-ignore]
-
     result = trial.purify()
     curve = [
         {"threshold": threshold, **trial.measure(prune(trial.model, result.masks, threshold))}
