@@ -22,7 +22,10 @@ class Clp(Baseline):
     @torch.no_grad()
     def erase(self, problem: Problem) -> Erased:
         """Prune in place."""
-        pairs = conv_norm_pairs(fx.symbolic_trace(problem.model))
+        try:
+            pairs = conv_norm_pairs(fx.symbolic_trace(problem.model))
+        except Exception as error:  # torch.fx raises whatever the model's own code raises
+            raise ValueError(f"model: expected one that torch.fx can trace: {error}") from error
         if not pairs:
             raise ValueError("model: expected convolutions followed by BatchNorm, got none")
         cut = total = 0

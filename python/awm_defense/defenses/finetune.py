@@ -76,20 +76,23 @@ def _prune_dormant(problem: Problem, max_drop: float) -> None:
             f"convolution, got {reader.in_features} inputs"
         )
     read: list[Tensor] = []
-    hook = reader.register_forward_pre_hook(
-        lambda _, inputs: read.append(inputs[0].float().unflatten(1, (channels, -1)).mean((0, 2)))
-    )
+    hook = reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float()))
     for images in problem.images.split(EVALUATION_BATCH):
         problem.logits(problem.model, images)
     hook.remove()
-    order = torch.stack(read).mean(0).argsort()
+    features = torch.cat(read)
+    order = features.unflatten(1, (channels, -1)).mean((0, 2)).argsort()
     columns = reader.weight.unflatten(1, (channels, -1))
-    allowed = problem.accuracy(problem.model) - max_drop
+
+    def accuracy() -> float:
+        return 100 * float((reader(features).argmax(1) == problem.labels).double().mean())
+
+    allowed = accuracy() - max_drop
     pruned = 0
     for channel in order[:-1]:
         before = columns[:, channel].clone()
         columns[:, channel] = 0
-        if problem.accuracy(problem.model) < allowed:
+        if accuracy() < allowed:
             columns[:, channel] = before
             break
         pruned += 1
