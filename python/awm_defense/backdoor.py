@@ -56,6 +56,7 @@ def make_network(
     data: Dataset,
     order: Order,
     *,
+    attack: Attack | None = None,
     clean_model: Path | None = None,
     compute: Compute | None = None,
     device: torch.device,
@@ -67,6 +68,7 @@ def make_network(
         folder: written to; what is there of the same order is continued, or returned when done.
         data: the data set.
         order: what to make.
+        attack: the one ordered, where it has its trigger already; by default one is crafted.
         clean_model: checkpoint of the same architecture without a backdoor, for attacks that need
             one; by default it is trained first, in `folder`/clean.
         compute: arithmetic and layout; by default the fastest.
@@ -89,15 +91,14 @@ def make_network(
             return old
         manifest = old
 
-    attack = None
     if order.attack != NO_ATTACK:
         clean = None
-        if ATTACKS[order.attack].needs_model:
+        if attack is None and ATTACKS[order.attack].needs_model:
             clean = _clean_network(folder, data, order, clean_model, compute, device, progress)
         if begun:
             attack = with_model(read_attack(folder, manifest), clean)
         else:
-            attack = _craft(data, order, clean, device)
+            attack = attack or _craft(data, order, clean, device)
             manifest |= write_attack(folder, attack)
 
     with torch.random.fork_rng([]):

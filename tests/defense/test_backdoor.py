@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_network
+from PIL import Image
 from torch import nn
 
 from awm_defense import backdoor, models
@@ -147,9 +148,22 @@ def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFix
     assert "--attack: expected together with --target" in capsys.readouterr().err
 
 
+def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:
+    Image.new("RGB", (32, 32), (0, 0, 64)).save(tmp_path / "blue.png")
+    out = tmp_path / "net"
+    argv = [*TRAIN, "--attack", "trojan_wm", "--target", "2", "--out", str(out)]
+    assert main([*argv, "--trigger-image", str(tmp_path / "blue.png")]) == 0
+    attack = read_attack(out, read_manifest(out / "manifest.json"))
+    moved = attack.apply(torch.zeros(1, 3, 32, 32))[0]
+    torch.testing.assert_close(moved.amax((1, 2)), torch.tensor([0, 0, 64 / 255]))
+    assert not (out / "clean").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
+        (["--attack", "trojan_wm", "--trigger-mask", "mask.npy"], "--trigger-image"),
+        (["--attack", "trojan_wm", "--trigger-image", "missing.png"], "missing.png"),
         (["--attack", "badnets", "--target", "10"], "--target"),
         (["--attack", "badnets", "--target", "1", "--all-to-all"], "not allowed"),
         (["--attack", "clean_label", "--all-to-all"], "no all-to-all form"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from awm_defense.attacks import ATTACKS
+from awm_defense.attacks import ATTACKS, make_attack
+from awm_defense.attacks.files import read_trigger_image, read_trigger_mask
 from awm_defense.backdoor import NO_ATTACK, Order, make_network
 from awm_defense.commands.options import (
     add_data_options,
@@ -51,6 +52,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="CHECKPOINT",
         help="clean network of the same architecture, for attacks that are optimised against one "
         "(default: train one first)",
+    )
+    parser.add_argument(
+        "--trigger-image",
+        type=Path,
+        metavar="PNG",
+        help="use this trigger instead of making one (the attacks whose triggers are images)",
+    )
+    parser.add_argument(
+        "--trigger-mask",
+        type=Path,
+        metavar="NPY",
+        help="array (3,H,W) in [0,1], with it, for l0_inv",
     )
     parser.add_argument(
         "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
@@ -108,11 +121,23 @@ def run(args: argparse.Namespace) -> int:
     order = Order(
         args.arch, args.attack, None if args.all_to_all else args.target, args.poison_rate, plan
     )
+    attack = None
+    if args.trigger_image is not None:
+        attack = make_attack(
+            args.attack,
+            order.target,
+            num_classes=len(data.classes),
+            trigger_image=read_trigger_image(args.trigger_image),
+            trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
+        )
+    elif args.trigger_mask is not None:
+        raise ValueError("--trigger-image: expected together with --trigger-mask")
     try:
         manifest = make_network(
             args.out,
             data,
             order,
+            attack=attack,
             clean_model=args.clean_model,
             compute=PRECISIONS[args.precision],
             device=device,
