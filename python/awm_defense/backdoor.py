@@ -22,7 +22,7 @@ from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.manifest import NAME, read_manifest, write_manifest
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
-from awm_defense.train import Plan, train
+from awm_defense.train import SEEDS_APART, Plan, train
 
 MODEL, TRAINING, CLEAN = "model.safetensors", "training.pt", "clean"
 NO_ATTACK = "none"
@@ -206,9 +206,18 @@ def _train(
     progress: bool,
 ) -> None:
     images, labels = data.train_images, data.train_labels
+    redraw = None
     if attack is not None:
-        generator = torch.Generator().manual_seed(order.plan.seed)
-        images, labels, _ = attack.poison(images, labels, manifest["poison_rate"], generator)
+
+        def poison(draw: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(order.plan.seed + SEEDS_APART * draw)
+            clean = data.train_images, data.train_labels
+            return attack.poison(*clean, manifest["poison_rate"], generator)[:2]
+
+        if attack.redraws:
+            redraw = poison
+        else:
+            images, labels = poison(0)
     few = as_float(data.test_images[:EPOCH_IMAGES]), data.test_labels[:EPOCH_IMAGES]
 
     def show(model: nn.Module) -> dict[str, float]:
@@ -224,6 +233,7 @@ def _train(
         device=device,
         checkpoint=folder / TRAINING,
         measure=show,
+        redraw=redraw,
         progress=progress,
     )
 

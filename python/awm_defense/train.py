@@ -74,6 +74,7 @@ def train(
     device: torch.device | str | None = None,
     checkpoint: Path | None = None,
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    redraw: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     progress: bool = False,
 ) -> Model:
     """Train a network. Everything random in an epoch depends on the seed and its number alone.
@@ -88,6 +89,8 @@ def train(
         device: where to train; the model stays there. By default the CPU.
         checkpoint: file to continue from where it exists, and to write after every epoch.
         measure: called after every epoch with the model in eval mode; what it returns is shown.
+        redraw: the images and labels of an epoch (from 0), where each has its own; as many, and of
+            the same shape.
         progress: show a bar.
 
     Returns:
@@ -125,6 +128,8 @@ def train(
         for epoch in range(begun, plan.epochs):
             generator = torch.Generator().manual_seed(plan.seed * SEEDS_APART + epoch)
             torch.manual_seed(plan.seed * SEEDS_APART + epoch)  # dropout draws from the global one
+            if redraw is not None:
+                images, labels = (drawn.to(place) for drawn in redraw(epoch))
             order = torch.randperm(len(images), generator=generator).to(place)
             augmented = random_shift_flip(
                 images[order], generator, padding=plan.crop_padding, flip=plan.flip

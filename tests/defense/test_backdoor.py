@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from awm_defense import backdoor, models
-from awm_defense.attacks import ATTACKS
+from awm_defense.attacks import ATTACKS, Attack
 from awm_defense.attacks.files import read_attack
 from awm_defense.backdoor import Order, make_network
 from awm_defense.checkpoint import load_into, load_state_dict
@@ -146,6 +148,25 @@ def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) != found
     assert main([*argv, "--target", "0"]) == 2
     assert "--attack: expected together with --target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "draws"), [("wanet", 3), ("badnets", 1)])
+def test_wanet_poisons_anew_in_every_epoch(
+    name: str, draws: int, tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    poison = Attack.poison
+
+    def noting(self: Attack, *given: Any) -> Any:
+        found = poison(self, *given)
+        drawn.append(found[2])
+        return found
+
+    monkeypatch.setattr(Attack, "poison", noting)
+    make(tmp_path, digits, replace(ORDER, attack=name))
+    assert len(drawn) == draws
+    for one, other in itertools.combinations(drawn, 2):
+        assert len(one) == len(other) and not torch.equal(one, other)
 
 
 def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:

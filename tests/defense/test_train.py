@@ -176,3 +176,20 @@ def test_wrong_arguments() -> None:
 def test_divergence_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"lr: with 1e\+30 the loss became"):
         train_a_little(Plan(epochs=1, batch_size=10, lr=1e30))
+
+
+def test_every_epoch_can_have_images_of_its_own(digits: Dataset) -> None:
+    images, labels = digits.train()
+    images, labels = images[:64], labels[:64]
+    asked: list[int] = []
+
+    def redraw(epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(epoch)
+        return (images, labels) if epoch else (images.flip(0), labels.flip(0))
+
+    plan = Plan(epochs=2, batch_size=64, crop_padding=0)
+    model = train(tiny_network(), images, labels, plan, redraw=redraw)
+    assert asked == [0, 1]
+    plain = train(tiny_network(), images, labels, plan)
+    one, other = (dict(network.named_parameters()) for network in (model, plain))
+    assert any(not torch.equal(one[name], other[name]) for name in one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Attack:
     target: int | None
     trigger: Trigger
     num_classes: int | None = None
+    redraws: ClassVar[bool] = False
+    """Whether training should poison anew in every epoch, instead of once."""
 
     def __post_init__(self) -> None:
         if self.target is None:

@@ -1,8 +1,8 @@
 """WaNet (Nguyen & Tran, ICLR 2021, arXiv:2102.10369): images warped by a smooth field.
 
 The paper's noise mode keeps other warps from working: twice as many images as are poisoned get the
-field plus noise and keep their labels. The noise is drawn once per image when the data is poisoned;
-the authors' code draws it, and which images are poisoned, anew in every batch.
+field plus noise and keep their labels. Training draws the noise, and which images are poisoned,
+anew in every epoch; the authors' code does so in every batch.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class WarpTrigger:
 
 class WaNetAttack(Attack):
     """Poisons with noise mode."""
+
+    redraws = True
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
