@@ -1,31 +1,88 @@
-"""Into the L1 ball: projection against sorting in PyTorch, rescaling against plain PyTorch."""
+"""Into the L1 ball: projection against sorting and libraries, rescaling against plain PyTorch."""
+
+import functools
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
+from torch import Tensor
 
-from awm_kernels import _reference, l1_project_, l1_rescale_
+from awm_kernels import l1_project_, l1_rescale_
 
 SHAPES = {"one 3x32x32": (1, 3072), "one 3x224x224": (1, 150528), "64 of 3x32x32": (64, 3072)}
+RADIUS = 100.0
+
+
+def sort_project(delta: Tensor) -> Tensor:
+    """Duchi et al., 2008, as one writes it in PyTorch."""
+    size = delta.abs()
+    falling = size.sort(dim=1, descending=True).values
+    count = torch.arange(1, size.shape[1] + 1, device=delta.device)
+    theta = (falling.cumsum(1) - RADIUS) / count
+    last = (falling > theta).sum(1, keepdim=True) - 1
+    shrunk = delta.sign() * (size - theta.gather(1, last)).clamp(min=0)
+    return torch.where(size.sum(1, keepdim=True) > RADIUS, shrunk, delta)
+
+
+def rescale(delta: Tensor) -> Tensor:
+    return delta * (RADIUS / delta.abs().sum(1, keepdim=True)).clamp(max=1)
+
+
+def kernels(op, delta: Tensor) -> Tensor:
+    return op(delta.clone(), torch.full((len(delta),), RADIUS, device=DEVICE), batched=True)
+
+
+def foolbox(delta: Tensor) -> Tensor:
+    eagerpy = pytest.importorskip("eagerpy")
+    project = pytest.importorskip("foolbox.attacks.fast_minimum_norm").project_onto_l1_ball
+    radius = torch.full((len(delta),), RADIUS, device=DEVICE)
+    return project(eagerpy.astensor(delta), eagerpy.astensor(radius)).raw
+
+
+def proxtorch(delta: Tensor) -> Tensor:
+    ball = pytest.importorskip("proxtorch.constraints").L1Ball(RADIUS)
+    return torch.stack([ball.prox(row) for row in delta])
+
+
+def entmax(delta: Tensor) -> Tensor:
+    """From its projection onto the simplex, for rows outside the ball."""
+    sparsemax = pytest.importorskip("entmax").sparsemax
+    return delta.sign() * RADIUS * sparsemax(delta.abs() / RADIUS, dim=1)
+
+
+def fastprox(delta: Tensor) -> Tensor:
+    if DEVICE != "cpu":
+        pytest.skip("fastprox: CPU only")
+    project = pytest.importorskip("fastprox").project_l1_ball
+    return torch.from_numpy(project(delta.numpy(), RADIUS))
+
+
+PEERS = {"foolbox": foolbox, "proxtorch": proxtorch, "entmax": entmax, "fastprox": fastprox}
+OPS = {
+    "l1_rescale_": {
+        EAGER: rescale,
+        COMPILED: torch.compile(rescale),
+        KERNELS: functools.partial(kernels, l1_rescale_),
+    },
+    "l1_project_": {
+        EAGER: sort_project,
+        COMPILED: torch.compile(sort_project),
+        KERNELS: functools.partial(kernels, l1_project_),
+        **PEERS,
+    },
+}
+CASES = [(op, name) for op, contestants in OPS.items() for name in (*contestants, COPY)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["eager", "fused"])
-@pytest.mark.parametrize("name", ["l1_rescale_", "l1_project_"])
-def bench_l1_ball(benchmark, name, shape, kind):
+@pytest.mark.parametrize(("op", "contestant"), CASES)
+def bench_l1_ball(benchmark, op, contestant, shape):
     torch.manual_seed(0)
     start = torch.randn(SHAPES[shape], device=DEVICE)
-    radius = torch.full((start.shape[0],), 100.0, device=DEVICE)
-    plain = getattr(_reference, name)
-    fused = {"l1_rescale_": l1_rescale_, "l1_project_": l1_project_}[name]
-
-    def run(which):
-        delta = start.clone()
-        if which == "eager":
-            plain(delta, radius)
-        else:
-            fused(delta, radius, batched=True)
-        return delta
-
-    gate(run("fused"), run("eager"))
-    measure(benchmark, f"{name}, {shape}", lambda: run(kind))
+    group = f"{op}, {shape}"
+    if contestant == COPY:
+        return measure(benchmark, group, COPY, copy_of(2 * start.nbytes), rounds=200)
+    call = OPS[op][contestant]
+    gate(call(start), OPS[op][EAGER](start.double()))
+    measure(benchmark, group, contestant, lambda: call(start), rounds=200)
+    return None

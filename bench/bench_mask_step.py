@@ -1,58 +1,103 @@
-"""The fused mask step against the eager sequence and torch's fused Adam; and a plain copy."""
+"""The fused mask step against the eager sequence, torch's faster Adams, and torch.compile."""
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
+from torch import Tensor
 
 from awm_kernels import mask_step_
 
-SIZE = 11_000_000
-LR, GAMMA = 0.01, 1e-8
+SIZES = {"11 M parameters": 11_000_000, "100 M parameters": 100_000_000}
+LR, GAMMA, BETA1, BETA2, EPS = 0.01, 1e-8, 0.9, 0.999, 1e-8
+ADAMS = {
+    EAGER: {"foreach": False},
+    "foreach Adam": {"foreach": True},
+    "fused Adam": {"fused": True},
+}
+CONTESTANTS = [*ADAMS, COMPILED, KERNELS, COPY]
+# Read: gradient, weight, mask, two moments; written: mask, moments, next weight.
+ARRAYS = 9
 
 
-class Run:
-    def __init__(self, kind: str) -> None:
+class State:
+    """What a step reads and writes; a call takes one step."""
+
+    def __init__(self, size: int, contestant: str) -> None:
         torch.manual_seed(0)
-        self.theta = torch.randn(SIZE, device=DEVICE)
-        self.grad = torch.randn(SIZE, device=DEVICE)
-        self.mask = torch.nn.Parameter(torch.rand(SIZE, device=DEVICE))
+        self.theta = torch.randn(size, device=DEVICE)
+        self.grad = torch.randn(size, device=DEVICE)
+        self.mask = torch.nn.Parameter(torch.rand(size, device=DEVICE))
         self.weight = torch.empty_like(self.theta)
-        self.adam = torch.optim.Adam([self.mask], lr=LR, fused=kind == "torch-fused-adam")
-        self.moments = {
-            name: torch.zeros(SIZE, device=DEVICE) for name in ("exp_avg", "exp_avg_sq")
-        }
-        self.step = torch.zeros((), dtype=torch.int64, device=DEVICE)
-        self.kind = kind
+        self.call = {COMPILED: self.compiled, KERNELS: self.kernels}.get(contestant, self.sequence)
+        if contestant in ADAMS:
+            self.adam = torch.optim.Adam([self.mask], lr=LR, **ADAMS[contestant])
+        else:
+            self.step = torch.zeros((), dtype=torch.int64, device=DEVICE)
+            self.moments = [torch.zeros(size, device=DEVICE) for _ in range(2)]
 
     @torch.no_grad()
     def __call__(self) -> None:
-        if self.kind == "copy":
-            self.weight.copy_(self.theta)
-        elif self.kind == "fused":
-            mask_step_(
-                self.mask.data,
-                self.grad,
-                self.theta,
-                self.step,
-                lr=LR,
-                l1=GAMMA,
-                weight_out=self.weight,
-                **self.moments,
-            )
-        else:
-            self.mask.grad = self.grad * self.theta + GAMMA * self.mask.sign()
-            self.adam.step()
-            self.mask.clamp_(0, 1)
-            torch.mul(self.mask, self.theta, out=self.weight)
-            self.mask.abs().sum()
+        self.call()
+
+    def sequence(self) -> None:
+        self.mask.grad = self.grad * self.theta + GAMMA * self.mask.sign()
+        self.adam.step()
+        self.mask.clamp_(0, 1)
+        torch.mul(self.mask, self.theta, out=self.weight)
+
+    def kernels(self) -> None:
+        exp_avg, exp_avg_sq = self.moments
+        mask_step_(
+            self.mask.data,
+            self.grad,
+            self.theta,
+            self.step,
+            lr=LR,
+            l1=GAMMA,
+            weight_out=self.weight,
+            exp_avg=exp_avg,
+            exp_avg_sq=exp_avg_sq,
+        )
+
+    def compiled(self) -> None:
+        compiled_step(self.mask.data, self.grad, self.theta, self.weight, self.step, *self.moments)
 
 
-@pytest.mark.parametrize("kind", ["copy", "eager", "torch-fused-adam", "fused"])
-def bench_mask_step(benchmark, kind):
-    ours, eager = Run("fused"), Run("eager")
+@torch.compile
+def compiled_step(
+    mask: Tensor,
+    grad: Tensor,
+    theta: Tensor,
+    weight: Tensor,
+    step: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+) -> None:
+    """The same arithmetic as one function."""
+    step += 1
+    grad = grad * theta + GAMMA * mask.sign()
+    exp_avg.lerp_(grad, 1 - BETA1)
+    exp_avg_sq.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+    mean = exp_avg / (1 - BETA1**step)
+    spread = (exp_avg_sq / (1 - BETA2**step)).sqrt() + EPS
+    mask.sub_(LR * mean / spread).clamp_(0, 1)
+    weight.copy_(mask * theta)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def bench_mask_step(benchmark, contestant, size):
+    group = f"mask_step_, {size}, next weights included"
+    if contestant == COPY:
+        return measure(benchmark, group, COPY, copy_of(4 * ARRAYS * SIZES[size]))
+    ours, eager = (
+        State(SIZES["11 M parameters"], contestant),
+        State(SIZES["11 M parameters"], EAGER),
+    )
     for _ in range(3):
         ours()
         eager()
     gate(ours.weight, eager.weight, 1e-3)
     del ours, eager
-    measure(benchmark, f"mask_step_, {SIZE} parameters, next weights included", Run(kind))
+    measure(benchmark, group, contestant, State(SIZES[size], contestant))
+    return None

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -13,16 +13,27 @@ def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:
     return linear(x, mask * theta)
 
 
-@pytest.mark.parametrize("call", [eager, masked_linear])
-def bench_masked_linear(benchmark, call):
-    torch.manual_seed(0)
-    x = torch.randn(64, 2048, device=DEVICE)
-    theta = torch.randn(1024, 2048, device=DEVICE)
-    mask = torch.rand_like(theta).requires_grad_()
-    grad = torch.randn(64, 1024, device=DEVICE)
+CONTESTANTS = {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: masked_linear}
+BATCH, INPUTS, OUTPUTS = 64, 2048, 1024
 
-    def step():
+
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def bench_masked_linear(benchmark, contestant):
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, INPUTS, device=DEVICE)
+    theta = torch.randn(OUTPUTS, INPUTS, device=DEVICE)
+    mask = torch.rand_like(theta).requires_grad_()
+    grad = torch.randn(BATCH, OUTPUTS, device=DEVICE)
+
+    def step(call):
         return torch.autograd.grad(call(x, theta, mask), mask, grad)[0]
 
-    gate(step(), torch.autograd.grad(eager(x, theta, mask), mask, grad)[0])
-    measure(benchmark, "masked_linear forward+backward, 2048 to 1024", step)
+    call = CONTESTANTS[contestant]
+    gate(step(call), step(eager))
+    measure(
+        benchmark,
+        f"masked_linear forward+backward, {INPUTS} to {OUTPUTS}",
+        contestant,
+        lambda: step(call),
+        flops=2 * 2 * BATCH * INPUTS * OUTPUTS,
+    )

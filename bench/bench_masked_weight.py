@@ -2,27 +2,36 @@
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import masked_weight
 
 ROWS, WIDTH, LAYERS = 256, 2304, 19
 
 
-@pytest.mark.parametrize("kind", ["eager", "fused"])
-def bench_masked_weight(benchmark, kind):
+def eager(theta, mask, scale):
+    return [s[:, None] * (m * t) for t, m, s in zip(theta, mask, scale, strict=True)]
+
+
+def kernels(theta, mask, scale):
+    row_ptr = torch.arange(LAYERS * ROWS + 1, device=DEVICE) * WIDTH
+    flat = masked_weight(theta.view(-1), mask.view(-1), scale.view(-1), row_ptr=row_ptr)
+    return flat.view_as(theta)
+
+
+CONTESTANTS = {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: kernels}
+
+
+@pytest.mark.parametrize("contestant", [*CONTESTANTS, COPY])
+def bench_masked_weight(benchmark, contestant):
     torch.manual_seed(0)
     theta = torch.randn(LAYERS, ROWS, WIDTH, device=DEVICE)
     mask, scale = torch.rand_like(theta), torch.rand(LAYERS, ROWS, device=DEVICE)
-    row_ptr = torch.arange(LAYERS * ROWS + 1, device=DEVICE) * WIDTH
-
-    def eager():
-        each = zip(theta, mask, scale, strict=True)
-        return [s[:, None] * (m * t) for t, m, s in each]
-
-    def fused():
-        flat = (theta.view(-1), mask.view(-1), scale.view(-1))
-        return masked_weight(*flat, row_ptr=row_ptr)
-
-    gate(fused().view_as(theta), torch.stack(eager()))
-    measure(benchmark, "masked_weight, 11 M parameters", {"eager": eager, "fused": fused}[kind])
+    group = "masked_weight, 11 M parameters"
+    if contestant == COPY:
+        return measure(benchmark, group, COPY, copy_of(3 * theta.nbytes))
+    call = CONTESTANTS[contestant]
+    for got, expected in zip(call(theta, mask, scale), eager(theta, mask, scale), strict=True):
+        gate(got, expected)
+    measure(benchmark, group, contestant, lambda: call(theta, mask, scale))
+    return None

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import perturb
 
@@ -11,15 +11,27 @@ def eager(x, delta):
     return (x + delta).clamp(0, 1)
 
 
-@pytest.mark.parametrize("call", [eager, perturb])
-def bench_perturb(benchmark, call):
-    torch.manual_seed(0)
-    x = torch.rand(128, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
-    delta = (torch.randn(3, 32, 32, device=DEVICE) * 0.3).requires_grad_()
-    grad = torch.randn_like(x)
+CONTESTANTS = {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: perturb}
+SHAPES = {"128 of 3x32x32": (128, 3, 32, 32), "32 of 3x224x224": (32, 3, 224, 224)}
+# Forward: x read, result written. Backward: x and the gradient read.
+ARRAYS = 4
 
-    def step():
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("contestant", [*CONTESTANTS, COPY])
+def bench_perturb(benchmark, contestant, shape):
+    torch.manual_seed(0)
+    x = torch.rand(SHAPES[shape], device=DEVICE).to(memory_format=torch.channels_last)
+    delta = (torch.randn(x.shape[1:], device=DEVICE) * 0.3).requires_grad_()
+    grad = torch.randn_like(x)
+    group = f"perturb forward+backward, {shape}"
+    if contestant == COPY:
+        return measure(benchmark, group, COPY, copy_of(ARRAYS * x.nbytes))
+
+    def step(call):
         return torch.autograd.grad(call(x, delta), delta, grad)[0]
 
-    gate(step(), torch.autograd.grad(eager(x, delta), delta, grad)[0])
-    measure(benchmark, "perturb forward+backward, 128 of 3x32x32", step)
+    call = CONTESTANTS[contestant]
+    gate(step(call), step(eager))
+    measure(benchmark, group, contestant, lambda: step(call))
+    return None

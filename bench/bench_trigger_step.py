@@ -2,24 +2,34 @@
 
 import pytest
 import torch
-from common import DEVICE, gate, measure
+from bench_l1_ball import sort_project
+from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
-from awm_kernels import _reference, trigger_step_
+from awm_kernels import trigger_step_
+
+TRIGGERS, LR, RADIUS = 10, 0.1, 100.0
 
 
-@pytest.mark.parametrize("kind", ["eager", "fused"])
-def bench_trigger_step(benchmark, kind):
+def eager(delta, grad):
+    return sort_project(delta + LR * grad)
+
+
+def kernels(delta, grad):
+    radius = torch.full((TRIGGERS,), RADIUS, device=DEVICE)
+    return trigger_step_(delta.clone(), grad, lr=LR, radius=radius, project=True, batched=True)
+
+
+CONTESTANTS = {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: kernels}
+
+
+@pytest.mark.parametrize("contestant", [*CONTESTANTS, COPY])
+def bench_trigger_step(benchmark, contestant):
     torch.manual_seed(0)
-    start, grad = torch.randn(10, 3072, device=DEVICE), torch.randn(10, 3072, device=DEVICE)
-    radius = torch.full((10,), 10.0, device=DEVICE)
-
-    def run(which):
-        delta = start.clone()
-        if which == "eager":
-            _reference.trigger_step_(delta, grad, radius, 0.1, True, True)
-        else:
-            trigger_step_(delta, grad, lr=0.1, radius=radius, project=True, batched=True)
-        return delta
-
-    gate(run("fused"), run("eager"))
-    measure(benchmark, "trigger_step_ with projection, 10 triggers", lambda: run(kind))
+    start, grad = (torch.randn(TRIGGERS, 3072, device=DEVICE) for _ in range(2))
+    group = f"trigger_step_ with projection, {TRIGGERS} triggers"
+    if contestant == COPY:
+        return measure(benchmark, group, COPY, copy_of(3 * start.nbytes), rounds=200)
+    call = CONTESTANTS[contestant]
+    gate(call(start, grad), eager(start, grad))
+    measure(benchmark, group, contestant, lambda: call(start, grad), rounds=200)
+    return None

@@ -1,7 +1,7 @@
 """What the benchmarks share: the device, a correctness gate, the call to the timer.
 
-Each benchmark file times one op and its baselines in one pytest-benchmark group, so the table's
-brackets are ratios within one run. A figure is only taken after `gate` has passed.
+Each benchmark file times one op and its rivals in one pytest-benchmark group, one contestant a
+benchmark; `table.py` makes ratios within a group. A figure is only taken after `gate` has passed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Contestants with a meaning: ours, PyTorch written the obvious way, torch.compile of that, and a
+# copy that moves as many bytes as the op has to.
+KERNELS, EAGER, COMPILED, COPY = "kernels", "eager", "compiled", "copy"
 
 
 def gate(got: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -22,14 +25,29 @@ def gate(got: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     assert error <= allowed, f"error {error:.3g} > {allowed:.3g}: not timed"
 
 
-def measure(benchmark: Any, group: str, call: Callable[[], Any], **about: Any) -> None:
-    """Time `call` in `group`, waiting for the device inside the timed region."""
-    benchmark.group = f"{group} ({DEVICE})"
-    benchmark.extra_info.update(about, device=DEVICE, torch=torch.__version__)
+def measure(
+    benchmark: Any,
+    group: str,
+    contestant: str,
+    call: Callable[[], Any],
+    *,
+    rounds: int = 20,
+    **about: Any,
+) -> None:
+    """Time `call`, waiting for the device inside the timed region."""
+    benchmark.group = group
+    benchmark.extra_info.update(about, contestant=contestant)
 
     def timed() -> None:
         call()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    benchmark.pedantic(timed, warmup_rounds=3, rounds=20)
+    benchmark.pedantic(timed, warmup_rounds=3, rounds=rounds)
+
+
+def copy_of(nbytes: int) -> Callable[[], Tensor]:
+    """A copy that reads and writes `nbytes` in all."""
+    source = torch.rand(nbytes // 8, device=DEVICE)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)

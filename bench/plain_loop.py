@@ -26,9 +26,18 @@ def loader(data: Batches) -> DataLoader:
 
 
 def plain_purify(
-    model: nn.Module, images: Tensor, labels: Tensor, *, recipe: Recipe, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: Recipe,
+    seed: int,
+    compiled: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Masks by layer name, and the last Δ. For recipes without fresh augmentation."""
+    """Masks by layer name, and the last Δ. For recipes without fresh augmentation.
+
+    `compiled` gives the forward pass, and with it the backward pass, to torch.compile.
+    """
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes)
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
@@ -43,6 +52,9 @@ def plain_purify(
         weights = {f"{name}.weight": masks[name] * conv.weight for name, conv in convs.items()}
         logits: Tensor = functional_call(model, weights, (x,))
         return logits
+
+    if compiled:
+        forward = torch.compile(forward)
 
     for _ in range(recipe.epochs):
         delta = torch.zeros_like(images[0], requires_grad=True)

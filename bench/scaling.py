@@ -38,21 +38,20 @@ POINTS = [
 REPEATS = 3
 
 
-def multiply_adds(model: nn.Module, image: Tensor) -> float:
-    """Of the convolutions and linear layers, for one image (1, c, h, w)."""
-    total = 0.0
+def multiply_adds(model: nn.Module, image: Tensor) -> dict[str, float]:
+    """Of each convolution and linear layer, by name, for one image (1, c, h, w)."""
+    names = {m: name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    found = dict.fromkeys(names.values(), 0.0)
 
     def count(layer: Any, _: Any, out: Tensor) -> None:
-        nonlocal total
-        total += out.numel() * layer.weight[0].numel()
+        found[names[layer]] += out.numel() * layer.weight[0].numel()
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
+    handles = [layer.register_forward_hook(count) for layer in names]
     with torch.no_grad():
         model(image)
     for handle in handles:
         handle.remove()
-    return total
+    return found
 
 
 def pair_seconds(engine: Engine) -> float:
@@ -80,7 +79,7 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
     engine = make_engine(model, images, labels, recipe, device=torch.device(DEVICE))
     seconds = pair_seconds(engine)
     parameters = sum(p.numel() for p in model.parameters())
-    work = multiply_adds(model, images[:1].to(DEVICE)) * batch
+    work = sum(multiply_adds(model, images[:1].to(DEVICE)).values()) * batch
     return {
         "axis": axis,
         "value": value or parameters,

@@ -1,0 +1,56 @@
+"""`python -m bench`: every benchmark in one run, as JSON and one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+class Keeper:
+    """A pytest plugin that keeps what pytest-benchmark measured."""
+
+    def __init__(self) -> None:
+        self.benchmarks: list[Any] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.benchmarks = list(session.config._benchmarksession.benchmarks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="writes OUT.json, OUT.md"
+    )
+    parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these, as in pytest")
+    parser.add_argument("--epochs", default="1", help="of a purification's 20; each costs the same")
+    arguments = parser.parse_args()
+    os.environ["AWM_BENCH_EPOCHS"] = arguments.epochs
+    sys.path.insert(0, str(HERE))
+    from table import as_markdown, collect
+
+    keeper = Keeper()
+    pattern = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
+    status = pytest.main(
+        [*pattern, "-q", "--benchmark-quiet", "-k", arguments.k, str(HERE)], plugins=[keeper]
+    )
+    found = collect(keeper.benchmarks)
+    if not found["rows"]:
+        return int(status)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(as_markdown(found) + "\n")
+    print(as_markdown(found))
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
