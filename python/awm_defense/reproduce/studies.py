@@ -20,7 +20,8 @@ from awm_defense.settings import Settings
 
 # Pruning thresholds of Figure 1 (b).
 THRESHOLDS = tuple(tenth / 10 for tenth in range(10))
-BATCH = 500
+# Together with channels_last what the small VGG is measured fastest with on a CPU.
+BATCH = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Trial:
     def test(self) -> tuple[Tensor, Tensor]:
         """The test images, as float, and labels."""
         images, labels = self.data.test_images[: self.limit], self.data.test_labels[: self.limit]
-        return as_float(images), labels
+        return as_float(images).contiguous(memory_format=torch.channels_last), labels
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """`evaluate` on the test images."""

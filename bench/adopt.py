@@ -1,0 +1,50 @@
+"""Put a backdoored network of others, and its trigger, in a folder as `awm train` writes them.
+
+python adopt.py l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --target 0 \
+    --trigger-image l0_inv.png --trigger-mask mask.npy --out NETS/small_vgg/l0_inv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from awm_defense.attacks import ATTACKS, make_attack
+from awm_defense.attacks.files import read_trigger_image, read_trigger_mask, write_attack
+from awm_defense.backdoor import MODEL
+from awm_defense.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.data import DATASETS
+from awm_defense.manifest import write_manifest
+from awm_defense.models import MODELS, build_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--arch", required=True, choices=sorted(MODELS))
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--num-classes", type=int, default=10)
+    parser.add_argument("--attack", required=True, choices=sorted(ATTACKS))
+    parser.add_argument("--target", required=True, type=int)
+    parser.add_argument("--trigger-image", type=Path)
+    parser.add_argument("--trigger-mask", type=Path)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    given = parser.parse_args()
+    trigger = {}
+    if given.trigger_image:
+        trigger["trigger_image"] = read_trigger_image(given.trigger_image)
+    if given.trigger_mask:
+        trigger["trigger_mask"] = read_trigger_mask(given.trigger_mask)
+    attack = make_attack(given.attack, given.target, num_classes=given.num_classes, **trigger)
+    model = build_model(given.arch, given.num_classes)
+    load_into(model, load_state_dict(given.checkpoint))
+    given.out.mkdir(parents=True, exist_ok=True)
+    save_model(given.out / MODEL, model)
+    about = {"arch": given.arch, "dataset": given.dataset, "num_classes": given.num_classes}
+    write_manifest(given.out, about | write_attack(given.out, attack))
+
+
+if __name__ == "__main__":
+    main()
