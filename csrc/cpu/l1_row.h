@@ -1,6 +1,9 @@
 // One row on the L1 ball of a radius: two different operators, rescaling and projection.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "../numerics.h"
 #include "storage.h"
 
@@ -13,19 +16,22 @@ struct RowSize {
 
 template <class T>
 AWM_INLINE RowSize row_size(const T* row, int64_t n) {
-  double norm[kLanes] = {};
-  T peak[kLanes] = {};
-  const auto add = [&](int l, T v) __attribute__((always_inline)) {
-    const T size = absolute(v);
-    norm[l] += double(size);
-    peak[l] = peak[l] < size ? size : peak[l];
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) add(l, row[i + l]);
+  constexpr int kPeaks = 2 * kLanes;
+  double norm = 0;
+  T peak[kPeaks] = {};
+  // One quantity a loop: mixed, they don't vectorise.
+  for (int64_t at = 0; at < n; at += kBlock) {
+    T size[kBlock];
+    const int64_t m = std::min(kBlock, n - at);
+    for (int64_t i = 0; i < m; ++i) size[i] = absolute(row[at + i]);
+    norm += sum(size, m);
+    int64_t i = 0;
+    for (; i + kPeaks <= m; i += kPeaks) {
+      for (int l = 0; l < kPeaks; ++l) peak[l] = size[i + l] > peak[l] ? size[i + l] : peak[l];
+    }
+    for (; i < m; ++i) peak[0] = size[i] > peak[0] ? size[i] : peak[0];
   }
-  for (int l = 0; i < n; ++i, ++l) add(l, row[i]);
-  return {add_lanes(norm), double(*std::max_element(peak, peak + kLanes))};
+  return {norm, double(*std::max_element(peak, peak + kPeaks))};
 }
 
 // v ← v · min(1, radius / ‖v‖₁).
@@ -56,21 +62,27 @@ AWM_INLINE void project_row(T* row, int64_t n, T radius) {
     int64_t count = 0;
     for (int64_t at = 0; at < n; at += kBlock) {
       T kept[kBlock];
+      int32_t found = 0;
       const int64_t m = std::min(kBlock, n - at);
       for (int64_t i = 0; i < m; ++i) {
         const T size = absolute(row[at + i]);
         kept[i] = size > bound ? size : T(0);
-        count += size > bound ? 1 : 0;
+        found += size > bound ? 1 : 0;
       }
       above += sum(kept, m);
+      count += found;
     }
     const double next = (above - limit) / double(count);
     // Not greater: the root, as near as rounding allows. Also ends on NaN, and on no element above.
     if (!(next > threshold)) break;
     threshold = next;
   }
-  // In double: the threshold may be far greater than what is left, and its rounding would show.
-  for (int64_t i = 0; i < n; ++i) row[i] = T(soft_threshold(double(row[i]), threshold));
+  // The threshold may be far greater than what is left, where its rounding would show.
+  const T high = T(threshold), low = T(threshold - double(high));
+  for (int64_t i = 0; i < n; ++i) {
+    const T left = absolute(row[i]) - high - low;
+    row[i] = std::copysign(left < T(0) ? T(0) : left, row[i]);
+  }
 }
 
 }  // namespace awm::cpu
