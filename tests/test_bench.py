@@ -1,0 +1,77 @@
+"""`python -m bench`: what it writes, and that it refuses to time what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("pytest_benchmark")
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "bench"))
+
+from common import gate  # noqa: E402
+from table import as_markdown, duration  # noqa: E402
+
+FEW = "bench_copy or (masked_linear and not compiled)"
+
+
+def row(group: str, contestant: str, seconds: float, **about: object) -> dict[str, object]:
+    return {"group": group, "contestant": contestant, "seconds": seconds, **about}
+
+
+def test_a_run_is_written_as_json_and_as_a_table(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "run"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"}
+    command = [sys.executable, "-m", "bench", "--out", str(out), "-k", FEW]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.with_suffix(".json").read_text())
+    contestants = {(row["group"], row["contestant"]) for row in found["rows"]}
+    assert ("ceiling, copy", "copy") in contestants
+    assert ("masked_linear forward+backward, 2048 to 1024", "kernels") in contestants
+    assert all(0 < row["seconds"] <= row["median"] for row in found["rows"])
+    table = out.with_suffix(".md").read_text()
+    assert table == as_markdown(found) + "\n" and "| masked_linear forward" in table
+
+
+def test_ratios_stay_within_a_group_and_shares_are_of_the_ceilings() -> None:
+    rows = [
+        row("ceiling, float32 product", "matmul", 1.0, flops=100e9),
+        row("ceiling, bfloat16 product", "matmul", 1.0, flops=200e9),
+        row("ceiling, copy", "copy", 0.5, nbytes=10e9),
+        row("step", "kernels", 2.0),
+        row("step", "eager", 6.0),
+        row("step", "compiled", 1.0),
+        row("step", "slow library", 9.0),
+        row("step", "fast library", 3.0),
+        row("step", "copy", 1.5),
+        row("whole", "kernels", 4.0, peak_memory_mb=30, flops={"float32": 100e9, "bfloat16": 2e11}),
+        row("whole", "eager", 8.0, peak_memory_mb=60),
+        row("lonely", "eager", 8.0),
+    ]
+    about = {"device": "a device", "threads": 2, "versions": {"torch": "2"}, "date": "today"}
+    head, _, _, _, step, whole = as_markdown({**about, "rows": rows}).splitlines()
+    assert "copy 20.0 GB/s" in head and "bfloat16 200.0 GFLOP/s" in head
+    assert step == "| step | 2 s | 3.00× | 0.50× | 1.50× (fast library) | 75% of a copy |  |"
+    share = "50% of the arithmetic (2 s)"
+    assert whole == f"| whole | 4 s | 2.00× | not measured |  | {share} | 0.50 |"
+
+
+def test_durations() -> None:
+    found = [duration(seconds) for seconds in (12.345, 0.012345, 1.2345e-5, 5e-9)]
+    assert found == ["12.3 s", "12.3 ms", "12.3 µs", "5 ns"]
+
+
+def test_what_is_wrong_is_not_timed() -> None:
+    gate(torch.ones(3), torch.ones(3) + 1e-6)
+    with pytest.raises(AssertionError, match="not timed"):
+        gate(torch.ones(3), torch.ones(3) + 1e-3)
+    with pytest.raises(AssertionError, match="not timed"):
+        gate(torch.full((3,), torch.nan), torch.ones(3))
