@@ -79,10 +79,11 @@ def make_network(
         The manifest.
 
     Raises:
-        ValueError: when the folder holds something made to another order.
+        ValueError: when the folder holds something made to another order, or the attack has no
+            all-to-all form.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = _describe(data, order)
+    folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / NAME).exists()
     if begun:
         old = read_manifest(folder / NAME)
@@ -137,6 +138,8 @@ def _describe(data: Dataset, order: Order) -> dict[str, Any]:
     }
     if order.attack != NO_ATTACK:
         method = ATTACKS[order.attack]
+        if order.target is None and not method.all_to_all:
+            raise ValueError(f"target: {order.attack} needs one, it has no all-to-all form")
         manifest["source"] = method.source
         manifest["target"] = order.target
         manifest["poison_rate"] = (

@@ -200,6 +200,7 @@ def test_wrong_options(
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("awm: error: ")
     assert part in line
+    assert not (tmp_path / "net" / "clean").exists()
 
 
 def test_evaluate_says_what_no_manifest_told(

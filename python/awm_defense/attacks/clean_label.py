@@ -101,5 +101,6 @@ METHOD = Method(
     poison_rate=0.05,
     craft=lambda images, model, generator: corner_patches,
     needs_model=True,
+    all_to_all=False,
     attack=CleanLabelAttack,
 )

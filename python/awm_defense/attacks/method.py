@@ -23,6 +23,7 @@ class Method:
         needs_model: whether `craft` or the poisoning needs a clean network.
         mode: how a given trigger image is put on (see `ImageTrigger`); None where the trigger is
             no image to be given.
+        all_to_all: whether the attack has such a form.
         attack: its class, which says how training data is poisoned.
     """
 
@@ -31,4 +32,5 @@ class Method:
     craft: Callable[[Tensor, nn.Module | None, torch.Generator], Trigger]
     needs_model: bool = False
     mode: str | None = None
+    all_to_all: bool = True
     attack: type[Attack] = Attack
