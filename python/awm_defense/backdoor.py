@@ -83,11 +83,12 @@ def make_network(
             all-to-all form.
     """
     manifest = _describe(data, order)
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / NAME).exists()
+    # Before the first epoch has ended there is nothing to lose: what is there is made anew.
+    begun = (folder / NAME).exists() and ((folder / TRAINING).exists() or (folder / MODEL).exists())
     if begun:
         old = read_manifest(folder / NAME)
-        _check_same(folder, old, manifest)
+        asked = {} if compute is None else {"compute": asdict(compute)}
+        _check_same(folder, old, manifest | asked)
         if "acc" in old:
             return old
         manifest = old
@@ -100,6 +101,7 @@ def make_network(
             attack = with_model(read_attack(folder, manifest), clean)
         else:
             attack = attack or _craft(data, order, clean, device)
+            folder.mkdir(parents=True, exist_ok=True)
             manifest |= write_attack(folder, attack)
 
     with torch.random.fork_rng([]):
@@ -108,6 +110,7 @@ def make_network(
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
         manifest["compute"] = asdict(compute or fastest(model, images, device))
+        folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder, manifest)
 
     start = time.perf_counter()
@@ -179,6 +182,12 @@ def _clean_network(
         make_network(
             folder / CLEAN, data, benign, compute=compute, device=device, progress=progress
         )
+    elif checkpoint.name == MODEL and (checkpoint.parent / NAME).exists():
+        found = read_manifest(checkpoint.parent / NAME)["attack"]
+        if found != NO_ATTACK:
+            raise ValueError(
+                f"clean_model: expected a network without a backdoor, {checkpoint} has {found}"
+            )
     model = build_model(order.arch, len(data.classes))
     load_into(model, load_state_dict(checkpoint))
     return model.to(device).eval()

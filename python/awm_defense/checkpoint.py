@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 # Where training scripts put the state dict in what they save.
@@ -62,7 +62,8 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
         name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-    save_file(copies, path, metadata={"format": "pt"})
+    # Not `save_file`: what it writes can be read by its owner only.
+    path.write_bytes(save(copies, metadata={"format": "pt"}))
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:

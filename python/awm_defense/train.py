@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,8 @@ def train(
     )
     steps = max(1, len(images) // plan.batch_size)
     begun = _resume(checkpoint, model, optimizer)
+    if begun and progress:
+        tqdm.write(f"going on after epoch {begun} of {plan.epochs}", sys.stderr)
     bar = tqdm(
         total=plan.epochs * steps,
         initial=begun * steps,

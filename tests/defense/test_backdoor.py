@@ -211,3 +211,38 @@ def test_evaluate_says_what_no_manifest_told(
     (tmp_path / "manifest.json").write_text("[]")
     assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
     assert "expected a JSON object" in capsys.readouterr().err
+
+
+def test_a_rejected_order_leaves_the_folder_free(tmp_path: Path, digits: Dataset) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        make(tmp_path, digits, replace(ORDER, poison_rate=2.0))
+    assert make(tmp_path, digits, replace(ORDER, plan=replace(PLAN, epochs=1)))["acc"]
+    with pytest.raises(ValueError, match="compute"):
+        make(tmp_path, digits, replace(ORDER, plan=replace(PLAN, epochs=1)), compute=Compute(True))
+
+
+def test_a_clean_model_with_a_backdoor_is_refused(tmp_path: Path, digits: Dataset) -> None:
+    quick = replace(ORDER, plan=replace(PLAN, epochs=1))
+    make(tmp_path / "badnets", digits, quick)
+    checkpoint = tmp_path / "badnets" / "model.safetensors"
+    with pytest.raises(ValueError, match=r"without a backdoor.* has badnets"):
+        make(tmp_path / "wm", digits, replace(quick, attack="trojan_wm"), clean_model=checkpoint)
+    assert not (tmp_path / "wm").exists()
+
+
+def test_files_can_be_read_by_whom_the_umask_allows(tmp_path: Path, digits: Dataset) -> None:
+    make(tmp_path, digits, replace(ORDER, plan=replace(PLAN, epochs=1)))
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) > 2 and len(set(modes.values())) == 1
+
+
+def test_evaluate_says_that_a_training_has_not_ended(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, digits, replace(ORDER, plan=replace(PLAN, epochs=1)))
+    manifest = read_manifest(tmp_path / "manifest.json")
+    del manifest["acc"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "model.safetensors").unlink()
+    assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
+    assert "training has not ended" in capsys.readouterr().err

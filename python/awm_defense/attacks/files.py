@@ -18,6 +18,8 @@ IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
 
 def read_trigger_image(path: Path) -> Tensor:
     """An image file as float32 RGB (3,H,W) in [0,1]."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(pixels / 255).permute(2, 0, 1).contiguous()

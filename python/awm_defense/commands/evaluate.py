@@ -129,6 +129,10 @@ def get_attack(
 def run(args: argparse.Namespace) -> int:
     """Print acc, and with an attack asr, asr_all and ra, in percent."""
     folder, manifest = find_manifest(args)
+    if "plan" in manifest and "acc" not in manifest and not args.checkpoint.exists():
+        raise ValueError(
+            f"{args.checkpoint}: its training has not ended; the same `awm train` command goes on"
+        )
     fill_in(args, manifest)
     attack = get_attack(args, folder, manifest)
     device = get_device(args.device)
