@@ -36,6 +36,19 @@ class Phase(NamedTuple):
         return Phase(images, *rest)
 
 
+class Batch(NamedTuple):
+    """The images of one step."""
+
+    images: Tensor
+    """(n, c, h, w)."""
+    labels: Tensor
+    """int64 (n,)."""
+    chosen: Tensor
+    """Which of all images they are made of, int64 (n,)."""
+    weight: Tensor | None
+    """The share of the batch that each stands for, (n,) with sum 1; None where all count alike."""
+
+
 class Batches:
     """The images, and random draws of batches from them (with replacement, augmented by recipe).
 
@@ -81,18 +94,25 @@ class Batches:
             return Phase(index, crops, None)
         return Phase(index, crops, draw_mirrored(index.numel(), self.generator).reshape(shape))
 
-    def take(self, phase: Phase, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and indices of one step; `step` is int64 (1,).
+    def take(self, phase: Phase, step: Tensor) -> Batch:
+        """What one step works on; `step` is int64 (1,).
 
         With a `phase` and a `step` on the images' device, nothing is read from or sent to the host.
+        On a CPU, images that a batch has twice are in it once, with twice the weight: drawn with
+        replacement, a batch of n from n images has 63 % distinct ones. (CUDA graphs need batches of
+        one size.)
         """
         index, crops, mirrored = (
             None if part is None else part.index_select(0, step).squeeze(0) for part in phase
         )
         assert index is not None
+        weight = None
+        if crops is None and mirrored is None and index.device.type == "cpu":
+            index, counts = index.unique(return_counts=True)
+            weight = counts.to(self.images.dtype) / self.batch
         images = self.images[index]
         if crops is not None:
             images = crop(images, crops)
         if mirrored is not None:
             images = mirror(images, mirrored)
-        return images, self.labels[index], index
+        return Batch(images, self.labels[index], index, weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from awm_defense.batches import Batches, Phase
+from awm_defense.batches import Batch, Batches, Phase
 from awm_defense.capture import Captured
 from awm_defense.network import WorkingNetwork
 from awm_defense.recipes import Recipe
@@ -110,11 +110,12 @@ class Engine:
 
     def trigger_step(self) -> None:
         """One step up the loss in Δ (lines 4-8), on b images."""
-        images, labels, index = self._take()
-        targets = self._targets(self.recipe.trigger_targets, images, labels, index)
+        batch = self._take()
+        targets = self._targets(self.recipe.trigger_targets, batch)
         delta = self.delta.detach().requires_grad_()
         low, high = (0.0, 1.0) if self.recipe.clip_trigger_phase else (-INF, INF)
-        loss = cross_entropy(self.network(perturb(images, delta, low, high)), targets)
+        logits = self.network(perturb(batch.images, delta, low, high))
+        loss = _mean_loss(logits, targets, batch.weight)
         (grad,) = torch.autograd.grad(loss, delta)
         if self.recipe.trigger_l2:
             grad = grad - 2 * self.recipe.trigger_l2 * self.delta
@@ -124,29 +125,35 @@ class Engine:
 
     def mask_step(self) -> None:
         """One step on the masks (lines 11-13): b images and the same under Δ, in one batch."""
-        images, labels, index = self._take()
-        targets = self._targets(self.recipe.mask_targets, images, labels, index)
+        batch = self._take()
+        targets = self._targets(self.recipe.mask_targets, batch)
         low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
-        both = torch.cat([images, perturb(images, self.delta, low, high)])
-        clean, perturbed = self.network(self.network.layout(both)).chunk(2)
-        losses = torch.stack([cross_entropy(clean, targets), cross_entropy(perturbed, targets)])
+        both = torch.cat([batch.images, perturb(batch.images, self.delta, low, high)])
+        halves = self.network(self.network.layout(both)).chunk(2)
+        losses = torch.stack([_mean_loss(logits, targets, batch.weight) for logits in halves])
         (self.alpha * losses[0] + self.beta * losses[1]).backward()
         self.bad += self.network.flat.update(self.lr, self.recipe.gamma)[1]
         self.mask_losses.index_copy_(0, self.position, losses.detach()[None])
         self.position.add_(1)
 
-    def _take(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _take(self) -> Batch:
         assert self.table is not None
-        images, labels, index = self.data.take(self.table, self.position)
-        return self.network.layout(images), labels, index
+        batch = self.data.take(self.table, self.position)
+        return batch._replace(images=self.network.layout(batch.images))
 
     @torch.no_grad()
-    def _targets(self, kind: str, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+    def _targets(self, kind: str, batch: Batch) -> Tensor:
         if kind == "labels":
-            return labels
+            return batch.labels
         if kind == "original":
             assert self.network.original is not None
-            return self.network.forward(self.network.original, images).softmax(1)
+            return self.network.forward(self.network.original, batch.images).softmax(1)
         if self.labels_once:
-            return self.predictions[index]
-        return self.network(images).argmax(1)
+            return self.predictions[batch.chosen]
+        return self.network(batch.images).argmax(1)
+
+
+def _mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return cross_entropy(logits, targets)
+    return cross_entropy(logits, targets, reduction="none") @ weight
