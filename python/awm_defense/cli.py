@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from awm_defense.commands import demo, evaluate, info, purify, reproduce, train
+from awm_defense.commands import demo, evaluate, examine, info, purify, reproduce, train
 
-COMMANDS = (demo, train, purify, evaluate, reproduce, info)
+COMMANDS = (demo, train, examine, purify, evaluate, reproduce, info)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,12 +16,14 @@ from awm_defense.checks import check_images, pixel_stat
 from awm_defense.defenses import Baseline
 from awm_defense.defenses.run import run_baseline
 from awm_defense.engine import Engine
+from awm_defense.examine import choose, search
 from awm_defense.flat import maskable
 from awm_defense.network import WorkingNetwork
 from awm_defense.precision import Precision
 from awm_defense.recipes import Recipe, get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings
+from awm_defense.verdict import Verdict, judge
 
 
 def _purified(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
@@ -169,9 +171,18 @@ def purify_many(
         else:
             engine.network.load(source, notes)
         engine.data.restart()
+        verdict: Verdict | None = None
+        history: list[dict[str, float]] = []
+        finished = True
         with engine.network.precision.active():
-            history, finished = _run(engine, notes, progress)
-        yield _result(model, engine, history, notes, started, not finished)
+            if recipe.examine:
+                verdict = _examine(engine, images, labels, seed, progress)
+            if verdict is not None and verdict.backdoored is False:
+                notes.append("the network looks clean and is returned as it was")
+                engine.delta.zero_()
+            else:
+                history, finished = _run(engine, notes, progress)
+        yield _result(model, engine, history, notes, started, verdict, not finished)
         if not finished:
             return
 
@@ -211,6 +222,19 @@ def make_engine(
     return Engine(network, data, recipe, captured=captured)
 
 
+def _examine(engine: Engine, images: Tensor, labels: Tensor, seed: int, progress: bool) -> Verdict:
+    """What the network looks like before anything is masked."""
+    network, like = engine.network, engine.data.images
+    chosen = choose(labels)
+    generator = torch.Generator().manual_seed(seed)
+    few, classes = images[chosen].detach().to(like), labels[chosen].to(like.device)
+
+    def logits(batch: Tensor) -> Tensor:
+        return network(network.layout(batch))
+
+    return judge(search(logits, few, classes, generator, progress=progress))
+
+
 def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[str, float]], bool]:
     """All epochs; returns their history, and False if they were interrupted."""
     history: list[dict[str, float]] = []
@@ -244,6 +268,7 @@ def _result(
     history: list[dict[str, float]],
     notes: list[str],
     started: float,
+    verdict: Verdict | None,
     interrupted: bool,
 ) -> PurifyResult:
     home = next(model.parameters()).device
@@ -258,5 +283,6 @@ def _result(
         recipe=engine.recipe,
         precision=engine.network.precision,
         notes=notes,
+        verdict=verdict,
         interrupted=interrupted,
     )

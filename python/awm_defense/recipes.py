@@ -18,6 +18,8 @@ class Recipe(Settings):
     recipe a result carries has them filled in.
     """
 
+    examine: bool = False
+    """Whether to look for a backdoor first, and leave a network that looks clean as it is."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
@@ -113,6 +115,7 @@ RECIPES: dict[str, Recipe] = {
         # freshly augmented images don't.
         Recipe(
             name="default",
+            examine=True,
             layers="conv",
             trigger_targets="original",
             mask_targets="original",

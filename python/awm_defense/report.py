@@ -65,7 +65,7 @@ def write_report(
     # Python would write a bare NaN, which no JSON reader takes.
     text = json.dumps(_finite(report), indent=2, allow_nan=False)
     (out_dir / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out_dir / "report.html").write_text(_html(out_dir, report, pictures), encoding="utf-8")
+    (out_dir / "report.html").write_text(_html(out_dir, result, report, pictures), encoding="utf-8")
     return report
 
 
@@ -88,6 +88,7 @@ def _collect(
         "versions": {"torch": torch.__version__, "awm_kernels": awm_kernels.__version__},
         "masks": {name: mask.float().mean().item() for name, mask in result.masks.items()},
         "trigger_l1": None if result.trigger is None else result.trigger.float().abs().sum().item(),
+        "verdict": None if result.verdict is None else result.verdict.facts(),
         "notes": list(result.notes),
         "history": [dict(epoch) for epoch in result.history],
     }
@@ -131,7 +132,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _html(out_dir: Path, report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def _html(
+    out_dir: Path, result: PurifyResult, report: Mapping[str, Any], pictures: Mapping[str, str]
+) -> str:
     """The whole page, pictures included, so that the one file can be passed on."""
     cards = [
         _card(f"{report['seconds']:.1f} s", "purification alone, without evaluation"),
@@ -154,14 +157,15 @@ def _html(out_dir: Path, report: Mapping[str, Any], pictures: Mapping[str, str])
     if report["history"]:
         picture = _img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")
         history = f"<h2>History</h2>{picture}"
+    verdict = "" if result.verdict is None else f"<p>The network before: {result.verdict}.</p>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
-    shown = {"title", "before", "after", "recipe", "masks", "notes", "history"}
+    shown = {"title", "before", "after", "recipe", "masks", "verdict", "notes", "history"}
     facts = {key: value for key, value in report.items() if key not in shown}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(report["title"])}</title><style>{STYLE}</style></head><body>
-<h1>{escape(report["title"])}</h1>
+<h1>{escape(report["title"])}</h1>{verdict}
 <div class="cards">{"".join(cards)}</div>
 {f'<h2>Trigger</h2><div class="pictures">{small}</div>' if small else ""}
 {masks}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from awm_defense.precision import Precision
 from awm_defense.settings import Settings
+from awm_defense.verdict import Verdict
 
 
 @dataclass(repr=False)
@@ -23,7 +24,7 @@ class PurifyResult:
     without masks."""
     trigger: Tensor | None
     """Δ of the last epoch, (c, h, w), in pixel space (values of images in [0, 1]); None from
-    defenses that look for none."""
+    defenses that look for none. Where nothing was masked, zeros."""
     history: list[dict[str, float]]
     """One entry an epoch: epoch, trigger_loss, trigger_norm (L1, in the ball), clean_loss,
     perturbed_loss (means over the epoch's steps), mask_mean (of all masks, at its end)."""
@@ -37,6 +38,9 @@ class PurifyResult:
     """The dtypes that were used; give it to `purify` to repeat the run exactly."""
     notes: list[str] = field(default_factory=list)
     """What did not go as usual: fallbacks, non-finite values, an interruption."""
+    verdict: Verdict | None = None
+    """What the network looked like, from recipes that examine it (`Recipe.examine`). One that
+    looked clean is returned as it was, with masks of ones and no history."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
 

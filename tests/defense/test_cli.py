@@ -176,7 +176,8 @@ def test_interrupted_purify_writes_what_there_is(
         return epoch(self, number)
 
     monkeypatch.setattr(Engine, "epoch", interrupting)
-    assert main(["purify", str(checkpoint), *MODEL, "--out", str(tmp_path / "out")]) == 130
+    given = [str(checkpoint), *MODEL, "--set", "examine=false"]
+    assert main(["purify", *given, "--out", str(tmp_path / "out")]) == 130
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(report["history"]) == 1 and "interrupted" in report["notes"][0]
     assert load_file(tmp_path / "out" / "model.safetensors")
@@ -186,7 +187,9 @@ def test_demo_writes_both_measurements(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "PLAN", replace(demo.PLAN, epochs=1))
-    monkeypatch.setattr(demo, "RECIPE", get_recipe("default").with_options({"epochs": "1"}))
+    # One epoch plants no backdoor.
+    recipe = get_recipe("default").with_options({"epochs": "1", "examine": "false"})
+    monkeypatch.setattr(demo, "RECIPE", recipe)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "before" in out

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     result = purify(
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True
     )
+    if result.verdict is not None:
+        say(f"verdict: {result.verdict}")
     after = evaluate(result.model, test_images, test_labels, attack, device=device)
     save_model(args.out / "model.safetensors", result.model)
     save_model(args.out / "masks.safetensors", result.masks)

@@ -143,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
             },
             clean_image=images[0],
         )
+        if result.verdict is not None:
+            print(f"verdict: {result.verdict}")
         for note in result.notes:
             say(f"note: {note}")
         print(f"purified in {result.seconds:.1f} s: {folder / 'model.safetensors'}")

@@ -1,0 +1,60 @@
+"""`awm examine`: whether checkpoints look backdoored, by a few clean images."""
+
+from __future__ import annotations
+
+import argparse
+
+from awm_defense.commands.options import (
+    add_data_options,
+    add_model_options,
+    add_run_options,
+    get_device,
+    get_normalisation,
+    load_network,
+    print_json,
+)
+from awm_defense.data import draw_defender, load_dataset
+from awm_defense.examine import examine
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `awm examine` to the command line."""
+    parser = commands.add_parser(
+        "examine", help="say whether checkpoints look backdoored, and toward which class"
+    )
+    add_model_options(parser, "CHECKPOINT", nargs="+")
+    add_data_options(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw of images")
+    add_run_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output, by checkpoint"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict on each checkpoint."""
+    device = get_device(args.device)
+    mean, std = get_normalisation(args)
+    for checkpoint in args.checkpoint:  # what can't be read is found before the work
+        load_network(args, checkpoint)
+    train_images, train_labels = load_dataset(args.dataset, args.data_dir).train()
+    images, labels, _ = draw_defender(train_images, train_labels, per_class=1, seed=args.seed)
+    found = {}
+    for checkpoint in args.checkpoint:
+        verdict = examine(
+            load_network(args, checkpoint),
+            images,
+            labels,
+            mean=mean,
+            std=std,
+            device=device,
+            seed=args.seed,
+            progress=True,
+        )
+        if not args.json:
+            print(f"{checkpoint}: {verdict}")
+        found[str(checkpoint)] = verdict.facts()
+    if args.json:
+        print_json(found)
+    return 0

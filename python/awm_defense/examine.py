@@ -1,0 +1,192 @@
+"""Looks for a backdoor: the smallest universal triggers that lead to each class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from awm_defense.checks import check_images, pixel_stat
+from awm_defense.compute import Compute
+from awm_defense.triggers import STEPS, Kind, kinds
+from awm_defense.verdict import Reach, Verdict, judge
+
+IMAGES = 10
+"""How many of the images a search takes, at most."""
+BATCH = 256
+"""Images that go through the network at a time."""
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def examine(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mean: float | list[float] | Tensor | None = None,
+    std: float | list[float] | Tensor | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Verdict:
+    """Whether a network looks backdoored, and toward which class.
+
+    For every class the smallest universal trigger that leads there is sought, both a sparse one
+    that is added to images and a smooth warp of them. A planted class is reached far more easily
+    than any honest one (Wang et al., Neural Cleanse, IEEE S&P 2019).
+
+    Args:
+        model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
+        images: clean images, (n, c, h, w), floating point in [0, 1]; ten are taken, of as many
+            classes as there are.
+        labels: their classes, int64, (n,).
+        mean, std: for a model fed (pixel − mean) / std: a number, or one a channel.
+        device: where to work; default: where the model is.
+        seed: of the first, small warps.
+        progress: show a progress bar.
+
+    Returns:
+        A `Verdict`; `str` makes a sentence of it.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    check_images(model, images, labels)
+    if (mean is None) != (std is None):
+        raise ValueError("mean, std: expected both or neither")
+    home = next(model.parameters())
+    place = torch.device(device) if device is not None else home.device
+    work = copy.deepcopy(model).eval().requires_grad_(False)
+    compute = Compute(bf16=place.type == "cuda" and torch.cuda.is_bf16_supported())
+    compute.prepare(work, place)
+    images, labels = images.detach().to(place, home.dtype), labels.to(place)
+    chosen = choose(labels)
+    centre, scale = pixel_stat("mean", mean, images), pixel_stat("std", std, images)
+
+    def logits(batch: Tensor) -> Tensor:
+        batch = batch.contiguous(memory_format=compute.memory_format)
+        with compute.autocast(place):
+            fed = batch if centre is None or scale is None else (batch - centre) / scale
+            return work(fed).to(batch.dtype)
+
+    generator = torch.Generator().manual_seed(seed)
+    return judge(search(logits, images[chosen], labels[chosen], generator, progress=progress))
+
+
+def choose(labels: Tensor) -> Tensor:
+    """Indices of `IMAGES` images, the first of each class before the second of any."""
+    turns = torch.zeros_like(labels)
+    for label in labels.unique():
+        same = labels == label
+        turns[same] = torch.arange(int(same.sum()), device=labels.device)
+    return turns.argsort(stable=True)[:IMAGES]
+
+
+def search(
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    progress: bool = False,
+) -> list[Reach]:
+    """How easily each class is reached, by each kind of trigger within each of its bounds.
+
+    Args:
+        logits: the network, from images in pixel space.
+        images: (n,c,h,w) in [0,1].
+        labels: their classes, int64 (n,).
+        generator: on the CPU, of what is random.
+        progress: show a bar.
+    """
+    with torch.no_grad():
+        plain = logits(images)
+    if plain.dim() != 2 or labels.max() >= plain.shape[1]:
+        raise ValueError(
+            f"model: expected logits (n, classes) with classes for labels up to {labels.max()}, "
+            f"got {tuple(plain.shape)}"
+        )
+    ease = float(_margins(plain, labels).mean())
+    targets = torch.arange(plain.shape[1], device=images.device)
+    parts = targets.split(max(1, BATCH // len(images)))
+    known = kinds(images)
+    steps = len(parts) * STEPS * sum(len(kind.bounds) for kind in known)
+    reaches = []
+    with tqdm(total=steps, desc="examine", unit="step", disable=not progress) as bar:
+        for kind in known:
+            first = kind.start(1, generator)
+            found = [_Climb(logits, images, labels, kind, part, first) for part in parts]
+            for bound in kind.bounds:
+                for climb in found:
+                    climb.climb(bound)
+                    bar.update(STEPS)
+                reaches.append(_gather(kind, bound, found, ease))
+    return reaches
+
+
+class _Climb:
+    """The search for the triggers to some of the classes."""
+
+    def __init__(
+        self,
+        logits: Logits,
+        images: Tensor,
+        labels: Tensor,
+        kind: Kind,
+        targets: Tensor,
+        first: Tensor,
+    ) -> None:
+        self.logits, self.kind = logits, kind
+        self.count, self.each = len(targets), len(images)
+        # Row i is an image under the trigger to `targets[i // each]`.
+        self.images = images.repeat(self.count, 1, 1, 1)
+        self.targets = targets.repeat_interleave(self.each)
+        self.counts = (self.targets != labels.repeat(self.count)).to(images.dtype)
+        self.triggers = first.repeat_interleave(self.count, dim=0)
+
+    def triggered(self) -> Tensor:
+        """The logits of all images under the triggers."""
+        spread = self.triggers.repeat_interleave(self.each, dim=0)
+        return self.logits(self.kind.apply(self.images, spread))
+
+    def climb(self, bound: float) -> None:
+        """All steps within a bound."""
+        for _ in range(STEPS):
+            self.triggers = self.triggers.detach().requires_grad_()
+            losses = cross_entropy(self.triggered(), self.targets, reduction="none")
+            (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
+            self.triggers = self.kind.step(self.triggers.detach(), grad, bound)
+
+    @torch.no_grad()
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """Margins and flips of each target."""
+        margins = _margins(self.triggered(), self.targets)
+        number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
+        each = torch.stack([margins * self.counts, (margins > 0) * self.counts])
+        mean, flips = each.view(2, self.count, -1).sum(2) / number
+        return mean, flips
+
+
+def _gather(kind: Kind, bound: float, climbs: list[_Climb], ease: float) -> Reach:
+    margins, flips = zip(*(climb.reach() for climb in climbs), strict=True)
+    return Reach(
+        kind=kind.name,
+        unit=kind.unit,
+        bound=bound,
+        triggers=torch.cat([climb.triggers for climb in climbs]),
+        margins=torch.cat(margins).cpu(),
+        flips=torch.cat(flips).cpu(),
+        ease=ease,
+    )
+
+
+def _margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """By how much each row's target lies above the largest other logit."""
+    own = logits.gather(1, targets[:, None])
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return (own - others.max(1, keepdim=True).values).squeeze(1)

@@ -1,0 +1,148 @@
+"""Kinds of universal triggers that are searched for, each many at a time.
+
+A trigger is a tensor of parameters; the first dimension of `parameters` counts triggers, and
+trigger i changes the images that `owner` says are its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from awm_kernels import l1_project_
+
+STEPS = 20
+"""Steps up to each bound; a step is long enough to get there in 2/5 of them."""
+
+
+class Kind(Protocol):
+    """A kind of trigger."""
+
+    name: str
+    """What a trigger of it does to images: they are "added to" or "warped"."""
+    unit: str
+    """Of its norm."""
+    bounds: tuple[float, ...]
+    """Norms to stay within, from small to large."""
+
+    def start(self, count: int, generator: Generator) -> Tensor:
+        """Parameters of `count` triggers that do next to nothing."""
+        ...
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Images (n,c,h,w) in [0,1], each changed by the trigger in the same row of (n,...)."""
+        ...
+
+    def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        """The triggers after one step down the loss, within the bound."""
+        ...
+
+
+class _Added:
+    """x + Δ, clipped to [0, 1]."""
+
+    name = "added to"
+
+    def __init__(self, images: Tensor) -> None:
+        self.like = images[:1]
+
+    def start(self, count: int, generator: Generator) -> Tensor:
+        return self.like.new_zeros(count, *self.like.shape[1:])
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return (images + parameters).clamp(0, 1)
+
+
+class Sparse(_Added):
+    """A sparse Δ within an L1 ball (AWM paper, Eq. 4.4).
+
+    Steepest descent under the L1 norm on the most promising elements, and the Euclidean
+    projection after each step. Bounds grow with the number of pixel values; they are those of
+    triggers of 2 to 7 saturated pixels of a 32x32 image.
+    """
+
+    unit = "L1"
+    BOUNDS = (5.0, 10.0, 20.0)
+    """For an image of 3·32² values."""
+    SHARE = 0.005
+    """Of all elements, how many a step changes."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(images)
+        self.bounds = tuple(bound * images[0].numel() / (3 * 32 * 32) for bound in self.BOUNDS)
+
+    def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        slope = grad.flatten(1)
+        some = max(1, int(self.SHARE * slope.shape[1]))
+        least = slope.abs().topk(some, dim=1).values[:, -1:]
+        direction = slope.sign() * (slope.abs() >= least)
+        direction = direction / direction.abs().sum(1, keepdim=True).clamp(min=1)
+        moved = parameters - 2.5 / STEPS * bound * direction.view_as(parameters)
+        return l1_project_(moved.contiguous(), bound, batched=True)
+
+
+class Dense(_Added):
+    """A Δ over the whole image within an L2 ball, by steepest descent."""
+
+    unit = "L2"
+    BOUND = 1.0
+    """For an image of 3·32² values; it grows with the square root of their number."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(images)
+        self.bounds: tuple[float, ...] = (self.BOUND * (images[0].numel() / (3 * 32 * 32)) ** 0.5,)
+
+    def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        moved = parameters - 2.5 / STEPS * bound * grad / _norms(grad)
+        return moved * (bound / _norms(moved)).clamp(max=1)
+
+
+class Warped:
+    """A smooth warp of the image, the same for all: a coarse field of shifts (WaNet, ICLR 2021).
+
+    Bounded is the shift of each control point, in pixels; bounds grow with the image.
+    """
+
+    name, unit = "warped", "pixels"
+    BOUND = 0.5
+    """In an image of 32x32."""
+    POINTS = 4
+    """Control points along each side, bicubic in between."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.like = images[:1]
+        self.size = images.shape[2:]
+        self.bounds: tuple[float, ...] = (self.BOUND * min(self.size) / 32,)
+        identity = torch.eye(2, 3, dtype=images.dtype, device=images.device)[None]
+        shape = [1, 1, *self.size]
+        self.grid = F.affine_grid(identity, shape, align_corners=False)
+        # A pixel in the units of the grid, which runs from -1 to 1: x first, then y.
+        self.pixel = images.new_tensor([2 / self.size[1], 2 / self.size[0]])
+
+    def start(self, count: int, generator: Generator) -> Tensor:
+        shifts = torch.randn(1, 2, self.POINTS, self.POINTS, generator=generator)
+        shifts = shifts.to(self.like) * 0.2 * self.bounds[0]
+        return shifts.repeat(count, 1, 1, 1)
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        shifts = F.interpolate(parameters, self.size, mode="bicubic", align_corners=True)
+        grid = self.grid + shifts.permute(0, 2, 3, 1) * self.pixel
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        size = grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=torch.finfo(grad.dtype).tiny)
+        return (parameters - 2.5 / STEPS * bound * grad / size).clamp(-bound, bound)
+
+
+def kinds(images: Tensor) -> list[Kind]:
+    """Those there are, for images (n,c,h,w) of this size."""
+    return [Sparse(images), Dense(images), Warped(images)]
+
+
+def _norms(triggers: Tensor) -> Tensor:
+    """The L2 norm of each, (n,1,1,1), at least a tiny number."""
+    norms = torch.linalg.vector_norm(triggers, dim=(1, 2, 3), keepdim=True)
+    return norms.clamp(min=torch.finfo(triggers.dtype).tiny)
