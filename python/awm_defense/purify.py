@@ -16,14 +16,14 @@ from awm_defense.checks import check_images, pixel_stat
 from awm_defense.defenses import Baseline
 from awm_defense.defenses.run import run_baseline
 from awm_defense.engine import Engine
-from awm_defense.examine import choose, search
+from awm_defense.examine import examine
 from awm_defense.flat import maskable
 from awm_defense.network import WorkingNetwork
 from awm_defense.precision import Precision
 from awm_defense.recipes import Recipe, get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings
-from awm_defense.verdict import Verdict, judge
+from awm_defense.verdict import Verdict
 
 
 def _purified(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
@@ -52,7 +52,8 @@ def purify(
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
 
-    Ctrl-C ends AWM early, with the masks of the last whole epoch; rivals it ends without a result.
+    Ctrl-C ends AWM early, with the masks of the last whole epoch; the examination before it, and
+    rivals, it ends without a result.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
@@ -174,13 +175,15 @@ def purify_many(
         verdict: Verdict | None = None
         history: list[dict[str, float]] = []
         finished = True
-        with engine.network.precision.active():
-            if recipe.examine:
-                verdict = _examine(engine, images, labels, seed, progress)
-            if verdict is not None and verdict.backdoored is False:
-                notes.append("the network looks clean and is returned as it was")
-                engine.delta.zero_()
-            else:
+        if recipe.examine:
+            verdict = examine(
+                source, images, labels, mean=mean, std=std, seed=seed, progress=progress
+            )
+        if verdict is not None and verdict.backdoored is False:
+            notes.append("the network looks clean and is returned as it was")
+            engine.delta.zero_()
+        else:
+            with engine.network.precision.active():
                 history, finished = _run(engine, notes, progress)
         yield _result(model, engine, history, notes, started, verdict, not finished)
         if not finished:
@@ -220,19 +223,6 @@ def make_engine(
             f"got {labels.min()} to {labels.max()}"
         )
     return Engine(network, data, recipe, captured=captured)
-
-
-def _examine(engine: Engine, images: Tensor, labels: Tensor, seed: int, progress: bool) -> Verdict:
-    """What the network looks like before anything is masked."""
-    network, like = engine.network, engine.data.images
-    chosen = choose(labels)
-    generator = torch.Generator().manual_seed(seed)
-    few, classes = images[chosen].detach().to(like), labels[chosen].to(like.device)
-
-    def logits(batch: Tensor) -> Tensor:
-        return network(network.layout(batch))
-
-    return judge(search(logits, few, classes, generator, progress=progress))
 
 
 def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[str, float]], bool]:

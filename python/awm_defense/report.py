@@ -157,7 +157,11 @@ def _html(
     if report["history"]:
         picture = _img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")
         history = f"<h2>History</h2>{picture}"
-    verdict = "" if result.verdict is None else f"<p>The network before: {result.verdict}.</p>"
+    verdict = (
+        ""
+        if result.verdict is None
+        else f"<p>The network before: {escape(str(result.verdict))}.</p>"
+    )
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
     shown = {"title", "before", "after", "recipe", "masks", "verdict", "notes", "history"}
     facts = {key: value for key, value in report.items() if key not in shown}

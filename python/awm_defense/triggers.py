@@ -1,7 +1,6 @@
 """Kinds of universal triggers that are searched for, each many at a time.
 
-A trigger is a tensor of parameters; the first dimension of `parameters` counts triggers, and
-trigger i changes the images that `owner` says are its own.
+A trigger is a tensor of parameters; the first dimension of `parameters` counts triggers.
 """
 
 from __future__ import annotations

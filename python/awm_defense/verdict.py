@@ -67,7 +67,7 @@ class Verdict:
             bound where it does the most. From 4.5 on, and if the trigger wins on average, the
             network counts as backdoored.
         flips: the share of the images of other classes that the trigger sends to `target`.
-        trigger: its parameters: Δ (c,h,w), or shifts (2,4,4).
+        trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,): its logit above the largest other one under its own
             trigger, mean over images.
     """

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_network
 from torch import Tensor, nn
 
 from awm_defense import examine, get_recipe, purify
@@ -28,20 +29,10 @@ def fixture_networks(digits: Dataset) -> dict[str, nn.Module]:
     attack = make_attack("badnets", TARGET)
     generator = torch.Generator().manual_seed(0)
     poisoned, poisoned_labels, _ = attack.poison(images, labels, 0.1, generator)
+    plan = Plan(epochs=6, batch_size=32, lr=0.05, weight_decay=5e-4)
     found = {}
     for name, data in (("benign", (images, labels)), ("backdoored", (poisoned, poisoned_labels))):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2048, 10),
-        )
-        found[name] = train(model, *data, Plan(epochs=6, batch_size=32, lr=0.05, weight_decay=5e-4))
+        found[name] = train(tiny_network(), *data, plan)
     return found
 
 
@@ -74,8 +65,7 @@ def test_purify_leaves_a_clean_network_alone(
 ) -> None:
     recipe = replace(get_recipe("default"), flip=False, epochs=1)
     result = purify(networks["benign"], *defender, recipe=recipe)
-    assert result.verdict is not None
-    assert result.verdict.backdoored is False
+    assert result.verdict and result.verdict.backdoored is False
     assert "clean" in str(result.verdict)
     assert result.history == []
     assert any("clean" in note for note in result.notes)
@@ -91,8 +81,9 @@ def test_purify_goes_on_where_there_is_a_backdoor(
 ) -> None:
     recipe = replace(get_recipe("default"), flip=False, epochs=1)
     result = purify(networks["backdoored"], *defender, recipe=recipe)
-    assert result.verdict is not None
-    assert result.verdict.target == TARGET
+    assert result.verdict and result.verdict.target == TARGET
+    alone = examine(networks["backdoored"], *defender)
+    assert torch.equal(result.verdict.margins, alone.margins)
     assert len(result.history) == 1
 
 
