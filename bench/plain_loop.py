@@ -39,7 +39,7 @@ def plain_purify(
     `compiled` gives the forward pass, and with it the backward pass, to torch.compile.
     """
     classes = len(labels.unique())
-    recipe = recipe.resolve(len(images), classes)
+    recipe = recipe.resolve(len(images), classes, images[0].numel())
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
     model = copy.deepcopy(model).eval()
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -14,9 +14,11 @@ from awm_defense.data.augment import (
     mirror,
     random_resized_crop_flip,
 )
+from awm_defense.data.mix import cutmix, draw_boxes, draw_factors, jitter
 from awm_defense.recipes import Recipe
 
 FRESH_DRAWS = 10
+FRESH_STEPS = 3
 
 
 class Phase(NamedTuple):
@@ -28,6 +30,13 @@ class Phase(NamedTuple):
     """Their crops, float32 (T, 4, b), as `augment.crop` takes them; None without augmentation."""
     mirrored: Tensor | None
     """Which are mirrored, bool (T, b); None for none."""
+    boxes: Tensor | None
+    """Patches of other images in them, float32 (T, 4, b), as `mix.cutmix` takes them; or None."""
+    factors: Tensor | None
+    """Of contrast and colours, float32 (T, 1+c, b), as `mix.jitter` takes them; or None."""
+    grown: Tensor | None
+    """Which grown trigger is on each and by how much, float32 in [0, 1), (T, 2, b); None for
+    none."""
 
     def to(self, device: torch.device) -> Phase:
         """A copy on `device`."""
@@ -47,6 +56,8 @@ class Batch(NamedTuple):
     """Which of all images they are made of, int64 (n,)."""
     weight: Tensor | None
     """The share of the batch that each stands for, (n,) with sum 1; None where all count alike."""
+    grown: Tensor | None
+    """As `Phase` has it, (2, n)."""
 
 
 class Batches:
@@ -71,8 +82,10 @@ class Batches:
             labels = labels.repeat(recipe.copies + 1)
         self.images, self.labels = images, labels
         assert recipe.batch_size is not None
-        # Fresh augmentation needs as many draws as the fixed copies would make images.
-        size = len(images) * (FRESH_DRAWS if one_shot and recipe.fresh_augmentation else 1)
+        size = len(images)
+        if recipe.fresh_augmentation:
+            # One-shot, as many draws as the fixed copies would make images; never just a step.
+            size = max(size * (FRESH_DRAWS if one_shot else 1), FRESH_STEPS * recipe.batch_size)
         self.batch = min(recipe.batch_size, size)
         self.steps = recipe.passes * (size // self.batch)
         self._start = self.generator.get_state()
@@ -83,16 +96,25 @@ class Batches:
 
     def draw(self) -> Phase:
         """The next phase's batches."""
-        shape = (self.steps, self.batch)
-        index = torch.randint(len(self.images), shape, generator=self.generator)
-        if not self.recipe.fresh_augmentation:
-            return Phase(index, None, None)
+        recipe, generator, shape = self.recipe, self.generator, (self.steps, self.batch)
+        index = torch.randint(len(self.images), shape, generator=generator)
         size = torch.Size((index.numel(), *self.images.shape[1:]))
-        drawn = draw_crops(size, self.generator, scale=(self.recipe.crop_scale, 1.0))
-        crops = drawn.reshape(4, *shape).transpose(0, 1).contiguous()
-        if not self.recipe.flip:
-            return Phase(index, crops, None)
-        return Phase(index, crops, draw_mirrored(index.numel(), self.generator).reshape(shape))
+
+        def by_step(drawn: Tensor) -> Tensor:
+            """(..., T·b) as (T, ..., b)."""
+            return drawn.unflatten(-1, shape).movedim(-2, 0).contiguous()
+
+        crops = mirrored = boxes = factors = grown = None
+        if recipe.fresh_augmentation:
+            crops = by_step(draw_crops(size, generator, scale=(recipe.crop_scale, 1.0)))
+            mirrored = by_step(draw_mirrored(size[0], generator)) if recipe.flip else None
+            boxes = by_step(draw_boxes(size, generator, recipe.cutmix)) if recipe.cutmix else None
+            factors = (
+                by_step(draw_factors(size, generator, recipe.jitter)) if recipe.jitter else None
+            )
+        if recipe.grown:
+            grown = by_step(torch.rand(2, size[0], generator=generator))
+        return Phase(index, crops, mirrored, boxes, factors, grown)
 
     def take(self, phase: Phase, step: Tensor) -> Batch:
         """What one step works on; `step` is int64 (1,).
@@ -102,12 +124,12 @@ class Batches:
         replacement, a batch of n from n images has 63 % distinct ones. (CUDA graphs need batches of
         one size.)
         """
-        index, crops, mirrored = (
+        index, crops, mirrored, boxes, factors, grown = (
             None if part is None else part.index_select(0, step).squeeze(0) for part in phase
         )
         assert index is not None
         weight = None
-        if crops is None and mirrored is None and index.device.type == "cpu":
+        if crops is None and grown is None and index.device.type == "cpu":
             index, counts = index.unique(return_counts=True)
             weight = counts.to(self.images.dtype) / self.batch
         images = self.images[index]
@@ -115,4 +137,8 @@ class Batches:
             images = crop(images, crops)
         if mirrored is not None:
             images = mirror(images, mirrored)
-        return Batch(images, self.labels[index], index, weight)
+        if boxes is not None:
+            images = cutmix(images, boxes)
+        if factors is not None:
+            images = jitter(images, factors)
+        return Batch(images, self.labels[index], index, weight, grown)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from awm_defense.batches import Batch, Batches, Phase
 from awm_defense.capture import Captured
+from awm_defense.examine import choose
+from awm_defense.growth import Growth
 from awm_defense.network import WorkingNetwork
 from awm_defense.recipes import Recipe
+from awm_defense.triggers import kinds
+from awm_defense.verdict import Verdict
 from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
 
 INF = float("inf")
@@ -41,17 +47,37 @@ class Engine:
         self.predictions = torch.zeros_like(data.labels)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.trigger_losses = data.images.new_zeros(data.steps)
-        self.mask_losses = data.images.new_zeros(data.steps, 2)
+        self.mask_losses = data.images.new_zeros(data.steps, 3)
         self.bad = torch.zeros((), dtype=torch.float64, device=device)
         self.lr = torch.zeros((), dtype=torch.float64, device=device)
         self.table: Phase | None = None
         # Whether one pass over the images can label every step of a trigger phase.
         self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
+        self.growth: Growth | None = None
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" and captured else None
-        self.label, self.trigger, self.learn = (
-            Captured(step, device, pool, captured)
-            for step in (self.label_images, self.trigger_step, self.mask_step)
-        )
+        self._capture = partial(Captured, device=device, pool=pool, enabled=captured)
+        self.label, self.trigger = map(self._capture, (self.label_images, self.trigger_step))
+        self.learn_plain = self.learn = self._capture(self.mask_step)
+        # Of each kind of trigger that verdicts named: its growth, and the mask step under it.
+        self.growths: dict[str, tuple[Growth, Captured]] = {}
+
+    def follow(self, verdict: Verdict | None) -> None:
+        """Grow the verdict's trigger in every epoch from now on; None: grow none."""
+        if verdict is None or not self.recipe.grown:
+            self.growth, self.learn = None, self.learn_plain
+            return
+        if verdict.unit not in self.growths:
+            data, room = self.data, self.recipe.epochs * self.recipe.grown
+            kind = next(kind for kind in kinds(data.images) if kind.unit == verdict.unit)
+            few = choose(data.labels)
+            growth = Growth(kind, data.images[few], data.labels[few], room, data.generator)
+            self.growths[verdict.unit] = growth, self._capture(self.mask_step)
+        self.growth, self.learn = self.growths[verdict.unit]
+        self.growth.start(verdict, self.logits)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the network makes of images as it is now."""
+        return self.network(self.network.layout(images))
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
@@ -64,6 +90,8 @@ class Engine:
             self.trigger()
         bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
         bound(self.delta, self.tau)
+        if self.growth is not None:
+            self.growth.grow(self.logits, self.recipe.grown)
         self.start_phase()
         self.lr.fill_(self.recipe.mask_lr * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
@@ -86,13 +114,14 @@ class Engine:
         self.position.zero_()
 
     def _history(self, number: int) -> dict[str, float]:
-        clean, perturbed = self.mask_losses.double().mean(dim=0)
+        clean, perturbed, grown = self.mask_losses.double().mean(dim=0)
         mask = self.network.flat.mask
         values = {
             "trigger_loss": self.trigger_losses.double().mean(),
             "trigger_norm": self.delta.double().abs().sum(),
             "clean_loss": clean,
             "perturbed_loss": perturbed,
+            **({} if self.growth is None else {"grown_loss": grown}),
             "mask_mean": self.network.flat.stats[0] / mask.numel(),
             "bad": self.bad,
         }
@@ -124,16 +153,21 @@ class Engine:
         self.position.add_(1)
 
     def mask_step(self) -> None:
-        """One step on the masks (lines 11-13): b images and the same under Δ, in one batch."""
+        """One step on the masks (lines 11-13): b images and the same under Δ, in one batch.
+
+        Where a verdict is followed, also the same under grown triggers, which count as Δ does.
+        """
         batch = self._take()
         targets = self._targets(self.recipe.mask_targets, batch)
         low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
-        both = torch.cat([batch.images, perturb(batch.images, self.delta, low, high)])
-        halves = self.network(self.network.layout(both)).chunk(2)
-        losses = torch.stack([_mean_loss(logits, targets, batch.weight) for logits in halves])
-        (self.alpha * losses[0] + self.beta * losses[1]).backward()
+        parts = [batch.images, perturb(batch.images, self.delta, low, high)]
+        if self.growth is not None and batch.grown is not None:
+            parts.append(self.growth.apply(batch.images, *batch.grown))
+        logits = self.logits(torch.cat(parts)).chunk(len(parts))
+        losses = torch.stack([_mean_loss(part, targets, batch.weight) for part in logits])
+        (self.alpha * losses[0] + self.beta * losses[1:].sum()).backward()
         self.bad += self.network.flat.update(self.lr, self.recipe.gamma)[1]
-        self.mask_losses.index_copy_(0, self.position, losses.detach()[None])
+        self.mask_losses[:, : len(parts)].index_copy_(0, self.position, losses.detach()[None])
         self.position.add_(1)
 
     def _take(self) -> Batch:

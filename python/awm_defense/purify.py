@@ -184,6 +184,7 @@ def purify_many(
             engine.delta.zero_()
         else:
             with engine.network.precision.active():
+                engine.follow(verdict if verdict is not None and verdict.backdoored else None)
                 history, finished = _run(engine, notes, progress)
         yield _result(model, engine, history, notes, started, verdict, not finished)
         if not finished:
@@ -211,10 +212,11 @@ def make_engine(
     notes = [] if notes is None else notes
     images = images.detach().to(device, next(model.parameters()).dtype)
     classes = len(labels.unique())
-    recipe = recipe.resolve(len(images), classes)
+    recipe = recipe.resolve(len(images), classes, images[0].numel())
     data = Batches(images, labels.to(device), recipe, len(images) <= classes, seed)
     # As many images as a mask step's batch holds.
-    sample = images.repeat(-(-2 * data.batch // len(images)), 1, 1, 1)[: 2 * data.batch]
+    size = (3 if recipe.grown else 2) * data.batch
+    sample = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
     pixel_mean, pixel_std = pixel_stat("mean", mean, images), pixel_stat("std", std, images)
     network = WorkingNetwork(model, recipe, sample, pixel_mean, pixel_std, precision, notes)
     if labels.min() < 0 or labels.max() >= network.classes:

@@ -17,6 +17,12 @@ class Settings:
 
     name: str
 
+    def for_images(self, *, flip: bool) -> Self:
+        """A copy that mirrors no images, where `flip` says that mirrored they may show others."""
+        if flip or not getattr(self, "flip", False):
+            return self
+        return dataclasses.replace(self, **{"flip": False})  # type: ignore[arg-type]
+
     def with_options(self, options: Mapping[str, str]) -> Self:
         """A copy with fields replaced from text, as in `--set tau=100`.
 

@@ -39,6 +39,13 @@ class Kind(Protocol):
         """The triggers after one step down the loss, within the bound."""
         ...
 
+    def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and largest values to which a found trigger (...) may grow.
+
+        Beyond them it would change none of `images` (n,c,h,w) any more.
+        """
+        ...
+
 
 class _Added:
     """x + Δ, clipped to [0, 1]."""
@@ -54,6 +61,14 @@ class _Added:
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
         return (images + parameters).clamp(0, 1)
 
+    def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        most = self.farthest(found)
+        return -most.minimum(images.amax(0)), most.minimum(1 - images.amin(0))
+
+    def farthest(self, found: Tensor) -> Tensor:
+        """The largest size to which each element may grow, (c,h,w)."""
+        raise NotImplementedError
+
 
 class Sparse(_Added):
     """A sparse Δ within an L1 ball (AWM paper, Eq. 4.4).
@@ -68,6 +83,10 @@ class Sparse(_Added):
     """For an image of 3·32² values."""
     SHARE = 0.005
     """Of all elements, how many a step changes."""
+    CORE = 0.2
+    """From which share of its largest change on a pixel belongs to a trigger."""
+    AROUND = 3
+    """How many pixels around them it may grow over, in an image of 32x32."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__(images)
@@ -82,6 +101,12 @@ class Sparse(_Added):
         moved = parameters - 2.5 / STEPS * bound * direction.view_as(parameters)
         return l1_project_(moved.contiguous(), bound, batched=True)
 
+    def farthest(self, found: Tensor) -> Tensor:
+        size = found.abs().amax(0)
+        reach = max(1, round(self.AROUND * min(size.shape) / 32))
+        core = (size > self.CORE * size.max()).to(found)
+        return F.max_pool2d(core[None], 2 * reach + 1, 1, reach).expand_as(found)
+
 
 class Dense(_Added):
     """A Δ over the whole image within an L2 ball, by steepest descent."""
@@ -89,6 +114,8 @@ class Dense(_Added):
     unit = "L2"
     BOUND = 1.0
     """For an image of 3·32² values; it grows with the square root of their number."""
+    FARTHEST = 3.0
+    """To how many times its size each element may grow."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__(images)
@@ -97,6 +124,9 @@ class Dense(_Added):
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
         moved = parameters - 2.5 / STEPS * bound * grad / _norms(grad)
         return moved * (bound / _norms(moved)).clamp(max=1)
+
+    def farthest(self, found: Tensor) -> Tensor:
+        return self.FARTHEST * found.abs()
 
 
 class Warped:
@@ -108,6 +138,8 @@ class Warped:
     name, unit = "warped", "pixels"
     BOUND = 0.5
     """In an image of 32x32."""
+    FARTHEST = 2.0
+    """How far a trigger may grow, in an image of 32x32."""
     POINTS = 4
     """Control points along each side, bicubic in between."""
 
@@ -134,6 +166,10 @@ class Warped:
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
         size = grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=torch.finfo(grad.dtype).tiny)
         return (parameters - 2.5 / STEPS * bound * grad / size).clamp(-bound, bound)
+
+    def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        most = torch.full_like(found, self.FARTHEST * self.bounds[0] / self.BOUND)
+        return -most, most
 
 
 def kinds(images: Tensor) -> list[Kind]:

@@ -84,6 +84,26 @@ def test_evaluate_without_an_attack_measures_accuracy(
     assert set(json.loads(out)) == {"acc"} and "no attack is named" in err
 
 
+def test_evaluate_after_fine_tuning(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained network learns from 100 images; the backdoor that it lacks stays away."""
+    before = checkpoint.read_bytes()
+    argv = ["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "128", "--retune", "100"]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = {"acc", "asr", "asr_all", "ra"}
+    assert set(found) == names | {f"retuned_{name}" for name in names}
+    assert found["retuned_acc"] > found["acc"] + 10
+    assert checkpoint.read_bytes() == before
+    measured = iter([{"acc": 90.0, "asr": 1.0}, {"acc": 91.0, "asr": 80.0}])
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args, **options: next(measured))
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "after fine-tuning on 100 clean images" in out
+    assert "the backdoor wakes up: ASR +79.0 points" in out
+
+
 def test_evaluate_reads_trigger_files(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
 from awm_defense.models import build_model
 from awm_defense.network import WorkingNetwork
 from awm_defense.precision import Precision, _fastest
+from awm_defense.verdict import Verdict
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from plain_loop import plain_purify
@@ -121,20 +122,28 @@ def test_the_float32_step_equals_the_plain_one_without_adam() -> None:
         torch.testing.assert_close(result.masks[layer], mask, rtol=0, atol=1e-4)
 
 
+TRIGGER = torch.eye(32).repeat(3, 1, 1)
+VERDICT = Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, TRIGGER, torch.zeros(10))
+
+
 def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
     images, labels = (tensor.to(device) for tensor in data())
-    recipe = recipe.resolve(10, 10)
+    recipe = recipe.resolve(10, 10, 3072)
     batches = Batches(images, labels, recipe, True, 0)
     sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
     model = make("depthwise").to(device)
     network = WorkingNetwork(model, recipe, sample, None, None, precision, [])
-    return Engine(network, batches, recipe, captured=False)
+    made = Engine(network, batches, recipe, captured=False)
+    if recipe.grown:
+        made.follow(VERDICT)
+    return made
 
 
 STEPS = ("label_images", "trigger_step", "mask_step")
 RECIPES = {
     "official": quick(),
     "default": quick("default"),
+    "grown": quick("default", grown=2),
     "paper": quick("paper"),
 }
 
@@ -167,6 +176,8 @@ def test_steps_never_touch_the_host(
 ) -> None:
     # Folding is checked on values before the first step.
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
+    # Images are chosen before it, too.
+    monkeypatch.setattr("awm_defense.engine.choose", torch.zeros_like)
     running = engine(RECIPES[name], precision, "meta")
     running.start_phase()
     running.network.flat.require_grad(step == "mask_step")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from awm_defense.recipes import RECIPES, get_recipe
@@ -40,17 +42,23 @@ def test_unknown_recipe_lists_those_there_are() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("images", [5, 10, 500])
 def test_resolved_recipes_have_no_open_values(name: str, images: int) -> None:
-    recipe = RECIPES[name].resolve(images, 10)
+    recipe = RECIPES[name].resolve(images, 10, 3072)
     assert None not in (recipe.batch_size, recipe.tau, recipe.alpha, recipe.beta)
     assert recipe.alpha + recipe.beta == pytest.approx(1)
 
 
 def test_official_defaults_are_the_authors() -> None:
-    one_shot, more = (get_recipe("official").resolve(n, 10) for n in (10, 500))
+    one_shot, more = (get_recipe("official").resolve(n, 10, 3072) for n in (10, 500))
     assert (one_shot.batch_size, one_shot.tau, one_shot.alpha) == (32, 100.0, 0.99)
     assert (more.batch_size, more.tau, more.alpha) == (128, 1000.0, 0.9)
 
 
+def test_tau_can_grow_with_the_image() -> None:
+    small, large = (get_recipe("default").resolve(10, 10, 3 * size**2) for size in (32, 224))
+    assert (small.tau, large.tau) == (pytest.approx(30.72), pytest.approx(1505.28))
+    assert replace(get_recipe("default"), tau=5.0).resolve(10, 10, 3072).tau == 5
+
+
 def test_values_given_are_kept() -> None:
-    recipe = get_recipe("official").with_options({"tau": "7", "beta": "0.5"}).resolve(10, 10)
+    recipe = get_recipe("official").with_options({"tau": "7", "beta": "0.5"}).resolve(10, 10, 3072)
     assert (recipe.tau, recipe.beta, recipe.alpha) == (7.0, 0.5, 0.99)

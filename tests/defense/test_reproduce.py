@@ -90,6 +90,17 @@ def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
     }
 
 
+def test_a_network_without_a_backdoor_has_an_accuracy_only(tmp_path: Path) -> None:
+    folder = tmp_path / "small_vgg" / "benign"
+    write_network(folder)
+    facts = {"arch": "small_vgg", "dataset": "digits", "num_classes": 10, "attack": "none"}
+    write_manifest(folder, facts)
+    cells = [replace(CELL, attack="benign"), Cell("small_vgg", "benign", 0, "none", limit=20)]
+    report = run_grid(cells, Place(tmp_path, None, "cpu"), tmp_path)
+    assert report.failed == {}
+    assert all(set(found["metrics"]) == {"acc"} for found in read_results(tmp_path, cells).values())
+
+
 def test_infinite_settings_are_kept_as_json_can(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +292,15 @@ def test_methods_are_the_papers() -> None:
     assert (recipe.name, recipe.gamma, recipe.tau, recipe.alpha) == ("official", 0, 50, 0.8)
     with pytest.raises(ValueError, match="method: expected one of none, anp"):
         get_method("amw")
+
+
+def test_digits_are_not_mirrored(place: Place, tmp_path: Path) -> None:
+    """What mirrored images show depends on the data; a setting of the method counts more."""
+    asked = replace(CELL, method=f"{QUICK}+flip=true")
+    run_grid([CELL, asked], place, tmp_path)
+    found = read_results(tmp_path, [CELL, asked])
+    assert (found[CELL]["recipe"]["flip"], found[asked]["recipe"]["flip"]) == (False, True)
+    assert get_method("clp", flip=False)[1] == get_method("clp")[1]
 
 
 # Read from the paper by eye: ACC and ASR.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from awm_defense.attacks import ATTACKS, Attack, make_attack
 from awm_defense.attacks.files import (
     read_array,
@@ -25,9 +27,10 @@ from awm_defense.commands.options import (
     print_json,
     say,
 )
-from awm_defense.data import load_dataset
+from awm_defense.data import draw_defender, load_dataset
 from awm_defense.manifest import NAME, read_manifest
 from awm_defense.metrics import accuracy, evaluate
+from awm_defense.purify import purify
 
 MEANING = {
     "acc": "test images classified right",
@@ -35,6 +38,8 @@ MEANING = {
     "asr_all": "the same, target class included",
     "ra": "triggered images still classified right (target class left out)",
 }
+WAKES = 10.0
+"""Points of ASR that fine-tuning brings back from which on a backdoor is said to wake up."""
 # What is of no use without --attack.
 OF_AN_ATTACK = (
     "target",
@@ -76,6 +81,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--trigger-mode", choices=("add", "replace", "blend"))
     parser.add_argument(
         "--limit", type=positive_int, metavar="N", help="only the first N test images"
+    )
+    parser.add_argument(
+        "--retune",
+        type=positive_int,
+        metavar="N",
+        help="also measure it after fine-tuning on N clean training images: a backdoor that only "
+        "sleeps wakes up",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_run_options(parser)
@@ -127,7 +139,7 @@ def get_attack(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print acc, and with an attack asr, asr_all and ra, in percent."""
+    """Print acc, and with an attack asr, asr_all and ra, in percent; with --retune, twice."""
     folder, manifest = find_manifest(args)
     if "plan" in manifest and "acc" not in manifest and not args.checkpoint.exists():
         raise ValueError(
@@ -138,18 +150,40 @@ def run(args: argparse.Namespace) -> int:
     device = get_device(args.device)
     mean, std = get_normalisation(args)
     model = load_network(args, args.checkpoint).to(device)
-    images, labels = load_dataset(args.dataset, args.data_dir).test()
+    data = load_dataset(args.dataset, args.data_dir)
+    images, labels = data.test()
     images, labels = images[: args.limit], labels[: args.limit]
     say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")
     options: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     if attack is None:
         say("no attack is named: accuracy alone")
-        found = {"acc": accuracy(model, images, labels, **options)}
-    else:
-        found = evaluate(model, images, labels, attack, **options)
+
+    def measure(network: nn.Module) -> dict[str, float]:
+        if attack is None:
+            return {"acc": accuracy(network, images, labels, **options)}
+        return evaluate(network, images, labels, attack, **options)
+
+    found = measure(model)
+    again: dict[str, float] = {}
+    if args.retune:
+        train_images, train_labels = data.train()
+        clean, classes, _ = draw_defender(train_images, train_labels, n=args.retune, seed=0)
+        say(f"fine-tuning on {args.retune} clean images")
+        tuned = purify(
+            model, clean, classes, recipe="finetune", mean=mean, std=std, progress=True
+        ).model
+        again = {f"retuned_{name}": value for name, value in measure(tuned).items()}
     if args.json:
-        print_json({name: round(value, 4) for name, value in found.items()})
-    else:
-        for name, value in found.items():
-            print(f"{name:8} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
+        print_json({name: round(value, 4) for name, value in (found | again).items()})
+        return 0
+    for name, value in found.items():
+        print(f"{name:8} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
+    if again:
+        print(f"after fine-tuning on {args.retune} clean images:")
+        for name in found:
+            print(f"{name:8} {again[f'retuned_{name}']:6.2f} %")
+    if "asr" in found and again:
+        rise = again["retuned_asr"] - found["asr"]
+        woke = "wakes up" if rise > WAKES else "does not wake up"
+        print(f"the backdoor {woke}: ASR {rise:+.1f} points")
     return 0

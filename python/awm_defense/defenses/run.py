@@ -38,7 +38,7 @@ def make_problem(
     images, labels = images.detach().to(place, home.dtype), labels.to(place)
     classes = len(labels.unique())
     # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
-    copies = RECIPES["official"].resolve(len(images), classes)
+    copies = RECIPES["official"].resolve(len(images), classes, images[0].numel())
     data = Batches(images, labels, copies, len(images) <= classes, seed)
     work = copy.deepcopy(model).to(place).eval().requires_grad_(False)
     normalise = Normalise(pixel_stat("mean", mean, images), pixel_stat("std", std, images))

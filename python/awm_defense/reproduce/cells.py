@@ -91,11 +91,12 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     model = build_model(cell.arch, manifest["num_classes"])
     load_into(model, load_state_dict(folder / MODEL))
     device = torch.device(place.device)
-    method, recipe = get_method(cell.method)
+    data = _load(manifest["dataset"], place.data_dir)
+    method, recipe = get_method(cell.method, flip=data.flip)
     trial = Trial(
         model=model.eval().to(device),
-        attack=read_attack(folder, manifest),
-        data=_load(manifest["dataset"], place.data_dir),
+        attack=read_attack(folder, manifest) if "trigger" in manifest else None,
+        data=data,
         recipe=recipe,
         n=cell.n,
         seed=cell.seed,

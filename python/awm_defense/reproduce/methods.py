@@ -31,6 +31,7 @@ METHODS = {
     "anp": Method("ANP", "anp"),
     "ibau": Method("IBAU", "ibau"),
     "awm": Method("AWM", "official"),
+    "paper": Method("AWM, Algorithm 1", "paper"),
     "default": Method("AWM, our recipe", "default"),
     "finetune": Method("Fine-tuning", "finetune"),
     "fineprune": Method("Fine-Pruning", "fine-pruning"),
@@ -52,8 +53,10 @@ def with_settings(method: str, settings: Mapping[str, object]) -> str:
     return "+".join([method, *(f"{key}={value}" for key, value in settings.items())])
 
 
-def get_method(name: str) -> tuple[Method, Settings | None]:
+def get_method(name: str, *, flip: bool = True) -> tuple[Method, Settings | None]:
     """The method of that name, settings included, and its recipe.
+
+    `flip` says whether mirrored images still show their class.
 
     Raises:
         ValueError: there is no such method, or its recipe takes no such setting.
@@ -68,4 +71,4 @@ def get_method(name: str) -> tuple[Method, Settings | None]:
     for setting in settings:
         key, _, value = setting.partition("=")
         options[key] = value
-    return method, get_settings(method.recipe).with_options(options)
+    return method, get_settings(method.recipe).for_images(flip=flip).with_options(options)

@@ -13,7 +13,7 @@ from awm_defense.attacks import Attack
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.defenses.anp import Anp, perturb, prune
 from awm_defense.defenses.run import make_problem
-from awm_defense.metrics import evaluate
+from awm_defense.metrics import accuracy, evaluate
 from awm_defense.purify import purify
 from awm_defense.result import PurifyResult
 from awm_defense.settings import Settings
@@ -29,7 +29,7 @@ class Trial:
     """What a study works on; `model` is on `device`, the other fields are those of a cell."""
 
     model: nn.Module
-    attack: Attack
+    attack: Attack | None
     data: Dataset
     recipe: Settings | None
     n: int | None
@@ -54,8 +54,12 @@ class Trial:
         return as_float(images).contiguous(memory_format=torch.channels_last), labels
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """`evaluate` on the test images."""
-        found = evaluate(model, *self.test(), self.attack, batch_size=BATCH, device=self.device)
+        """`evaluate` on the test images; accuracy alone of a network without a backdoor."""
+        options: dict[str, Any] = {"batch_size": BATCH, "device": self.device}
+        if self.attack is None:
+            found = {"acc": accuracy(model, *self.test(), **options)}
+        else:
+            found = evaluate(model, *self.test(), self.attack, **options)
         return {name: round(value, 4) for name, value in found.items()}
 
     def purify(self) -> PurifyResult:
@@ -110,6 +114,7 @@ def _facts(result: PurifyResult) -> dict[str, Any]:
         "recipe": asdict(result.recipe),
         "precision": result.precision.describe(),
         "notes": list(result.notes),
+        "verdict": None if result.verdict is None else result.verdict.facts(),
     }
 
 

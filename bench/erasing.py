@@ -1,0 +1,98 @@
+"""What each recipe of ours makes of networks, from one clean image a class.
+
+python bench/erasing.py NETS --data-dir DATA --out OUT --seeds 5 --workers 2
+
+NETS holds a folder ARCH/NAME of each network, as train_all.sh and adopt.py write them. Cells are
+those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from awm_defense.manifest import NAME, read_manifest
+from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.grid import read_results, run_grid
+from awm_defense.reproduce.summary import Results, describe, mean_and_spread, with_seeds
+
+RECIPES = {"official": "awm", "paper": "paper", "default": "default"}
+METRICS = ("acc", "asr", "asr_all", "ra")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("nets", type=Path, metavar="NETS")
+    parser.add_argument("--data-dir", type=Path, help="(default: $AWM_DATA_DIR)")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--n", type=int, help="images in all, instead of one a class")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--methods", nargs="+", default=[], help="also these, default+grown=0, say")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks only")
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    methods = {name: RECIPES[name] for name in given.recipes} | {m: m for m in given.methods}
+    rows = dict(plan(given.nets, given.only, given.n, methods))
+    seeds = {cell: with_seeds(cell, given.seeds) for row in rows.values() for cell in row.values()}
+    cells = [cell for mine in seeds.values() for cell in mine]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = Place(given.nets.resolve(), given.data_dir, device)
+    report = run_grid(cells, place, given.out, workers=given.workers, progress=True)
+    results = read_results(given.out, cells)
+    text = table(rows, seeds, results) + "\n\n" + describe(cells, results, None) + "\n"
+    (given.out / "erasing.md").write_text(text)
+    print(text)
+    for cell, error in report.failed.items():
+        print(f"{cell.name} failed: {error}")
+
+
+def plan(
+    nets: Path, only: list[str] | None, n: int | None, methods: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Cell]]]:
+    """Each network's title, and the cell of each method."""
+    for manifest in sorted(nets.glob(f"*/*/{NAME}")):
+        arch, name = manifest.parts[-3:-1]
+        if only is None or name in only:
+            row = {"before": Cell(arch, name, 0, "none")}
+            row |= {title: Cell(arch, name, n, method) for title, method in methods.items()}
+            yield f"{arch}, {read_manifest(manifest)['dataset']}, {name}", row
+
+
+def table(rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results) -> str:
+    """A line for each network and recipe: mean ± standard deviation over seeds."""
+    lines = [
+        "| network | recipe | ACC | ASR | asr_all | RA | seconds | looked backdoored | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for network, row in rows.items():
+        for title, cell in row.items():
+            found = [results[one] for one in seeds[cell] if one in results]
+            values = [
+                spread([one["metrics"][name] for one in found if name in one["metrics"]], 1)
+                for name in METRICS
+            ]
+            seconds = spread([one["seconds"] for one in found if "seconds" in one], 0)
+            verdicts = [one["verdict"] for one in found if one.get("verdict")]
+            seen = sum(verdict["backdoored"] is True for verdict in verdicts)
+            looked = f"{seen} of {len(verdicts)}" if verdicts else "-"
+            cells = [network, title, *values, seconds, looked, str(len(found))]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation, as far as there are values for them."""
+    mean, deviation = mean_and_spread(values)
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+if __name__ == "__main__":
+    main()

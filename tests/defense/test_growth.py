@@ -1,0 +1,161 @@
+"""Growing a verdict's trigger to the strength of a planted one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_network
+from torch import Tensor, nn
+
+from awm_defense import get_recipe, purify, purify_many
+from awm_defense.attacks import Attack, make_attack
+from awm_defense.data import Dataset, draw_defender
+from awm_defense.examine import target_margins
+from awm_defense.growth import FAINTEST, STRENGTH, Growth
+from awm_defense.metrics import evaluate
+from awm_defense.train import Plan, train
+from awm_defense.triggers import Kind, Sparse, Warped
+from awm_defense.verdict import Verdict
+
+TARGET = 3
+VERDICT = Verdict(
+    True, TARGET, "added to", 5.0, "L1", 9.0, 1.0, torch.zeros(3, 32, 32), torch.ones(10)
+)
+
+
+def verdict(kind: Kind, trigger: Tensor) -> Verdict:
+    return replace(VERDICT, kind=kind.name, unit=kind.unit, trigger=trigger)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(name="images")
+def fixture_images() -> Tensor:
+    return torch.rand(10, 3, 32, 32, generator=generator())
+
+
+def brightness(gain: float) -> nn.Module:
+    """Logits that favour an image's own row index, and the target as pixel (4, 4) is bright."""
+
+    class Network(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            logits = torch.zeros(len(batch), 10).index_fill(1, torch.tensor(0), 1.0)
+            pushed = logits[:, TARGET] + gain * batch[:, :, 4, 4].sum(1)
+            return torch.cat([logits[:, :TARGET], pushed[:, None], logits[:, TARGET + 1 :]], 1)
+
+    return Network()
+
+
+def pixel(row: int, column: int) -> Tensor:
+    trigger = torch.zeros(3, 32, 32)
+    trigger[:, row, column] = 0.5
+    return trigger
+
+
+def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
+    kind = Sparse(images)
+    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    growth.start(verdict(kind, pixel(6, 6)), brightness(0.1))
+    growth.grow(brightness(0.1), 8)
+    # Only pixel (4, 4) matters; a channel has it in reach or, 3 times in 10, not.
+    changed = growth.grown.flatten(2).sum((0, 1)).nonzero().flatten().tolist()
+    assert changed == [4 * 32 + 4]
+    found = growth.grown[:, :, 4, 4]
+    # As far as the darkest of the images still gets brighter.
+    saturated = (1 - images[:, :, 4, 4].amin(0)).expand(8, 3)
+    torch.testing.assert_close(found[found > 0], saturated[found > 0])
+    assert 0.4 < float((found > 0).double().mean()) < 0.95
+    growth.start(verdict(kind, pixel(20, 20)), brightness(0.1))
+    growth.grow(brightness(0.1), 8)
+    assert not growth.grown.any()
+
+
+def test_it_stops_where_it_is_strong_enough(images: Tensor) -> None:
+    """Clean images have a margin of 1, so `STRENGTH` is enough."""
+    kind, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
+    growth = Growth(kind, images * 0, labels, 4, generator())
+    network = brightness(20)
+    growth.start(verdict(kind, pixel(4, 4)), network)
+    growth.grow(network, 4)
+    for trigger in growth.grown[growth.grown.flatten(1).any(1)]:
+        margins = target_margins(network(trigger[None]), torch.tensor([TARGET]))
+        # One step of a tenth, in up to three channels, lies beyond.
+        assert STRENGTH <= float(margins) <= STRENGTH + 6
+
+
+def test_warps_grow_too(images: Tensor) -> None:
+    kind = Warped(images)
+
+    def right(batch: Tensor) -> Tensor:
+        """Favours the target as the images' middle is dark: their left is."""
+        dark = -batch[:, :, :, 14:18].mean((1, 2, 3))
+        return torch.nn.functional.pad(dark[:, None], (TARGET, 9 - TARGET)) * 10
+
+    ramp = torch.linspace(0, 1, 32).expand(10, 3, 32, 32)
+    growth = Growth(kind, ramp, torch.zeros(10, dtype=torch.int64), 2, generator())
+    growth.start(verdict(kind, torch.zeros(2, 4, 4)), right)
+    growth.enough = torch.tensor(torch.inf)
+    growth.grow(right, 2)
+    assert growth.grown.abs().max() == Warped.FARTHEST
+    inner = growth.grown[:, 0, :, 1:3]
+    assert (inner <= 0).all() and (inner < 0).any()
+
+
+def test_amounts_and_choices_are_those_drawn(images: Tensor) -> None:
+    kind = Sparse(images)
+    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 4, generator())
+    growth.start(verdict(kind, pixel(4, 4)), brightness(0))
+    growth.grown[:2] = torch.tensor([0.5, -0.5]).view(2, 1, 1, 1)
+    growth.count.fill_(2)  # the other two are not there yet
+    grey = torch.full((4, 3, 32, 32), 0.5)
+    draws = torch.tensor([0.0, 0.49, 0.51, 0.999])
+    shown = growth.apply(grey, draws, torch.tensor([0.0, 0.999999, 0.0, 0.999999]))
+    expected = [0.5 + 0.5 * FAINTEST, 1.0, 0.5 - 0.5 * FAINTEST, 0.0]
+    assert shown.amax((1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-5)
+    assert shown.amin((1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture(scope="module", name="attack")
+def fixture_attack() -> Attack:
+    return make_attack("badnets", TARGET)
+
+
+@pytest.fixture(scope="module", name="networks")
+def fixture_networks(digits: Dataset, attack: Attack) -> list[nn.Module]:
+    images, labels = digits.train()
+    poisoned, targets, _ = attack.poison(images, labels, 0.1, generator())
+    plan = Plan(epochs=6, batch_size=32, lr=0.05, weight_decay=5e-4)
+    return [train(tiny_network(seed), poisoned, targets, plan) for seed in (0, 1)]
+
+
+def test_the_network_forgets_what_was_grown(
+    networks: list[nn.Module], digits: Dataset, attack: Attack
+) -> None:
+    images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
+    recipe = replace(get_recipe("default"), flip=False, grown=2)
+    test_images, test_labels = digits.test()
+    before = evaluate(networks[0], test_images, test_labels, attack)
+    assert before["asr"] > 90
+    result = purify(networks[0], images, labels, recipe=recipe)
+    after = evaluate(result.model, test_images, test_labels, attack)
+    assert after["asr"] < 20
+    assert after["acc"] > before["acc"] - 10
+    losses = [entry["grown_loss"] for entry in result.history]
+    assert losses[-1] < losses[0]
+    unseen = purify(networks[0], images, labels, recipe=replace(recipe, examine=False))
+    assert "grown_loss" not in unseen.history[0]
+
+
+def test_many_models_give_what_each_gives_alone(networks: list[nn.Module], digits: Dataset) -> None:
+    images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
+    recipe = replace(get_recipe("default"), flip=False, grown=2, epochs=2)
+    options = {"recipe": recipe, "precision": "fp32"}
+    models = [*networks, networks[0]]
+    for model, result in zip(models, purify_many(models, images, labels, **options), strict=True):
+        alone = purify(model, images, labels, **options)
+        assert result.history == alone.history
+        assert all(torch.equal(mask, alone.masks[name]) for name, mask in result.masks.items())

@@ -1,0 +1,74 @@
+"""bench/erasing.py: what each recipe makes of networks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from awm_defense.attacks import make_attack
+from awm_defense.attacks.files import write_attack
+from awm_defense.backdoor import MODEL
+from awm_defense.checkpoint import save_model
+from awm_defense.manifest import write_manifest
+from awm_defense.models import build_model
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+import erasing
+
+
+def test_a_line_for_each_network_and_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"arch": "small_vgg", "dataset": "digits", "num_classes": 10}
+    for name in ("badnets", "benign"):
+        folder = tmp_path / "nets" / "small_vgg" / name
+        folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        save_model(folder / MODEL, build_model("small_vgg", 10))
+        attack = (
+            write_attack(folder, make_attack("badnets", 8, num_classes=10))
+            if name == "badnets"
+            else {}
+        )
+        write_manifest(folder, {"attack": "none", **facts, **attack})
+    out = tmp_path / "out"
+    method = "awm+epochs=1+passes=1"
+    options = ["--seeds", "2", "--recipes", "default", "--methods", method]
+    monkeypatch.setattr(
+        sys, "argv", ["erasing.py", str(tmp_path / "nets"), "--out", str(out), *options]
+    )
+    monkeypatch.setitem(erasing.RECIPES, "default", "default+epochs=1+passes=1+examine=false")
+    erasing.main()
+    lines = (out / "erasing.md").read_text().splitlines()
+    assert "10 of 10 cells (seeds: 2) measured on all test images" in lines[-1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:8]]
+    assert [row[:2] for row in rows] == [
+        [f"small_vgg, digits, {name}", recipe]
+        for name in ("badnets", "benign")
+        for recipe in ("before", "default", method)
+    ]
+    assert [row[-1] for row in rows] == ["1", "2", "2"] * 2
+    assert all(" ± " in cell for cell in rows[1][2:7])
+    assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
+    assert len(list((out / "cells").glob("*.json"))) == 10
+    assert "small_vgg, digits, benign" in capsys.readouterr().out
+
+
+def test_only_some_networks(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "resnet18" / name).mkdir(parents=True)
+        write_manifest(tmp_path / "resnet18" / name, {"dataset": "cifar10"})
+    rows = dict(erasing.plan(tmp_path, ["b"], 50, {"official": "awm"}))
+    assert list(rows) == ["resnet18, cifar10, b"]
+    before, official = rows["resnet18, cifar10, b"].values()
+    assert (before.method, before.n, official.method, official.n) == ("none", 0, "awm", 50)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([], "-"), ([1.26], "1.3"), ([1.0, 2.0, 3.0], "2.0 ± 1.0")]
+)
+def test_spreads(values: list[float], text: str) -> None:
+    assert erasing.spread(values, 1) == text
