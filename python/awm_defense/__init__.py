@@ -6,6 +6,7 @@ from awm_defense.precision import Precision
 from awm_defense.purify import purify, purify_many
 from awm_defense.recipes import RECIPES, Recipe, get_recipe, get_settings
 from awm_defense.result import PurifyResult
+from awm_defense.synthesize import synthesize
 from awm_defense.verdict import Verdict
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "get_settings",
     "purify",
     "purify_many",
+    "synthesize",
 ]

@@ -231,7 +231,7 @@ def test_demo_writes_both_measurements(
         (["--device", "abacus"], "abacus"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
-        (["--per-class", "0"], "--per-class"),
+        (["--per-class", "-1"], "--per-class"),
         (["--per-class", "1", "--n", "5"], "not allowed"),
         (["--n", "1000000"], "1000000"),
         (["--recipe", "none"], "none"),

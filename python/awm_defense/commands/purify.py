@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from awm_defense.checkpoint import save_model
 from awm_defense.commands.options import (
     add_data_options,
@@ -14,18 +17,22 @@ from awm_defense.commands.options import (
     get_device,
     get_normalisation,
     load_network,
+    natural,
     positive_int,
     run_facts,
     say,
 )
-from awm_defense.data import draw_defender, load_dataset
+from awm_defense.data import Dataset, draw_defender, load_dataset
 from awm_defense.defenses import BASELINES
 from awm_defense.precision import PRECISIONS
 from awm_defense.purify import purify_many
 from awm_defense.recipes import RECIPES, get_settings
 from awm_defense.report import write_report
 from awm_defense.settings import Settings
+from awm_defense.synthesize import synthesize
 
+# Of an image in every data set there is.
+SIZE = (3, 32, 32)
 # What a shell reports for a command ended by Ctrl-C.
 INTERRUPTED = 130
 
@@ -34,10 +41,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add `awm purify` to the command line."""
     parser = commands.add_parser("purify", help="erase the backdoor of a checkpoint")
     add_model_options(parser, "CHECKPOINT", nargs="+")
-    add_data_options(parser)
+    add_data_options(parser, required=False)
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
-        "--per-class", type=positive_int, metavar="K", help="clean images per class (default: 1)"
+        "--per-class",
+        type=natural,
+        metavar="K",
+        help="clean images per class (default: 1); 0: without any, from images made of the network",
     )
     amount.add_argument("--n", type=positive_int, metavar="N", help="clean images in all, instead")
     parser.add_argument(
@@ -72,15 +82,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def make_recipe(name: str, settings: Sequence[str]) -> Settings:
-    """The recipe called `name` with settings such as "tau=100" applied."""
+def make_recipe(name: str, settings: Sequence[str], *, flip: bool) -> Settings:
+    """The recipe called `name` with settings such as "tau=100" applied.
+
+    `flip` says whether mirrored images still show their class.
+    """
     options = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals and value):
             raise ValueError(f"--set: expected KEY=VALUE, got {setting!r}")
         options[key.strip()] = value.strip()
-    return get_settings(name).with_options(options)
+    return get_settings(name).for_images(flip=flip).with_options(options)
 
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
@@ -98,23 +111,46 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
     return folders
 
 
+def get_images(
+    args: argparse.Namespace, data: Dataset | None, recipe: Settings, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The defender's clean images and their labels; without data, some made of the network."""
+    if data is not None:
+        per_class = None if args.n else (args.per_class or 1)
+        return draw_defender(*data.train(), per_class=per_class, n=args.n, seed=args.seed)[:2]
+    mean, std = get_normalisation(args)
+    return synthesize(
+        load_network(args, args.checkpoint[0]),
+        SIZE,
+        classes=args.num_classes,
+        mean=mean,
+        std=std,
+        device=device,
+        flip=getattr(recipe, "flip", True),
+        seed=args.seed,
+        progress=True,
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Purify each checkpoint and write the network, the masks and the report."""
+    if (args.dataset is None) != (args.per_class == 0):
+        raise ValueError("--dataset: expected, except with --per-class 0, which reads no image")
+    if args.per_class == 0 and len(args.checkpoint) > 1:
+        raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
     device = get_device(args.device)
     mean, std = get_normalisation(args)
-    recipe = make_recipe(args.recipe, args.set)
     folders = output_folders(args.out, args.checkpoint)
     for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
         load_network(args, checkpoint)
-    train_images, train_labels = load_dataset(args.dataset, args.data_dir).train()
-    per_class = None if args.n else (args.per_class or 1)
-    images, labels, _ = draw_defender(
-        train_images, train_labels, per_class=per_class, n=args.n, seed=args.seed
-    )
+    data = load_dataset(args.dataset, args.data_dir) if args.dataset else None
+    recipe = make_recipe(args.recipe, args.set, flip=data is None or data.flip)
+    images, labels = get_images(args, data, recipe, device)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
-    say(f"purifying {names} with {len(images)} clean images, recipe {recipe.name}")
+    kind = "clean" if data is not None else "synthetic"
+    say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
     results = purify_many(
         (load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
         images,
