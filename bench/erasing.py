@@ -4,6 +4,7 @@ python bench/erasing.py NETS --data-dir DATA --out OUT --seeds 5 --workers 2
 
 NETS holds a folder ARCH/NAME of each network, as train_all.sh and adopt.py write them. Cells are
 those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command goes on.
+OUT/erasing.json has them all, OUT/erasing.md the table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from awm_defense.manifest import NAME, read_manifest
+from awm_defense.manifest import NAME, read_manifest, write_json
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import read_results, run_grid
 from awm_defense.reproduce.summary import Results, describe, mean_and_spread, with_seeds
@@ -47,6 +48,7 @@ def main() -> None:
     results = read_results(given.out, cells)
     text = table(rows, seeds, results) + "\n\n" + describe(cells, results, None) + "\n"
     (given.out / "erasing.md").write_text(text)
+    write_json(given.out / "erasing.json", {cell.name: found for cell, found in results.items()})
     print(text)
     for cell, error in report.failed.items():
         print(f"{cell.name} failed: {error}")

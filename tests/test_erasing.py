@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_a_line_for_each_network_and_recipe(
     assert all(" ± " in cell for cell in rows[1][2:7])
     assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
     assert len(list((out / "cells").glob("*.json"))) == 10
+    assert len(json.loads((out / "erasing.json").read_text())) == 10
     assert "small_vgg, digits, benign" in capsys.readouterr().out
 
 

@@ -30,6 +30,7 @@ RECIPE = replace(
     get_recipe("default"),
     flip=False,
     tau=300.0,
+    alpha=0.85,
     mask_lr_decay=0.9,
     crop_scale=0.5,
     cutmix=0.0,
