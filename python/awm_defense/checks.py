@@ -25,13 +25,3 @@ def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise TypeError(f"labels: expected an int64 tensor, got {got}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
-
-
-def pixel_stat(name: str, value: object, like: Tensor) -> Tensor | None:
-    """mean or std, one number or one a channel, as (1, c or 1, 1, 1)."""
-    if value is None:
-        return None
-    stat = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
-    if stat.shape[1] not in (1, like.shape[1]):
-        raise ValueError(f"{name}: expected 1 or {like.shape[1]} numbers, got {stat.shape[1]}")
-    return stat

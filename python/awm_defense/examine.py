@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from awm_defense.checks import check_images, pixel_stat
+from awm_defense.checks import check_images
 from awm_defense.compute import Compute
+from awm_defense.normalise import Normalise
 from awm_defense.triggers import STEPS, Kind, kinds
 from awm_defense.verdict import Reach, Verdict, judge
 
@@ -57,8 +58,6 @@ def examine(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     check_images(model, images, labels)
-    if (mean is None) != (std is None):
-        raise ValueError("mean, std: expected both or neither")
     home = next(model.parameters())
     place = torch.device(device) if device is not None else home.device
     work = copy.deepcopy(model).eval().requires_grad_(False)
@@ -68,11 +67,10 @@ def examine(
     compute.prepare(work, place)
     images, labels = images.detach().to(place, home.dtype), labels.to(place)
     chosen = choose(labels)
-    centre, scale = pixel_stat("mean", mean, images), pixel_stat("std", std, images)
+    normalise = Normalise(mean, std, images)
 
     def logits(batch: Tensor) -> Tensor:
-        fed = batch if centre is None or scale is None else (batch - centre) / scale
-        found: Tensor = work(fed.contiguous(memory_format=compute.memory_format))
+        found: Tensor = work(normalise(batch).contiguous(memory_format=compute.memory_format))
         return found
 
     generator = torch.Generator().manual_seed(seed)

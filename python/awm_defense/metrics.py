@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.attacks import Attack
+from awm_defense.normalise import Normalise
 
 
 def evaluate(
@@ -97,8 +98,8 @@ def _predict(
     """The predicted class of each image (N,), int64 on the CPU."""
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    normalise = _normalisation(mean, std)
     place = torch.device(device) if device is not None else _device_of(model)
+    normalise = Normalise(mean, std, images[:1].to(place))
     found = []
     with _eval_mode(model.to(place)):
         for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
@@ -106,17 +107,6 @@ def _predict(
             batch = batch if transform is None else transform(batch)
             found.append(model(normalise(batch)).argmax(1).cpu())
     return torch.cat(found)
-
-
-def _normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Callable[[Tensor], Tensor]:
-    if mean is None and std is None:
-        return lambda batch: batch
-    if mean is None or std is None:
-        raise ValueError(f"mean and std: expected both or neither, got {mean} and {std}")
-    centre, width = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-    return lambda batch: (batch - centre.to(batch)) / width.to(batch)
 
 
 def _device_of(model: nn.Module) -> torch.device:

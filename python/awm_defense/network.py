@@ -26,7 +26,7 @@ class WorkingNetwork:
         model: the network; it stays as it is.
         recipe: says which layers are masked.
         sample: images of the size of a mask step's batch, (2b, c, h, w).
-        mean, std: (1, c or 1, 1, 1), or None for a model fed pixels.
+        normalise: from pixels to what the network is fed.
         precision: as `purify` takes it.
         notes: what does not go as usual is appended.
     """
@@ -36,12 +36,11 @@ class WorkingNetwork:
         model: nn.Module,
         recipe: Recipe,
         sample: Tensor,
-        mean: Tensor | None,
-        std: Tensor | None,
+        normalise: nn.Module,
         precision: str | Precision,
         notes: list[str],
     ) -> None:
-        self.mean, self.std, self.sample, self.recipe = mean, std, sample, recipe
+        self.normalise, self.sample, self.recipe = normalise, sample, recipe
         self.channels_last = True
         self.dtype = sample.dtype
         self.folds = True
@@ -190,10 +189,7 @@ class WorkingNetwork:
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
-        inputs = images
-        if self.mean is not None and self.std is not None:
-            inputs = (images - self.mean) / self.std
-        logits: Tensor = module(inputs.to(self.dtype))
+        logits: Tensor = module(self.normalise(images).to(self.dtype))
         return logits.to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.batches import Batches
-from awm_defense.checks import check_images, pixel_stat
+from awm_defense.checks import check_images
 from awm_defense.defenses import Baseline
 from awm_defense.defenses.run import run_baseline
 from awm_defense.engine import Engine
 from awm_defense.examine import examine
 from awm_defense.flat import maskable
 from awm_defense.network import WorkingNetwork
+from awm_defense.normalise import Normalise
 from awm_defense.precision import Precision
 from awm_defense.recipes import Recipe, get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
@@ -125,8 +126,6 @@ def purify_many(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     recipe = get_settings(recipe) if isinstance(recipe, str) else recipe
-    if (mean is None) != (std is None):
-        raise ValueError("mean, std: expected both or neither")
     if not isinstance(recipe, Recipe):
         assert isinstance(recipe, Baseline)
         for model in models:
@@ -217,8 +216,8 @@ def make_engine(
     # As many images as a mask step's batch holds.
     size = (3 if recipe.grown else 2) * data.batch
     sample = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
-    pixel_mean, pixel_std = pixel_stat("mean", mean, images), pixel_stat("std", std, images)
-    network = WorkingNetwork(model, recipe, sample, pixel_mean, pixel_std, precision, notes)
+    normalise = Normalise(mean, std, images)
+    network = WorkingNetwork(model, recipe, sample, normalise, precision, notes)
     if labels.min() < 0 or labels.max() >= network.classes:
         raise ValueError(
             f"labels: expected classes from 0 to {network.classes - 1}, "

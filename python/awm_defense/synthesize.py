@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from awm_defense.checks import pixel_stat
 from awm_defense.data.augment import draw_mirrored, mirror
+from awm_defense.normalise import Normalise
 
 STEPS = 300
 LR = 0.1
@@ -61,8 +61,6 @@ def synthesize(
     Raises:
         ValueError: the model has no BatchNorm layer that keeps statistics.
     """
-    if (mean is None) != (std is None):
-        raise ValueError("mean, std: expected both or neither")
     home = next(model.parameters())
     place = torch.device(device) if device is not None else home.device
     work = copy.deepcopy(model).to(place).eval().requires_grad_(False)
@@ -77,17 +75,16 @@ def synthesize(
     noise = torch.randn(len(labels), *size, generator=generator).to(place, home.dtype)
     raw = (0.5 * noise).requires_grad_()
     targets = labels.to(place)
-    centre, scale = pixel_stat("mean", mean, noise), pixel_stat("std", std, noise)
+    normalise = Normalise(mean, std, noise)
     optimizer = torch.optim.Adam([raw], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     distances: list[Tensor] = []
     hooks = [norm.register_forward_pre_hook(_measure(distances)) for norm in norms]
     for _ in tqdm(range(STEPS), "synthesize", unit="step", disable=not progress):
         images = raw.sigmoid()
-        moved = _moved(images, generator, flip)
-        fed = moved if centre is None or scale is None else (moved - centre) / scale
         distances.clear()
-        loss = cross_entropy(work(fed), targets) + STATISTICS * torch.stack(distances).sum()
+        logits = work(normalise(_moved(images, generator, flip)))
+        loss = cross_entropy(logits, targets) + STATISTICS * torch.stack(distances).sum()
         loss = loss + SMOOTH * _variation(images)
         optimizer.zero_grad()
         loss.backward()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cells import write_network
 from torch import nn
 
 from awm_defense.data import Dataset, load_dataset
+from awm_defense.reproduce.cells import Place
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,10 @@ def tiny_network(seed: int = 0) -> nn.Sequential:
 @pytest.fixture(name="tiny_network")
 def fixture_tiny_network() -> nn.Sequential:
     return tiny_network()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    models = tmp_path_factory.mktemp("models")
+    write_network(models / "small_vgg" / "badnets")
+    return Place(models, None, "cpu")

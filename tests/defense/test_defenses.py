@@ -17,8 +17,8 @@ from awm_defense.compute import Compute
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.defenses import Ibau, Problem
 from awm_defense.defenses.anp import perturb, prune
-from awm_defense.defenses.run import Normalise
 from awm_defense.metrics import evaluate
+from awm_defense.normalise import Normalise
 from awm_defense.train import Plan, train
 
 QUICK = {
@@ -67,7 +67,7 @@ def problem(model: nn.Module, images: Tensor, labels: Tensor) -> Problem:
         copy.deepcopy(model).requires_grad_(False),
         images,
         labels,
-        Normalise(None, None),
+        Normalise(None, None, images),
         Compute(),
         torch.Generator().manual_seed(0),
     )

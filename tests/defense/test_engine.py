@@ -20,6 +20,7 @@ from awm_defense.engine import Engine
 from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
 from awm_defense.models import build_model
 from awm_defense.network import WorkingNetwork
+from awm_defense.normalise import Normalise
 from awm_defense.precision import Precision, _fastest
 from awm_defense.verdict import Verdict
 
@@ -132,7 +133,7 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
     batches = Batches(images, labels, recipe, True, 0)
     sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
     model = make("depthwise").to(device)
-    network = WorkingNetwork(model, recipe, sample, None, None, precision, [])
+    network = WorkingNetwork(model, recipe, sample, Normalise(None, None, images), precision, [])
     made = Engine(network, batches, recipe, captured=False)
     if recipe.grown:
         made.follow(VERDICT)

@@ -81,7 +81,7 @@ def test_model_keeps_its_modes() -> None:
         ({"labels": LABELS[:9]}, "got 10 and 9"),
         ({"images": torch.zeros(0, 3, 4, 4), "labels": LABELS[:0]}, "got 0 and 0"),
         ({"labels": torch.full((10,), 2)}, "outside the target class 2"),
-        ({"mean": [0.5] * 3}, "mean and std"),
+        ({"mean": [0.5] * 3}, "mean, std: expected both or neither"),
         ({"batch_size": 0}, "batch_size: .* got 0"),
     ],
 )

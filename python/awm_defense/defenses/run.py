@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.batches import Batches
-from awm_defense.checks import check_images, pixel_stat
+from awm_defense.checks import check_images
 from awm_defense.compute import Compute, fastest
 from awm_defense.defenses.problem import Baseline, Problem
+from awm_defense.normalise import Normalise
 from awm_defense.precision import Precision, asked_precision
 from awm_defense.recipes import RECIPES
 from awm_defense.result import PurifyResult, peak_memory_mb
@@ -41,7 +42,7 @@ def make_problem(
     copies = RECIPES["official"].resolve(len(images), classes, images[0].numel())
     data = Batches(images, labels, copies, len(images) <= classes, seed)
     work = copy.deepcopy(model).to(place).eval().requires_grad_(False)
-    normalise = Normalise(pixel_stat("mean", mean, images), pixel_stat("std", std, images))
+    normalise = Normalise(mean, std, images)
     compute, used = _compute(settings, precision, work, normalise(data.images[:64]), place)
     compute.prepare(work, place)
     generator = torch.Generator().manual_seed(seed)
@@ -77,19 +78,6 @@ def run_baseline(
         precision=used,
         notes=problem.notes,
     )
-
-
-class Normalise(nn.Module):
-    """(pixel − mean) / std, or nothing."""
-
-    def __init__(self, mean: Tensor | None, std: Tensor | None) -> None:
-        super().__init__()
-        self.mean, self.std = mean, std
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.mean is None or self.std is None:
-            return images
-        return (images - self.mean) / self.std
 
 
 def _compute(

@@ -1,0 +1,32 @@
+"""How many steps a phase has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from awm_defense import get_recipe
+from awm_defense.batches import Batches
+
+STEPS = [
+    # One a class: fixed copies tenfold the images, or as many fresh draws; 100 // 32.
+    ("official", 10, True, 5 * 3),
+    ("default", 10, True, 5 * 3),
+    # 30 // 32 would be no step at all.
+    ("default", 3, True, 5 * 3),
+    # More: 500 // 128 and, of few images, three steps all the same.
+    ("official", 500, False, 5 * 3),
+    ("official", 5000, False, 5 * 39),
+    ("default", 50, False, 5 * 3),
+    ("default", 5000, False, 5 * 39),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "one_shot", "steps"), STEPS)
+def test_steps_of_a_phase(name: str, number: int, one_shot: bool, steps: int) -> None:
+    recipe = get_recipe(name).resolve(number, number if one_shot else 10, 3)
+    images, labels = torch.zeros(number, 3, 1, 1), torch.zeros(number, dtype=torch.int64)
+    batches = Batches(images, labels, recipe, one_shot, 0)
+    assert batches.steps == steps
+    assert batches.draw().images.shape == (steps, batches.batch)
+    assert batches.batch == (32 if one_shot else 128)
