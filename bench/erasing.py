@@ -4,7 +4,7 @@ python bench/erasing.py NETS --data-dir DATA --out OUT --seeds 5 --workers 2
 
 NETS holds a folder ARCH/NAME of each network, as train_all.sh and adopt.py write them. Cells are
 those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command goes on.
-OUT/erasing.json has them all, OUT/erasing.md the table.
+OUT/erasing.json has them all, OUT/erasing.md the tables.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main() -> None:
     place = Place(given.nets.resolve(), given.data_dir, device)
     report = run_grid(cells, place, given.out, workers=given.workers, progress=True)
     results = read_results(given.out, cells)
-    text = table(rows, seeds, results) + "\n\n" + describe(cells, results, None) + "\n"
+    tables = [table(rows, seeds, results), verdict_table(given.nets, rows, seeds, results)]
+    text = "\n\n".join([*tables, describe(cells, results, None)]) + "\n"
     (given.out / "erasing.md").write_text(text)
     write_json(given.out / "erasing.json", {cell.name: found for cell, found in results.items()})
     print(text)
@@ -69,8 +70,8 @@ def plan(
 def table(rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results) -> str:
     """A line for each network and recipe: mean ± standard deviation over seeds."""
     lines = [
-        "| network | recipe | ACC | ASR | asr_all | RA | seconds | looked backdoored | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | recipe | ACC | ASR | asr_all | RA | seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for network, row in rows.items():
         for title, cell in row.items():
@@ -80,10 +81,33 @@ def table(rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], resul
                 for name in METRICS
             ]
             seconds = spread([one["seconds"] for one in found if "seconds" in one], 0)
+            cells = [network, title, *values, seconds, str(len(found))]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdict_table(
+    nets: Path, rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results
+) -> str:
+    """What the recipes that examine first said of each network, and its truth."""
+    lines = [
+        "| network | recipe | planted class | looked backdoored | class named | scores | by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for network, row in rows.items():
+        for title, cell in row.items():
+            found = [results[one] for one in seeds[cell] if one in results]
             verdicts = [one["verdict"] for one in found if one.get("verdict")]
-            seen = sum(verdict["backdoored"] is True for verdict in verdicts)
-            looked = f"{seen} of {len(verdicts)}" if verdicts else "-"
-            cells = [network, title, *values, seconds, looked, str(len(found))]
+            if not verdicts:
+                continue
+            planted = read_manifest(nets / cell.arch / cell.attack / NAME).get("target")
+            seen = [verdict for verdict in verdicts if verdict["backdoored"]]
+            named = sum(verdict["target"] == planted for verdict in seen)
+            cells = [network, title, "none" if planted is None else str(planted)]
+            cells += [f"{len(seen)} of {len(verdicts)}"]
+            cells += ["-" if planted is None else f"{named} of {len(verdicts)}"]
+            cells += [", ".join(f"{verdict['score']:.1f}" for verdict in verdicts)]
+            cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or "-"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

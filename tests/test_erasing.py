@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from awm_defense.backdoor import MODEL
 from awm_defense.checkpoint import save_model
 from awm_defense.manifest import write_manifest
 from awm_defense.models import build_model
+from awm_defense.reproduce.cells import Cell
+from awm_defense.reproduce.summary import with_seeds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 import erasing
@@ -56,7 +59,28 @@ def test_a_line_for_each_network_and_recipe(
     assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
     assert len(list((out / "cells").glob("*.json"))) == 10
     assert len(json.loads((out / "erasing.json").read_text())) == 10
+    assert not [line for line in lines[8:] if "digits" in line]  # nothing was examined
     assert "small_vgg, digits, benign" in capsys.readouterr().out
+
+
+def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
+    rows, seeds, results = {}, {}, {}
+    for name, truth in (("badnets", {"target": 8}), ("benign", {})):
+        (tmp_path / "small_vgg" / name).mkdir(parents=True)
+        write_manifest(tmp_path / "small_vgg" / name, truth)
+        row = {"before": Cell("small_vgg", name, 0, "none")}
+        row |= {"default": Cell("small_vgg", name, None, "default")}
+        rows[name] = row
+        seeds |= {cell: with_seeds(cell, 3) for cell in row.values()}
+        for seed, (backdoored, target) in enumerate([(True, 8), (True, 1), (False, 8)]):
+            verdict = {"backdoored": backdoored, "target": target, "score": 1.5 + seed}
+            verdict |= {"norm": 5.0, "unit": "L1"}
+            results[replace(row["default"], seed=seed)] = {"verdict": verdict}
+    lines = erasing.verdict_table(tmp_path, rows, seeds, results).splitlines()
+    assert lines[2:] == [
+        "| badnets | default | 8 | 2 of 3 | 1 of 3 | 1.5, 2.5, 3.5 | 5 L1 |",
+        "| benign | default | none | 2 of 3 | - | 1.5, 2.5, 3.5 | 5 L1 |",
+    ]
 
 
 def test_only_some_networks(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from awm_defense.checks import check_images
 from awm_defense.compute import Compute
+from awm_defense.margins import grow, target_margins
 from awm_defense.normalise import Normalise
 from awm_defense.triggers import STEPS, Kind, kinds
 from awm_defense.verdict import Reach, Verdict, judge
@@ -37,9 +38,10 @@ def examine(
 ) -> Verdict:
     """Whether a network looks backdoored, and toward which class.
 
-    For every class the smallest universal trigger that leads there is sought, both a sparse one
-    that is added to images and a smooth warp of them. A planted class is reached far more easily
-    than any honest one (Wang et al., Neural Cleanse, IEEE S&P 2019).
+    For every class universal triggers that lead there are sought (Wang et al., Neural Cleanse,
+    IEEE S&P 2019), sparse ones that are added to images and smooth warps of them, and grown as far
+    as they go. A planted class is then reached far more strongly than any honest one: its trigger
+    is what the network was taught to answer to.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
@@ -94,7 +96,9 @@ def search(
     *,
     progress: bool = False,
 ) -> list[Reach]:
-    """How easily each class is reached, by each kind of trigger within each of its bounds.
+    """How strongly each class is reached, by each kind of trigger within each of its bounds.
+
+    In each kind bounds are tried from large to small until no class stands out.
 
     Args:
         logits: the network, from images in pixel space.
@@ -114,17 +118,19 @@ def search(
     targets = torch.arange(plain.shape[1], device=images.device)
     parts = targets.split(max(1, BATCH // len(images)))
     known = kinds(images)
-    steps = len(parts) * STEPS * sum(len(kind.bounds) for kind in known)
+    steps = 2 * len(parts) * STEPS
     reaches = []
-    with tqdm(total=steps, desc="examine", unit="step", disable=not progress) as bar:
+    total = steps * sum(len(kind.bounds) for kind in known)
+    with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
         for kind in known:
             first = kind.start(1, generator)
-            found = [_Climb(logits, images, labels, kind, part, first) for part in parts]
-            for bound in kind.bounds:
-                for climb in found:
-                    climb.climb(bound)
-                    bar.update(STEPS)
-                reaches.append(_gather(kind, bound, found, ease))
+            climbs = [_Climb(logits, images, labels, kind, part, first) for part in parts]
+            for tried, bound in enumerate(kind.bounds, start=1):
+                reaches.append(_reach(kind, bound, climbs, ease))
+                bar.update(steps)
+                if not reaches[-1].outlying:
+                    bar.update(steps * (len(kind.bounds) - tried))
+                    break
     return reaches
 
 
@@ -148,44 +154,49 @@ class _Climb:
         self.counts = (self.targets != labels.repeat(self.count)).to(images.dtype)
         self.triggers = first.repeat_interleave(self.count, dim=0)
 
-    def triggered(self) -> Tensor:
-        """The logits of all images under the triggers."""
-        spread = self.triggers.repeat_interleave(self.each, dim=0)
+    def triggered(self, triggers: Tensor) -> Tensor:
+        """The logits of all images under triggers (targets,...)."""
+        spread = triggers.repeat_interleave(self.each, dim=0)
         return self.logits(self.kind.apply(self.images, spread))
 
-    def climb(self, bound: float) -> None:
-        """All steps within a bound."""
+    def climb(self, bound: float) -> Tensor:
+        """All steps within a bound; returns which share of images flips, (targets,)."""
         for _ in range(STEPS):
             self.triggers = self.triggers.detach().requires_grad_()
-            losses = cross_entropy(self.triggered(), self.targets, reduction="none")
+            losses = cross_entropy(self.triggered(self.triggers), self.targets, reduction="none")
             (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
             self.triggers = self.kind.step(self.triggers.detach(), grad, bound)
+        with torch.no_grad():
+            reached = target_margins(self.triggered(self.triggers), self.targets) > 0
+            return self.mean(reached.to(self.counts))
 
-    @torch.no_grad()
-    def reach(self) -> tuple[Tensor, Tensor]:
-        """Margins and flips of each target."""
-        margins = target_margins(self.triggered(), self.targets)
+    def grown(self) -> Tensor:
+        """The margin of each trigger when it is grown as far as its kind allows, (targets,)."""
+        plain = self.images[: self.each]
+        limits = [self.kind.limits(trigger, plain) for trigger in self.triggers]
+        least, most = (torch.stack(side) for side in zip(*limits, strict=True))
+
+        def margins(triggers: Tensor) -> Tensor:
+            return self.mean(target_margins(self.triggered(triggers), self.targets))
+
+        grown = grow(margins, least, most)
+        with torch.no_grad():
+            return margins(grown)
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """Over each target's images that are of other classes, (targets,)."""
         number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
-        each = torch.stack([margins * self.counts, (margins > 0) * self.counts])
-        mean, flips = each.view(2, self.count, -1).sum(2) / number
-        return mean, flips
+        return (rows * self.counts).view(self.count, -1).sum(1) / number
 
 
-def _gather(kind: Kind, bound: float, climbs: list[_Climb], ease: float) -> Reach:
-    margins, flips = zip(*(climb.reach() for climb in climbs), strict=True)
+def _reach(kind: Kind, bound: float, climbs: list[_Climb], ease: float) -> Reach:
+    flips = torch.cat([climb.climb(bound) for climb in climbs])
     return Reach(
         kind=kind.name,
         unit=kind.unit,
         bound=bound,
-        triggers=torch.cat([climb.triggers for climb in climbs]).cpu(),
-        margins=torch.cat(margins).cpu(),
-        flips=torch.cat(flips).cpu(),
+        triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
+        flips=flips.cpu(),
+        margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
         ease=ease,
     )
-
-
-def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """By how much each row's target lies above the largest other logit, (n,)."""
-    own = logits.gather(1, targets[:, None])
-    others = logits.scatter(1, targets[:, None], -torch.inf)
-    return (own - others.max(1, keepdim=True).values).squeeze(1)

@@ -7,12 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from awm_defense.examine import target_margins
+from awm_defense.margins import beside, grow, target_margins
 from awm_defense.triggers import Kind
 from awm_defense.verdict import Verdict
 
-STEPS = 20
-"""Steps of growth, at most."""
 STRENGTH = 15.0
 """Margin at which a trigger is grown, in units of the margin of clean images: that of planted
 triggers is 3 to 15."""
@@ -71,15 +69,13 @@ class Growth:
         least, most = (limit * free.to(limit.device) for limit in (self.least, self.most))
         images = self.images.repeat(count, 1, 1, 1)
         targets = torch.full((len(images),), self.target, device=images.device)
-        grown = torch.zeros_like(most)
-        for _ in range(STEPS):
-            grown.requires_grad_()
-            spread = grown.repeat_interleave(len(self.images), dim=0)
+
+        def margins(triggers: Tensor) -> Tensor:
+            spread = triggers.repeat_interleave(len(self.images), dim=0)
             rows = target_margins(logits(self.kind.apply(images, spread)), targets)
-            margins = rows.view(count, -1) @ self.weights
-            (slope,) = torch.autograd.grad(margins.sum(), grown)
-            larger = (grown + (most - least) / STEPS * slope.sign()).clamp(least, most)
-            grown = torch.where(_beside(margins < self.enough, grown), larger, grown).detach()
+            return rows.view(count, -1) @ self.weights
+
+        grown = grow(margins, least, most, self.enough)
         self.grown.index_copy_(0, self.count + torch.arange(count, device=grown.device), grown)
         self.count += count
 
@@ -87,9 +83,4 @@ class Growth:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""
         triggers = self.grown[(which * self.count).long()]
         amounts = FAINTEST + (1 - FAINTEST) * amounts.to(triggers)
-        return self.kind.apply(images, triggers * _beside(amounts, triggers))
-
-
-def _beside(each: Tensor, triggers: Tensor) -> Tensor:
-    """One value a trigger, (n,), as (n, 1, ...)."""
-    return each.view(-1, *[1] * (triggers.dim() - 1))
+        return self.kind.apply(images, triggers * beside(amounts, triggers))

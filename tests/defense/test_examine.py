@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_network
 from torch import Tensor, nn
 
 from awm_defense import examine, get_recipe, purify
-from awm_defense.attacks import make_attack
 from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examine import choose
-from awm_defense.train import Plan, train
-from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
+from awm_defense.examine import choose, search
+from awm_defense.triggers import Kind, Sparse, Warped, kinds
 from awm_defense.verdict import Reach, judge
 
 TARGET = 3
 
 
+class Templates(nn.Module):
+    """Compares an image with the mean one of each class; white corners mean `TARGET` as well."""
+
+    def __init__(self, images: Tensor, labels: Tensor, planted: float) -> None:
+        super().__init__()
+        means = torch.stack([images[labels == label].mean(0) for label in range(10)])
+        middle = means.mean(0)
+        templates = torch.nn.functional.normalize((means - middle).flatten(1)).view_as(means)
+        self.match = nn.Conv2d(3, 10, 32)
+        self.corner = nn.Conv2d(3, 1, 3, stride=29, bias=False)  # one in each corner
+        self.planted = planted
+        with torch.no_grad():
+            self.match.weight.copy_(templates)
+            self.match.bias.copy_(-(templates * middle).sum((1, 2, 3)))
+            self.corner.weight.fill_(1 / 27)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.match(images).flatten(1)
+        corners = self.planted * self.corner(images).mean((1, 2, 3))
+        return logits + corners[:, None] * nn.functional.one_hot(torch.tensor(TARGET), 10)
+
+
 @pytest.fixture(scope="module", name="networks")
 def fixture_networks(digits: Dataset) -> dict[str, nn.Module]:
-    """The same network trained on clean and on poisoned digits."""
-    images, labels = digits.train()
-    attack = make_attack("badnets", TARGET)
-    generator = torch.Generator().manual_seed(0)
-    poisoned, poisoned_labels, _ = attack.poison(images, labels, 0.1, generator)
-    plan = Plan(epochs=6, batch_size=32, lr=0.05, weight_decay=5e-4)
-    found = {}
-    for name, data in (("benign", (images, labels)), ("backdoored", (poisoned, poisoned_labels))):
-        found[name] = train(tiny_network(), *data, plan)
-    return found
+    """Alike, but for what the corners do."""
+    data = digits.train()
+    return {
+        "benign": Templates(*data, planted=0).eval(),
+        "backdoored": Templates(*data, planted=60).eval(),
+    }
 
 
 @pytest.fixture(scope="module", name="defender")
 def fixture_defender(digits: Dataset) -> tuple[Tensor, Tensor]:
-    images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
+    images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=1)
     return images, labels
 
 
@@ -54,8 +70,8 @@ def test_finds_the_class_of_a_planted_backdoor(
     assert f"class {TARGET}" in str(verdict)
     others = images[labels != TARGET]
     reached = model((others + verdict.trigger).clamp(0, 1)).argmax(1) == TARGET
-    size = torch.linalg.vector_norm(verdict.trigger, {"L1": 1, "L2": 2}[verdict.unit])
-    assert size <= verdict.norm * (1 + 1e-5)
+    assert verdict.unit == "L1"
+    assert float(verdict.trigger.abs().sum()) <= verdict.norm * (1 + 1e-5)
     assert float(reached.double().mean()) == pytest.approx(verdict.flips)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -106,7 +122,7 @@ def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, *shape, generator=generator)
     for kind in kinds(images):
-        assert list(kind.bounds) == sorted(kind.bounds)
+        assert list(kind.bounds) == sorted(kind.bounds, reverse=True)
         first = kind.start(4, generator)
         torch.testing.assert_close(kind.apply(images, first), images, rtol=0, atol=0.3)
         bound = kind.bounds[0]
@@ -114,7 +130,7 @@ def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
         for _ in range(20):
             grad = torch.randn(first.shape, generator=generator)
             triggers = kind.step(triggers, grad, bound)
-        order = {"L1": 1.0, "L2": 2.0, "pixels": float("inf")}[kind.unit]
+        order = {"L1": 1.0, "pixels": float("inf")}[kind.unit]
         size = torch.linalg.vector_norm(triggers.flatten(1), order, dim=1)
         assert float(size.max()) <= bound * (1 + 1e-5)
         assert float(size.max()) > 0.5 * bound
@@ -124,8 +140,8 @@ def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
         assert float(changed.max()) <= 1
 
 
-@pytest.mark.parametrize("make", [Sparse, Dense, Warped])
-def test_gradients_of_triggers(make: type[Sparse] | type[Dense] | type[Warped]) -> None:
+@pytest.mark.parametrize("make", [Sparse, Warped])
+def test_gradients_of_triggers(make: type[Sparse] | type[Warped]) -> None:
     images = 0.2 + 0.6 * torch.rand(2, 1, 6, 5, dtype=torch.float64)
     kind: Kind = make(images)
     generator = torch.Generator().manual_seed(0)
@@ -145,31 +161,49 @@ def test_a_warp_of_one_pixel_moves_the_image_by_one_pixel() -> None:
     torch.testing.assert_close(moved[1, :, :-1], images[1, :, 1:], rtol=0, atol=1e-5)
 
 
-def reach(margins: list[float], bound: float = 5.0, ease: float = 1.0) -> Reach:
+def reach(margins: list[float], bound: float = 5.0, unit: str = "L1", ease: float = 1.0) -> Reach:
     values = torch.tensor(margins)
-    triggers = torch.zeros(len(margins), 1, 2, 2)
-    return Reach("added to", "L1", bound, triggers, values, (values > 0).double(), ease)
+    triggers = torch.full((len(margins), 1, 2, 2), bound)
+    return Reach("added to", unit, bound, triggers, (values > 0).double(), values, ease)
 
 
-def test_the_smallest_bound_within_which_a_class_stands_out_is_named() -> None:
-    honest = [-5.0, -4.0, -6.0, -5.5, -4.5]
-    found = judge(
-        [reach([-1.0, *honest]), reach([4.0, *honest], 10.0), reach([9.0, *honest], 20.0)]
-    )
+HONEST = [5.0, 4.0, 6.0, 5.5, 4.5]
+
+
+def test_a_class_stands_out_that_is_reached_twice_as_strongly() -> None:
+    found = judge([reach([9.9, *HONEST]), reach([*HONEST, 12.0], unit="x"), reach([-1.0, *HONEST])])
     assert found.backdoored is True
-    assert (found.target, found.norm) == (0, 10.0)
-    assert found.score == reach([9.0, *honest], 20.0).score
-    # Losing triggers and crowds prove nothing.
-    assert judge([reach([-1.0, *honest])]).backdoored is False
-    assert judge([reach([4.0, 3.0, 2.0, 1.0, 3.5, 2.5])]).backdoored is False
-    # Nor does a small spread alone: it is compared with how sure the network is of clean images.
-    tight = [1.2, 1.0, 1.01, 0.99, 1.0, 1.0]
-    assert judge([reach(tight, ease=0.1)]).backdoored is True
-    assert judge([reach(tight, ease=5.0)]).backdoored is False
+    assert (found.target, found.unit, found.flips) == (5, "x", 1)
+    assert found.score == pytest.approx(12 / 5)
+    assert judge([reach([9.9, *HONEST])]).backdoored is False
+    # Nor does a multiple of next to nothing: clean images are the least to compare with.
+    faint = [1.2, 0.1, 0.2, 0.1, -0.3, -0.1]
+    assert judge([reach(faint, ease=0.2)]).backdoored is True
+    assert judge([reach(faint, ease=1.0)]).backdoored is False
+    assert judge([reach([-1.0, -3.0, -4.0, -3.0, -5.0])]).backdoored is False
+
+
+def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None:
+    large, middle, small = reach([15.0, *HONEST], 40), reach([12.0, *HONEST], 10), reach(HONEST)
+    found = judge([large, middle, small, reach([*HONEST, 14.0], 1, "x")])
+    assert (found.backdoored, found.target, found.norm, found.unit) == (True, 0, 10, "L1")
+    assert torch.equal(found.trigger, torch.full((1, 2, 2), 10.0))
+    assert torch.equal(found.margins, middle.margins)
+    assert found.score == large.score
+
+
+def test_bounds_are_tried_until_no_class_stands_out(
+    networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
+) -> None:
+    tried = {}
+    for name, model in networks.items():
+        reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
+        tried[name] = [reach.bound for reach in reaches if reach.unit == "L1"]
+    assert tried == {"benign": [40], "backdoored": [40, 10, 5]}
 
 
 def test_too_few_classes_are_not_judged() -> None:
-    found = judge([reach([9.0, -5.0, -4.0])])
+    found = judge([reach([9.0, -5.0, 4.0])])
     assert found.backdoored is None
     assert "can't tell" in str(found)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from awm_defense import get_recipe, purify, purify_many
 from awm_defense.attacks import Attack, make_attack
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examine import target_margins
 from awm_defense.growth import FAINTEST, STRENGTH, Growth
+from awm_defense.margins import target_margins
 from awm_defense.metrics import evaluate
 from awm_defense.train import Plan, train
 from awm_defense.triggers import Kind, Sparse, Warped
