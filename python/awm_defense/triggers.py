@@ -47,8 +47,31 @@ class Kind(Protocol):
         ...
 
 
-class Sparse:
-    """A sparse Δ within an L1 ball (AWM paper, Eq. 4.4): x + Δ, clipped to [0, 1].
+class _Added:
+    """x + Δ, clipped to [0, 1]."""
+
+    name = "added to"
+
+    def __init__(self, images: Tensor) -> None:
+        self.like = images[:1]
+
+    def start(self, count: int, generator: Generator) -> Tensor:
+        return self.like.new_zeros(count, *self.like.shape[1:])
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return (images + parameters).clamp(0, 1)
+
+    def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        most = self.farthest(found)
+        return -most.minimum(images.amax(0)), most.minimum(1 - images.amin(0))
+
+    def farthest(self, found: Tensor) -> Tensor:
+        """The largest size to which each element may grow, (c,h,w)."""
+        raise NotImplementedError
+
+
+class Sparse(_Added):
+    """A sparse Δ within an L1 ball (AWM paper, Eq. 4.4).
 
     Steepest descent under the L1 norm on the most promising elements, and the Euclidean
     projection after each step. From large bounds to small, for there are triggers that do nothing
@@ -56,7 +79,7 @@ class Sparse:
     triggers of 13 to 2 saturated pixels of a 32x32 image.
     """
 
-    name, unit = "added to", "L1"
+    unit = "L1"
     BOUNDS = (40.0, 10.0, 5.0)
     """For an image of 3·32² values."""
     SHARE = 0.005
@@ -67,14 +90,8 @@ class Sparse:
     """How many pixels around them it may grow over, in an image of 32x32."""
 
     def __init__(self, images: Tensor) -> None:
-        self.like = images[:1]
+        super().__init__(images)
         self.bounds = tuple(bound * images[0].numel() / (3 * 32 * 32) for bound in self.BOUNDS)
-
-    def start(self, count: int, generator: Generator) -> Tensor:
-        return self.like.new_zeros(count, *self.like.shape[1:])
-
-    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        return (images + parameters).clamp(0, 1)
 
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
         slope = grad.flatten(1)
@@ -85,12 +102,32 @@ class Sparse:
         moved = parameters - 2.5 / STEPS * bound * direction.view_as(parameters)
         return l1_project_(moved.contiguous(), bound, batched=True)
 
-    def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    def farthest(self, found: Tensor) -> Tensor:
         size = found.abs().amax(0)
         reach = max(1, round(self.AROUND * min(size.shape) / 32))
         core = (size > self.CORE * size.max()).to(found)
-        most = F.max_pool2d(core[None], 2 * reach + 1, 1, reach).expand_as(found)
-        return -most.minimum(images.amax(0)), most.minimum(1 - images.amin(0))
+        return F.max_pool2d(core[None], 2 * reach + 1, 1, reach).expand_as(found)
+
+
+class Dense(_Added):
+    """A Δ over the whole image within an L2 ball, by steepest descent."""
+
+    unit = "L2"
+    BOUND = 1.0
+    """For an image of 3·32² values; it grows with the square root of their number."""
+    FARTHEST = 3.0
+    """To how many times its size each element may grow."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(images)
+        self.bounds: tuple[float, ...] = (self.BOUND * (images[0].numel() / (3 * 32 * 32)) ** 0.5,)
+
+    def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        moved = parameters - 2.5 / STEPS * bound * grad / _norms(grad)
+        return moved * (bound / _norms(moved)).clamp(max=1)
+
+    def farthest(self, found: Tensor) -> Tensor:
+        return self.FARTHEST * found.abs()
 
 
 class Warped:
@@ -137,5 +174,11 @@ class Warped:
 
 
 def kinds(images: Tensor) -> list[Kind]:
-    """Those there are, for images (n,c,h,w) of this size."""
-    return [Sparse(images), Warped(images)]
+    """Those there are, for images (n,c,h,w) of this size, in the order to look for them in."""
+    return [Warped(images), Sparse(images), Dense(images)]
+
+
+def _norms(triggers: Tensor) -> Tensor:
+    """The L2 norm of each, (n,1,1,1), at least a tiny number."""
+    norms = torch.linalg.vector_norm(triggers, dim=(1, 2, 3), keepdim=True)
+    return norms.clamp(min=torch.finfo(triggers.dtype).tiny)

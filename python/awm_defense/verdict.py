@@ -62,7 +62,7 @@ class Verdict:
         kind: what its trigger does: images are "added to" or "warped".
         norm: the bound within which it was found: the smallest tried within which the class
             stands out.
-        unit: of `norm`: "L1" of pixel values in [0, 1], or "pixels" of shift.
+        unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
         score: how sure: the margin of `target` in units of the median class's, or of the margin
             that clean images have of their own class where that is larger. From 2 on the
             network counts as backdoored.

@@ -14,7 +14,7 @@ from awm_defense import examine, get_recipe, purify
 from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examine import choose, search
-from awm_defense.triggers import Kind, Sparse, Warped, kinds
+from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
 from awm_defense.verdict import Reach, judge
 
 TARGET = 3
@@ -130,7 +130,7 @@ def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
         for _ in range(20):
             grad = torch.randn(first.shape, generator=generator)
             triggers = kind.step(triggers, grad, bound)
-        order = {"L1": 1.0, "pixels": float("inf")}[kind.unit]
+        order = {"L1": 1.0, "L2": 2.0, "pixels": float("inf")}[kind.unit]
         size = torch.linalg.vector_norm(triggers.flatten(1), order, dim=1)
         assert float(size.max()) <= bound * (1 + 1e-5)
         assert float(size.max()) > 0.5 * bound
@@ -140,8 +140,8 @@ def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
         assert float(changed.max()) <= 1
 
 
-@pytest.mark.parametrize("make", [Sparse, Warped])
-def test_gradients_of_triggers(make: type[Sparse] | type[Warped]) -> None:
+@pytest.mark.parametrize("make", [Sparse, Dense, Warped])
+def test_gradients_of_triggers(make: type[Sparse] | type[Dense] | type[Warped]) -> None:
     images = 0.2 + 0.6 * torch.rand(2, 1, 6, 5, dtype=torch.float64)
     kind: Kind = make(images)
     generator = torch.Generator().manual_seed(0)
@@ -192,14 +192,18 @@ def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None
     assert found.score == large.score
 
 
-def test_bounds_are_tried_until_no_class_stands_out(
+def test_kinds_and_bounds_that_are_tried(
     networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
 ) -> None:
     tried = {}
     for name, model in networks.items():
         reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
-        tried[name] = [reach.bound for reach in reaches if reach.unit == "L1"]
-    assert tried == {"benign": [40], "backdoored": [40, 10, 5]}
+        tried[name] = [(reach.bound, reach.unit) for reach in reaches]
+    warp, dense = (0.5, "pixels"), (1, "L2")
+    assert tried == {
+        "benign": [warp, (40, "L1"), dense],
+        "backdoored": [warp, (40, "L1"), (10, "L1"), (5, "L1")],
+    }
 
 
 def test_too_few_classes_are_not_judged() -> None:
