@@ -99,7 +99,7 @@ def search(
     """How strongly each class is reached, by each kind of trigger within each of its bounds.
 
     In each kind bounds are tried from large to small while a class stands out, and kinds until one
-    does: those in which the planted trigger is the most like itself come first.
+    does.
 
     Args:
         logits: the network, from images in pixel space.

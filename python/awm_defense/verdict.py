@@ -64,12 +64,12 @@ class Verdict:
             stands out.
         unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
         score: how sure: the margin of `target` in units of the median class's, or of the margin
-            that clean images have of their own class where that is larger. From 2 on the
-            network counts as backdoored.
+            that clean images have of their own class where that is larger, within the bound where
+            it is the largest. From 2 on the network counts as backdoored.
         flips: the share of the images of other classes that the trigger sends to `target`.
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
-        margins: of each class, (classes,): its logit above the largest other one under its own
-            trigger, grown as far as its kind allows, mean over images.
+        margins: of each class, (classes,), within `norm`: its logit above the largest other one
+            under its own trigger, grown as far as its kind allows, mean over images.
     """
 
     backdoored: bool | None
