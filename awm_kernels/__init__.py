@@ -16,6 +16,7 @@ from awm_kernels.masked_conv import (
 from awm_kernels.masked_linear import MaskedLinear, masked_linear
 from awm_kernels.masked_weight import masked_weight
 from awm_kernels.perturb import perturb
+from awm_kernels.pooled_elu import pooled_elu
 from awm_kernels.trigger_step import trigger_step_
 
 __version__ = "0.1.0"
@@ -40,5 +41,6 @@ __all__ = [
     "masked_linear",
     "masked_weight",
     "perturb",
+    "pooled_elu",
     "trigger_step_",
 ]

@@ -125,12 +125,15 @@ def _fits(backend: str, tensors: list[Tensor]) -> str:
     return _device_misfit(tensors[0].device.index) if backend == "cuda" else ""
 
 
-def choose(backend: str, *tensors: Tensor | None, has_cuda: bool = False) -> str:
+def choose(
+    backend: str, *tensors: Tensor | None, has_cuda: bool = False, cpu_only: bool = False
+) -> str:
     """The backend that a call with `backend=` on these tensors runs on.
 
     "auto" takes the compiled CPU kernels for CPU tensors; for CUDA tensors the CUDA kernels, for
     ops that have one (`has_cuda`: all but convolutions and linear maps), or else Triton; and the
-    PyTorch reference where those are missing or don't take the dtype.
+    PyTorch reference where those are missing or don't take the dtype. An op that is `cpu_only` has
+    none of the kernels for CUDA.
 
     Raises:
         ValueError: `backend` is no backend's name, or that backend can't take the tensors.
@@ -138,14 +141,17 @@ def choose(backend: str, *tensors: Tensor | None, has_cuda: bool = False) -> str
     """
     present = [tensor for tensor in tensors if tensor is not None]
     if backend == "auto":
-        on_cuda = ("cuda", "triton") if has_cuda else ("triton",)
-        candidates = {"cpu": ("cpu",), "cuda": on_cuda}.get(present[0].device.type, ())
+        on_cuda = () if cpu_only else ("cuda", "triton") if has_cuda else ("triton",)
+        offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": on_cuda}
+        candidates = offered.get(present[0].device.type, ())
         for candidate in candidates:
             if _STATUS[candidate]().available and not _fits(candidate, present):
                 return candidate
         return "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    if cpu_only and backend in ("cuda", "triton"):
+        raise ValueError(f"backend: expected auto, reference or cpu for this op, got {backend!r}")
     status = _STATUS[backend]()
     if not status.available:
         raise RuntimeError(

@@ -27,6 +27,7 @@ OPS = (
     "l1_project_",
     "perturb",
     "trigger_step_",
+    "pooled_elu",
 )
 
 _TRITON_HOME = {

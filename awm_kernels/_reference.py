@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -223,3 +224,19 @@ def trigger_step_(
     if bound:
         (l1_project_ if project else l1_rescale_)(moved, radius)
     delta.copy_(moved)
+
+
+def pooled_elu(x: Tensor, window: int, alpha: float) -> Tensor:
+    """ELU of the maxima of windows of x (n, c, h, w), in x's dtype."""
+    pooled = F.max_pool2d(x.to(compute_dtype(x.dtype)), window)
+    return F.elu(pooled, alpha).to(x.dtype)
+
+
+def pooled_elu_backward(grad: Tensor, x: Tensor, window: int, alpha: float) -> Tensor:
+    """Gradient of `pooled_elu`: to the first of the largest elements of each window."""
+    compute = compute_dtype(x.dtype)
+    pooled, chosen = F.max_pool2d(x.to(compute), window, return_indices=True)
+    slope = torch.where(pooled > 0, 1.0, alpha * pooled.clamp(max=0).exp())
+    grad_x = torch.zeros(x.shape, dtype=compute, device=x.device)
+    grad_x.flatten(2).scatter_(2, chosen.flatten(2), (grad.to(compute) * slope).flatten(2))
+    return grad_x.to(x.dtype)

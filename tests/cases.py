@@ -100,6 +100,10 @@ def _trigger_step_(dtype: torch.dtype, backend: str) -> tuple[Any, ...]:
     return delta, rand(3, 17, dtype=dtype, seed=1), radius, 0.5, True, True, backend
 
 
+def _pooled_elu(dtype: torch.dtype, backend: str) -> tuple[Any, ...]:
+    return rand(2, 3, 5, 4, dtype=dtype), 2, 0.7, backend
+
+
 CASES: dict[str, Callable[[torch.dtype, str], tuple[Any, ...]]] = {
     "masked_conv": _masked_conv,
     "masked_linear": _masked_linear,
@@ -109,9 +113,10 @@ CASES: dict[str, Callable[[torch.dtype, str], tuple[Any, ...]]] = {
     "l1_project_": _l1,
     "perturb": _perturb,
     "trigger_step_": _trigger_step_,
+    "pooled_elu": _pooled_elu,
 }
 
-DIFFERENTIABLE = ("masked_conv", "masked_linear", "masked_weight", "perturb")
+DIFFERENTIABLE = ("masked_conv", "masked_linear", "masked_weight", "perturb", "pooled_elu")
 
 
 def op(name: str) -> Any:

@@ -47,7 +47,7 @@ def conv_norm_pairs(traced: fx.GraphModule) -> dict[str, str]:
     return pairs
 
 
-def fold_batchnorm(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]:
     """A copy of an eval-mode model in which each BatchNorm that directly follows a layer is gone.
 
     The layer's bias takes the BatchNorm's shift; its *scale* is returned instead of being

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from awm_defense.activations import fuse_activations
 from awm_defense.flat import FlatMasks, maskable
 from awm_defense.fold import fold_batchnorm, scale_weights
 from awm_defense.mixed_conv import use_passes
@@ -128,6 +129,8 @@ class WorkingNetwork:
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         try:
             folded, scales = fold_batchnorm(module)
+            if self.sample.device.type == "cpu" and self.channels_last:
+                fuse_activations(folded)
         except Exception as error:  # torch.fx raises whatever the model's own code raises
             self.folds = False
             notes.append(f"BatchNorm is not folded: torch.fx can't trace the model ({error})")
