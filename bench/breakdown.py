@@ -1,0 +1,114 @@
+"""What the time of a purification is made of: `python breakdown.py --out results/cpu-breakdown`.
+
+Three epochs of the `official` recipe, timed, and once more under PyTorch's profiler, which says
+what share of the time each kind of op has; beside it what the arithmetic alone would take at the
+rate of a large matrix product, measured in the same run. Writes OUT.json and OUT.md. CPU only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_ceilings import SIDE
+from bench_purify import arithmetic, problem
+from table import duration
+from torch.profiler import ProfilerActivity, profile
+
+from awm_defense import PurifyResult, purify
+
+# An op belongs to the first kind that has a part of its name.
+KINDS = {
+    "convolutions, forward": ("mkldnn_convolution", "slow_conv", "thnn_conv"),
+    "convolutions, backward": ("convolution_backward",),
+    "activations and pooling": ("elu", "relu", "clamp", "threshold", "pool"),
+    "masks (mask_step_, masked_weight)": ("mask_step_", "masked_weight"),
+    "trigger (perturb, trigger_step_, L1 ball)": ("perturb", "trigger_step_", "l1_"),
+    "linear layers": ("addmm", "aten::mm"),
+    "copies, sums, fills": ("copy_", "aten::add", "fill_", "zero_", "cat", "index", "stack"),
+}
+OTHER = "other ops, Python between ops"
+EPOCHS, REPEATS = "3", 3
+
+
+def fastest(call: Callable[[], Any]) -> float:
+    """Seconds of the fastest of a few calls, after one that is not timed."""
+    call()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    return float(2 * SIDE**3 / fastest(lambda: a @ b))
+
+
+def kind_of(op: str) -> str:
+    return next((kind for kind, parts in KINDS.items() if any(p in op for p in parts)), OTHER)
+
+
+def breakdown(arch: str) -> dict[str, Any]:
+    """Seconds of a few epochs, by kind of op, and of their arithmetic alone."""
+    model, images, labels, recipe = problem(arch, EPOCHS)
+    first = purify(model, images, labels, recipe=recipe, seed=0)
+
+    def run() -> PurifyResult:
+        return purify(model, images, labels, recipe=recipe, seed=0, precision=first.precision)
+
+    seconds = fastest(run)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        result = run()
+    spent: dict[str, float] = dict.fromkeys([*KINDS, OTHER], 0.0)
+    for event in profiler.key_averages():
+        spent[kind_of(event.key)] += event.self_cpu_time_total
+    whole = sum(spent.values())
+    flops = arithmetic(model, images, labels, result)
+    rates = {dtype: product_rate(getattr(torch, dtype)) for dtype in flops}
+    return {
+        "arch": arch,
+        "seconds": seconds,
+        "arithmetic_seconds": sum(count / rates[dtype] for dtype, count in flops.items()),
+        "flops": flops,
+        "product_rates": rates,
+        "shares": {kind: part / whole for kind, part in spent.items()},
+    }
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [table_row("", [row["arch"] for row in rows]), "|---" * (len(rows) + 1) + "|"]
+    for kind in (*KINDS, OTHER):
+        lines.append(table_row(kind, [f"{row['shares'][kind]:.0%}" for row in rows]))
+    for title, key in (("in all", "seconds"), ("its arithmetic alone", "arithmetic_seconds")):
+        lines.append(table_row(title, [duration(row[key]) for row in rows]))
+    return "\n".join(lines)
+
+
+def table_row(title: str, values: list[str]) -> str:
+    return f"| {title} | {' | '.join(values)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    parser.add_argument("--archs", nargs="+", default=["small_vgg", "resnet18"])
+    arguments = parser.parse_args()
+    rows = [breakdown(arch) for arch in arguments.archs]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+    arguments.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(as_markdown(rows) + "\n")
+    print(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
