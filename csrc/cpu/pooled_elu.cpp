@@ -1,6 +1,5 @@
 // pooled_elu_out: ELU of the maxima of 2x2 windows, or of every element; pooled_elu_backward_out:
 // its gradient. ELU never decreases, so pooling first gives the same and leaves it a quarter.
-#include <limits>
 #include <vector>
 
 #include "../numerics.h"
