@@ -16,6 +16,7 @@ pytest.importorskip("pytest_benchmark")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 
+import breakdown  # noqa: E402
 from common import gate  # noqa: E402
 from table import as_markdown, duration  # noqa: E402
 
@@ -75,3 +76,28 @@ def test_what_is_wrong_is_not_timed() -> None:
         gate(torch.ones(3), torch.ones(3) + 1e-3)
     with pytest.raises(AssertionError, match="not timed"):
         gate(torch.full((3,), torch.nan), torch.ones(3))
+
+
+def test_ops_are_sorted_into_kinds() -> None:
+    found = {
+        "aten::mkldnn_convolution": "convolutions, forward",
+        "aten::convolution_backward": "convolutions, backward",
+        "awm_kernels_cpu::pooled_elu_backward_out": "activations and pooling",
+        "awm_kernels_cpu::mask_step_": "masks (mask_step_, masked_weight)",
+        "awm_kernels::perturb": "trigger (perturb, trigger_step_, L1 ball)",
+        "aten::mm": "linear layers",
+        "aten::fill_": "copies, sums, fills",
+        "aten::randperm": breakdown.OTHER,
+    }
+    assert {name: breakdown.kind_of(name) for name in found} == found
+    assert set(found.values()) == {*breakdown.KINDS, breakdown.OTHER}
+
+
+def test_a_breakdown_as_a_table() -> None:
+    shares = dict.fromkeys([*breakdown.KINDS, breakdown.OTHER], 0.0)
+    shares |= {breakdown.OTHER: 0.25, "linear layers": 0.75}
+    rows = [{"arch": "net", "seconds": 2.0, "arithmetic_seconds": 0.5, "shares": shares}]
+    lines = breakdown.as_markdown(rows).splitlines()
+    assert lines[0] == "|  | net |"
+    assert f"| {breakdown.OTHER} | 25% |" in lines
+    assert lines[-2:] == ["| in all | 2 s |", "| its arithmetic alone | 500 ms |"]
