@@ -27,22 +27,32 @@ def _resident(key: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
+def start_watching() -> float:
+    """Forget peaks up to now; what is in use, in MB."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / MB
+    # 5 resets the peak (VmHWM) that the kernel keeps of this process.
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident("VmRSS")
+
+
+def peak() -> float:
+    """The most in use since `start_watching`, in MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / MB
+    return _resident("VmHWM")
+
+
 def _measure(kind: str, arch: str) -> float:
     from bench_purify import RUNS, problem
 
     *arguments, recipe = problem(arch, "1")
     recipe = recipe.with_options({"passes": "1"})
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / MB
-        RUNS[kind](*arguments, recipe=recipe, seed=0)
-        return torch.cuda.max_memory_allocated() / MB - before
-    # 5 resets the peak (VmHWM) that the kernel keeps of this process.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
+    before = start_watching()
     RUNS[kind](*arguments, recipe=recipe, seed=0)
-    return _resident("VmHWM") - before
+    return peak() - before
 
 
 if __name__ == "__main__":

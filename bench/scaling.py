@@ -1,8 +1,9 @@
 """How the cost of a purification grows: `python scaling.py --out results/scaling-cpu`.
 
 Times one pair of steps (a trigger step and a mask step) of the `official` recipe for growing
-batches, networks and images, and writes OUT.json and OUT.png. Seconds are divided by images and by
-the network's multiply-adds for one image: a flat line is linear growth.
+batches, networks and images, each in a process of its own, and writes OUT.json and OUT.png. Seconds
+are divided by images and by the network's multiply-adds for one image: a flat line is linear
+growth. Memory is how far it grows beyond what the network itself takes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from typing import Any
 import matplotlib
 import torch
 from common import DEVICE
+from memory import peak, start_watching
 from torch import Tensor, nn
+from tqdm import trange
 
 from awm_defense import get_recipe
 from awm_defense.engine import Engine
@@ -76,8 +81,10 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
     model = build_model(arch, 10).eval().to(DEVICE)
     images, labels = torch.rand(10, 3, size, size), torch.arange(10)
     recipe = get_recipe("official").with_options({"batch_size": str(batch), "copies": "15"})
+    before = start_watching()
     engine = make_engine(model, images, labels, recipe, device=torch.device(DEVICE))
     seconds = pair_seconds(engine)
+    memory = peak() - before
     parameters = sum(p.numel() for p in model.parameters())
     work = sum(multiply_adds(model, images[:1].to(DEVICE)).values()) * batch
     return {
@@ -88,23 +95,26 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
         "size": size,
         "parameters": parameters,
         "seconds": seconds,
+        "peak_memory_mb": memory,
         "picoseconds_per_multiply_add": seconds / work * 1e12,
     }
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes = list(dict.fromkeys(row["axis"] for row in rows))
-    figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 6), squeeze=False)
+    figure, panels = plt.subplots(3, len(axes), figsize=(4 * len(axes), 9), squeeze=False)
     for column, axis in enumerate(axes):
         points = sorted((r for r in rows if r["axis"] == axis), key=lambda r: r["value"])
         x = [row["value"] for row in points]
         names = [f"{v:,}" if v < 10_000 else f"{v / 1e6:.1f} M" for v in x]
-        top, bottom = panels[:, column]
+        top, middle, bottom = panels[:, column]
         top.plot(x, [row["seconds"] for row in points], marker="o")
         top.set(xlabel=axis, ylabel="seconds a pair of steps", xscale="log", yscale="log")
-        bottom.plot(x, [row["picoseconds_per_multiply_add"] for row in points], marker="o")
-        bottom.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
-        for panel in (top, bottom):
+        middle.plot(x, [row["picoseconds_per_multiply_add"] for row in points], marker="o")
+        middle.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
+        bottom.plot(x, [row["peak_memory_mb"] for row in points], marker="o")
+        bottom.set(xlabel=axis, ylabel="MB", xscale="log", yscale="log")
+        for panel in (top, middle, bottom):
             panel.set_xticks(x, names)
             panel.minorticks_off()
     panels[0][0].set_title(f"{DEVICE}, torch {torch.__version__}", loc="left", fontsize=9)
@@ -115,13 +125,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(f"results/scaling-{DEVICE}"))
-    out = parser.parse_args().out
+    parser.add_argument("--point", type=int, help="only print this one, a number from 0")
+    arguments = parser.parse_args()
+    if arguments.point is not None:
+        print(json.dumps(measure(*POINTS[arguments.point])))
+        return
     rows = []
-    for point in POINTS:
-        rows.append(measure(*point))
-        row = rows[-1]
-        print(f"{row['axis']} {row['value']}: {row['seconds']:.4f} s", flush=True)
+    for number in trange(len(POINTS), desc="points"):
+        command = [sys.executable, __file__, "--point", str(number)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
     about = {"device": DEVICE, "torch": torch.__version__, "rows": rows}
+    out: Path = arguments.out
     out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
     plot(rows, out.with_suffix(".png"))
 
