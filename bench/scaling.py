@@ -113,7 +113,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         middle.plot(x, [row["picoseconds_per_multiply_add"] for row in points], marker="o")
         middle.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
         bottom.plot(x, [row["peak_memory_mb"] for row in points], marker="o")
-        bottom.set(xlabel=axis, ylabel="MB", xscale="log", yscale="log")
+        bottom.set(xlabel=axis, ylabel="MB", xscale="log", ylim=(0, None))
         for panel in (top, middle, bottom):
             panel.set_xticks(x, names)
             panel.minorticks_off()
