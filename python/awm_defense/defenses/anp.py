@@ -49,7 +49,7 @@ class Anp(Baseline):
     """Whether units are cut off below a threshold; otherwise the masks stay as they are."""
     threshold: float | None = None
     """Units with masks up to it are cut; None takes the largest (in steps of 0.05, up to 0.9)
-    that costs at most `max_drop` points of accuracy on the images at hand."""
+    that costs at most `max_drop` points of accuracy on the images at hand, or 0 if none does."""
     max_drop: float = 5.0
     crop_padding: int = 4
     flip: bool = True
