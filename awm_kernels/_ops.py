@@ -7,6 +7,7 @@ form happens here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from awm_kernels import _reference as reference
 from awm_kernels._backend import choose
+from awm_kernels._in_place import in_place_op
 from awm_kernels._reference import compute_dtype
 
 OPS = (
@@ -44,9 +46,11 @@ _TRITON_HOME = {
 }
 
 
+@functools.cache
 def _kernel(backend: str, name: str) -> Callable[..., Any]:
     if backend in ("cpu", "cuda"):
-        kernel: Callable[..., Any] = getattr(getattr(torch.ops, f"awm_kernels_{backend}"), name)
+        packet = getattr(getattr(torch.ops, f"awm_kernels_{backend}"), name)
+        kernel: Callable[..., Any] = packet.default
         return kernel
     module = import_module(f"awm_kernels._triton.{_TRITON_HOME[name]}")
     return getattr(module, name)
@@ -177,10 +181,7 @@ def _step_workspace(mask: Tensor) -> Tensor:
     return torch.empty(2 * (1 + blocks), dtype=torch.float64, device=mask.device)
 
 
-@torch.library.custom_op(
-    "awm_kernels::mask_step_",
-    mutates_args=("mask", "exp_avg", "exp_avg_sq", "step", "weight_out", "stats"),
-)
+@in_place_op("mask", "exp_avg", "exp_avg_sq", "step", "weight_out", "stats")
 def mask_step_(
     mask: Tensor,
     grad_weight: Tensor,
@@ -235,11 +236,6 @@ def mask_step_(
             _write_back(target, source)
 
 
-@mask_step_.register_fake
-def _(*args: Any) -> None:
-    return None
-
-
 def _on_rows(name: str, delta: Tensor, radius: Tensor, backend: str) -> None:
     chosen = choose(backend, delta, has_cuda=True)
     if chosen == "reference":
@@ -250,17 +246,17 @@ def _on_rows(name: str, delta: Tensor, radius: Tensor, backend: str) -> None:
     _write_back(delta, dense)
 
 
-@torch.library.custom_op("awm_kernels::l1_rescale_", mutates_args=("delta",))
+@in_place_op("delta")
 def l1_rescale_(delta: Tensor, radius: Tensor, backend: str) -> None:
     _on_rows("l1_rescale_", delta, radius, backend)
 
 
-@torch.library.custom_op("awm_kernels::l1_project_", mutates_args=("delta",))
+@in_place_op("delta")
 def l1_project_(delta: Tensor, radius: Tensor, backend: str) -> None:
     _on_rows("l1_project_", delta, radius, backend)
 
 
-@torch.library.custom_op("awm_kernels::trigger_step_", mutates_args=("delta",))
+@in_place_op("delta")
 def trigger_step_(
     delta: Tensor, grad: Tensor, radius: Tensor, lr: float, project: bool, bound: bool, backend: str
 ) -> None:
@@ -272,13 +268,6 @@ def trigger_step_(
     radius = radius.to(compute_dtype(delta.dtype)).contiguous()
     _kernel(chosen, "trigger_step_")(dense, grad.contiguous(), radius, lr, project, bound)
     _write_back(delta, dense)
-
-
-@l1_rescale_.register_fake
-@l1_project_.register_fake
-@trigger_step_.register_fake
-def _(*args: Any) -> None:
-    return None
 
 
 def _images(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -200,6 +200,23 @@ def test_l1_ball_of_radius_zero(name: str, dtype: torch.dtype) -> None:
     assert (delta == 0).all()
 
 
+@pytest.mark.parametrize("share", [1e-4, 0.01, 0.2, 0.9])
+@pytest.mark.parametrize("order", ["mixed", "rising", "falling", "ends in zeros"])
+def test_l1_project_of_long_rows(share: float, order: str) -> None:
+    """From a handful of elements above the threshold to nearly all of them, wherever they lie."""
+    row = torch.randn(40_001, dtype=F64)
+    if order in ("rising", "falling"):
+        row = row[row.abs().argsort(descending=order == "falling")]
+    if order == "ends in zeros":
+        row[30_000:] = 0
+    rows = torch.stack([row, -2 * row])
+    radius = share * rows.abs().sum(1)
+    expected = rows.clone()
+    reference.l1_project_(expected, radius)
+    KERNELS.l1_project_(rows, radius)
+    torch.testing.assert_close(rows, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_l1_project_of_equal_elements() -> None:
     delta = torch.full((2, 1000), -3.0)
     KERNELS.l1_project_(delta, torch.tensor([10.0, 4000.0]))

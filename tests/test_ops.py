@@ -145,6 +145,30 @@ def test_fake_for_cuda(name: str) -> None:
         assert result.shape == op(name)(*CASES[name](torch.float32, "auto")).shape
 
 
+IN_PLACE = ("mask_step_", "l1_rescale_", "l1_project_", "trigger_step_")
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_autograd_notices_what_an_op_changed(name: str) -> None:
+    args = CASES[name](torch.float32, "auto")
+    before = [arg._version if isinstance(arg, Tensor) else 0 for arg in args]
+    op(name)(*args)
+    after = [arg._version if isinstance(arg, Tensor) else 0 for arg in args]
+    writes = [bool(a.alias_info and a.alias_info.is_write) for a in op(name)._schema.arguments]
+    assert any(writes)
+    assert [b > a for a, b in zip(before, after, strict=True)] == writes
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_under_inference_mode(name: str) -> None:
+    plain = CASES[name](torch.float32, "auto")
+    op(name)(*plain)
+    with torch.inference_mode():
+        args = CASES[name](torch.float32, "auto")
+        op(name)(*args)
+    torch.testing.assert_close(_floats(None, args), _floats(None, plain))
+
+
 def test_unknown_backend_is_named() -> None:
     with pytest.raises(ValueError, match=r"backend: expected one of auto.*'gpu'"):
         choose("gpu", torch.zeros(1))
