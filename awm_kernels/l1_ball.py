@@ -9,11 +9,11 @@ from awm_kernels import _check, _ops
 
 
 def rows_and_radius(delta: Tensor, radius: float | Tensor, batched: bool) -> tuple[Tensor, Tensor]:
-    """`delta` as a matrix with one row per ball (a view where possible), and a radius per row."""
+    """`delta` as a matrix with one row per ball (a view if contiguous), and a radius per row."""
     if batched and delta.dim() < 1:
         raise ValueError("delta: expected at least 1 dimension with batched=True, got 0")
     count = delta.shape[0] if batched else 1
-    rows = delta.reshape(count, -1) if delta.numel() else delta.new_empty(count, 0)
+    rows = delta.contiguous().view(count, -1) if delta.numel() else delta.new_empty(count, 0)
     if isinstance(radius, Tensor):
         _check.floating(radius=radius)
         _check.same_device("delta", delta, radius=radius)
@@ -68,6 +68,6 @@ def l1_project_(
 
 
 def _put_back(delta: Tensor, rows: Tensor) -> Tensor:
-    if delta.numel() and rows.data_ptr() != delta.data_ptr():
+    if not delta.is_contiguous():
         delta.copy_(rows.reshape(delta.shape))
     return delta

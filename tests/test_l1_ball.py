@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from cases import rand
@@ -60,6 +62,15 @@ def test_views_and_empty_tensors() -> None:
     expected = l1_rescale_(base.t().contiguous(), 1.0)
     torch.testing.assert_close(l1_rescale_(base.t(), 1.0), expected)
     assert l1_project_(torch.empty(0), 1.0).shape == (0,)
+
+
+@pytest.mark.parametrize("function", [l1_rescale_, l1_project_])
+def test_compiled_in_one_graph(function: Callable[..., torch.Tensor]) -> None:
+    compiled = torch.compile(
+        lambda x: function(2 * x, 3.0) + 1, fullgraph=True, backend="aot_eager"
+    )
+    x = rand(3, 8, 8)
+    torch.testing.assert_close(compiled(x), function(2 * x, 3.0) + 1)
 
 
 def test_bad_arguments_are_named() -> None:
