@@ -92,15 +92,31 @@ def _masked_weight(
     row_ptr: Tensor | None,
     dtype: torch.dtype,
     backend: str,
+    out: Tensor | None = None,
 ) -> Tensor:
-    chosen = choose(backend, theta, mask, has_cuda=True)
+    result = theta.new_empty(0, dtype=dtype) if out is None else out
+    chosen = choose(backend, theta, mask, result, has_cuda=True)
     if chosen == "reference":
-        return reference.masked_weight(theta, mask, scale, row_ptr, dtype)
+        made = reference.masked_weight(theta, mask, scale, row_ptr, dtype)
+        return made if out is None else out.copy_(made)
     theta = _ordered(theta)
-    out = torch.empty_like(theta, dtype=dtype)
+    fits = out is not None and out.stride() == theta.stride()
+    dense = out if out is not None and fits else torch.empty_like(theta, dtype=dtype)
     scale = _scale(scale, theta.dtype)
-    _kernel(chosen, "masked_weight_out")(theta, _like(mask, theta), scale, row_ptr, out)
-    return out
+    _kernel(chosen, "masked_weight_out")(theta, _like(mask, theta), scale, row_ptr, dense)
+    return dense if out is None or fits else out.copy_(dense)
+
+
+@in_place_op("out")
+def masked_weight_out(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    out: Tensor,
+    backend: str,
+) -> None:
+    _masked_weight(theta, mask, scale, row_ptr, out.dtype, backend, out)
 
 
 @torch.library.custom_op("awm_kernels::masked_weight", mutates_args=())

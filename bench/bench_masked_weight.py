@@ -6,45 +6,47 @@ import pytest
 import torch
 from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
-from awm_kernels import backends, masked_weight
+from awm_kernels import masked_weight
 
 ROWS, WIDTH, LAYERS = 256, 2304, 19
-INTO = "kernel alone, into memory at hand"
 
 
 def eager(theta, mask, scale):
     return [s[:, None] * (m * t) for t, m, s in zip(theta, mask, scale, strict=True)]
 
 
-def kernels(theta, mask, scale):
+def eager_into(theta, mask, scale, out):
+    for t, m, s, o in zip(theta, mask, scale, out, strict=True):
+        torch.mul(m, t, out=o).mul_(s[:, None])
+    return out
+
+
+def kernels(theta, mask, scale, out=None):
     row_ptr = torch.arange(LAYERS * ROWS + 1, device=DEVICE) * WIDTH
-    flat = masked_weight(theta.view(-1), mask.view(-1), scale.view(-1), row_ptr=row_ptr)
-    return flat.view_as(theta)
+    flat = (theta.view(-1), mask.view(-1), scale.view(-1))
+    out = None if out is None else out.view(-1)
+    return masked_weight(*flat, row_ptr=row_ptr, out=out).view_as(theta)
 
 
-def written_into(out, theta, mask, scale):
-    """As a purification has it: no memory is asked for, so none has to be mapped."""
-    row_ptr = torch.arange(LAYERS * ROWS + 1, device=DEVICE) * WIDTH
-    namespace = getattr(torch.ops, f"awm_kernels_{DEVICE}")
-    namespace.masked_weight_out(theta.view(-1), mask.view(-1), scale.view(-1), row_ptr, out)
-    return out.view_as(theta)
+FRESH = "masked_weight, 11 M parameters"
+INTO = "masked_weight into memory at hand (out=), 11 M parameters"
+GROUPS = {
+    FRESH: {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: kernels},
+    INTO: {EAGER: eager_into, KERNELS: kernels},
+}
+CASES = [(group, name) for group, rivals in GROUPS.items() for name in (*rivals, COPY)]
 
 
-CONTESTANTS = {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: kernels, INTO: written_into}
-
-
-@pytest.mark.parametrize("contestant", [*CONTESTANTS, COPY])
-def bench_masked_weight(benchmark, contestant):
+@pytest.mark.parametrize(("group", "contestant"), CASES)
+def bench_masked_weight(benchmark, group, contestant):
     torch.manual_seed(0)
     theta = torch.randn(LAYERS, ROWS, WIDTH, device=DEVICE)
     mask, scale = torch.rand_like(theta), torch.rand(LAYERS, ROWS, device=DEVICE)
-    group = "masked_weight, 11 M parameters"
     if contestant == COPY:
         return measure(benchmark, group, COPY, copy_of(3 * theta.nbytes))
-    call = CONTESTANTS[contestant]
-    if contestant == INTO:
-        backends()
-        call = functools.partial(call, torch.empty(theta.numel(), device=DEVICE))
+    call = GROUPS[group][contestant]
+    if group == INTO:
+        call = functools.partial(call, out=torch.empty_like(theta))
     for got, expected in zip(call(theta, mask, scale), eager(theta, mask, scale), strict=True):
         gate(got, expected)
     measure(benchmark, group, contestant, lambda: call(theta, mask, scale))

@@ -38,6 +38,41 @@ def test_rounds_once_to_the_wanted_dtype() -> None:
     assert torch.equal(weight, (theta * mask).bfloat16())
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["as theta", "channels_last", "strided"])
+def test_out(layout: str, dtype: torch.dtype, backend: str) -> None:
+    theta, mask = rand(6, 3, 5, 7, dtype=torch.float32), mask_of(6, 3, 5, 7, dtype=torch.float32)
+    scale = rand(6, seed=3, dtype=torch.float32)
+    out = torch.full((6, 3, 5, 14 if layout == "strided" else 7), float("nan"), dtype=dtype)
+    if layout == "channels_last":
+        out = out.to(memory_format=torch.channels_last)
+    elif layout == "strided":
+        out = out[..., ::2]
+    assert masked_weight(theta, mask, scale, out=out, backend=backend) is out
+    assert torch.equal(out, masked_weight(theta, mask, scale, dtype=dtype, backend=backend))
+
+
+def test_out_is_an_op() -> None:
+    theta, mask, out = rand(4, 3), mask_of(4, 3), torch.zeros(4, 3).double()
+    torch.library.opcheck(
+        torch.ops.awm_kernels.masked_weight_out.default, (theta, mask, None, None, out, "auto")
+    )
+
+
+def test_bad_out_is_named() -> None:
+    theta = torch.ones(4, 2)
+    mask = torch.ones(4, 2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"out: expected no argument that requires.*got mask"):
+        masked_weight(theta, mask, out=torch.empty(4, 2))
+    with torch.no_grad():
+        masked_weight(theta, mask, out=torch.empty(4, 2))
+    with pytest.raises(ValueError, match=r"out: expected theta's shape \(4, 2\), got \(2, 4\)"):
+        masked_weight(theta, theta, out=torch.empty(2, 4))
+    with pytest.raises(TypeError, match=r"out: expected dtype's torch.bfloat16, got torch.float32"):
+        masked_weight(theta, theta, dtype=torch.bfloat16, out=torch.empty(4, 2))
+
+
 def test_empty() -> None:
     assert masked_weight(torch.empty(0, 3), torch.empty(0, 3)).shape == (0, 3)
 

@@ -7,7 +7,7 @@ namespace {
 
 // Columns a task of the backward pass owns: it sums the batch in order, so that the sum does not
 // depend on the number of threads.
-constexpr int64_t kColumns = 256;
+constexpr int64_t kColumns = 512;
 
 template <class T>
 struct Args {
