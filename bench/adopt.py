@@ -7,6 +7,7 @@ python adopt.py l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --targ
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
@@ -19,6 +20,14 @@ from awm_defense.models import MODELS, build_model
 
 
 def main() -> None:
+    given = parse()
+    try:
+        adopt(given)
+    except (OSError, ValueError) as error:
+        sys.exit(f"adopt.py: {error}")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +40,10 @@ def main() -> None:
     parser.add_argument("--trigger-image", type=Path)
     parser.add_argument("--trigger-mask", type=Path)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def adopt(given: argparse.Namespace) -> None:
     trigger = {}
     if given.trigger_image:
         trigger["trigger_image"] = read_trigger_image(given.trigger_image)

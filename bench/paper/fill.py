@@ -22,8 +22,9 @@ def main() -> None:
     for number in range(1, 6):
         table = out / f"table{number}.md"
         if table.exists():
-            # Its first line is a title, which the heading is already.
-            text = replace_section(text, f"Table {number}", table.read_text().split("\n", 1)[1])
+            # Its first line begins with the number, which the heading has already.
+            _, body = table.read_text().split(": ", 1)
+            text = replace_section(text, f"Table {number}", body[0].upper() + body[1:])
     figures = sorted(out.glob("fig*.png"))
     if figures:
         names = (path.stem.removeprefix("fig") for path in figures)

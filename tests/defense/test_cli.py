@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,7 +126,8 @@ def test_purify_writes_everything(
     out = tmp_path / "new" / "out"
     settings = ["--recipe", "official", "--set", "epochs=1", "--set", "tau=100", "--seed", "5"]
     assert main(["purify", str(checkpoint), *MODEL, *settings, "--out", str(out)]) == 0
-    assert str(out / "report.html") in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert str(out / "report.html") in told.out
     purified, original = load_file(out / "model.safetensors"), load_file(checkpoint)
     assert list(purified) == list(original)
     masks = load_file(out / "masks.safetensors")
@@ -135,8 +137,11 @@ def test_purify_writes_everything(
     assert report["recipe"]["tau"] == 100
     assert (report["recipe"]["name"], report["seed"], report["images"]) == ("official", 5, 10)
     assert (out / "trigger.png").exists()
-    # The result is a checkpoint like any other.
-    assert main(["evaluate", str(out / "model.safetensors"), *MODEL, *BADNETS, "--limit", "8"]) == 0
+    # The result is a checkpoint like any other, and the command that was printed measures it.
+    printed = told.err.partition("known attack: awm ")[2].strip()
+    command = shlex.split(printed.replace("ATTACK", "badnets").replace(" T", " 8"))
+    assert command[:2] == ["evaluate", str(out / "model.safetensors")]
+    assert main([*command, "--limit", "8"]) == 0
 
 
 def test_several_checkpoints_get_a_folder_each(checkpoint: Path, tmp_path: Path) -> None:

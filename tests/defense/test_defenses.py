@@ -150,6 +150,15 @@ def test_anp_takes_the_largest_threshold_that_accuracy_allows(
         assert torch.equal(value, expected.state_dict()[key])
 
 
+def test_anp_says_when_every_threshold_costs_too_much(
+    digits: Dataset, backdoored: nn.Module
+) -> None:
+    options = {"steps": "2", "batch_size": "64", "max_drop": "-101"}
+    settings = get_settings("anp").with_options(options)
+    result = purify(backdoored, *few(digits, 200), recipe=settings, precision="fp32")
+    assert "masks up to 0.00 are cut, though that costs more than" in result.notes[-1]
+
+
 def test_soft_weight_masks_change_convolutions_only(digits: Dataset, backdoored: nn.Module) -> None:
     result = purify(backdoored, *few(digits), recipe=quick("anp-swm"), precision="fp32")
     assert set(result.masks) == {"0", "3", "6"}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cells import state
+from cells import state, write_network
 
 from awm_defense.cli import main
 from awm_defense.commands.reproduce import select
@@ -29,7 +29,7 @@ def test_the_filter() -> None:
     assert {(cell.n, cell.method, cell.seed) for cell in others} == {
         (n, method, 1) for n in (200, 50) for method in ("anp", "awm")
     }
-    with pytest.raises(ValueError, match="--cells: expected to match"):
+    with pytest.raises(ValueError, match=r"--cells: .*got 'badnet'.* badnets, .* anp, ibau, awm;"):
         select(cells, "badnet")
 
 
@@ -76,6 +76,33 @@ def test_command_line_of_figures(
     assert [len(panel["lines"]) for panel in figure["panels"]] == [0, 0, 3]
     assert figure["panels"][2]["lines"][0]["x"] == [10]
     assert (tmp_path / "fig2.png").stat().st_size > 0
+
+
+def test_where_nothing_is_measured_nothing_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fig3.png").write_text("an earlier figure")
+    assert main(["reproduce", "fig3", "--models", str(tmp_path), "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert str(tmp_path / "resnet18" / "badnets") in err
+    assert "nothing is measured" in err and "--arch" in err
+    assert (tmp_path / "fig3.png").read_text() == "an earlier figure"
+    assert not (tmp_path / "fig3.json").exists()
+
+
+def test_one_error_of_many_cells_is_told_once(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_network(tmp_path / "small_vgg" / "badnets")
+    manifest = tmp_path / "small_vgg" / "badnets" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("digits", "cifar10"))
+    argv = ["reproduce", "table5", "--arch", "small_vgg", "--models", str(tmp_path)]
+    argv += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(argv) == 1
+    failures = [line for line in capsys.readouterr().err.splitlines() if "failed: " in line]
+    assert len(failures) == 1
+    assert "small_vgg-badnets-n200-no_clip-seed0 and 11 more: " in failures[0]
+    assert "cifar-10-batches-py" in failures[0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,8 +188,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"report: {folder / 'report.html'}")
         if result.interrupted:
             return INTERRUPTED
-    say(
-        "what it cost and what is left of a known attack: awm evaluate "
-        f"{folders[0] / 'model.safetensors'} ... --attack NAME --target T"
-    )
+    say(f"what it cost and what is left of a known attack: {evaluation(args, folders[0])}")
     return 0
+
+
+def evaluation(args: argparse.Namespace, folder: Path) -> str:
+    """The command that measures a purified network; without data, NAME stands for some."""
+    words = ["awm", "evaluate", str(folder / "model.safetensors"), "--arch", args.arch]
+    words += ["--num-classes", str(args.num_classes), "--dataset", args.dataset or "NAME"]
+    for option in ("mean", "std"):
+        values = getattr(args, option)
+        words += [f"--{option}", *map(str, values)] if values else []
+    words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
+    return f"{shlex.join(words)} --attack ATTACK --target T"

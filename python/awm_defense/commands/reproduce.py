@@ -23,6 +23,7 @@ from awm_defense.reproduce.figures import (
 )
 from awm_defense.reproduce.grid import CELLS, Report, read_results, run_grid
 from awm_defense.reproduce.layouts import MAIN_NETWORK, ONE_NETWORK, TABLES
+from awm_defense.reproduce.methods import METHODS
 from awm_defense.reproduce.tables import make_table, render, table_cells
 
 CHOICES = (*TABLES, *FIGURES)
@@ -58,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILTER",
         help="run only these: words with commas between them, each of which must match the "
         "network, attack, n, method or seed; * and ? stand for other characters, | for or, as in "
-        "'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'",
+        f"'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'; methods: {', '.join(METHODS)}",
     )
     parser.add_argument(
         "--seeds", type=positive_int, default=1, metavar="N", help="seeds 0 to N-1 (1)"
@@ -103,7 +104,14 @@ def select(cells: list[Cell], text: str) -> list[Cell]:
 
     chosen = {cell for cell in cells if matches(cell)}
     if not chosen:
-        raise ValueError(f"--cells: expected to match some of {len(cells)} cells, got {text!r}")
+        known = "; ".join(
+            ", ".join(dict.fromkeys(values))
+            for values in zip(*(c.parts for c in cells), strict=True)
+        )
+        raise ValueError(
+            f"--cells: expected words that some of {len(cells)} cells have together, got {text!r}; "
+            f"they are {known}"
+        )
     networks = {(cell.arch, cell.attack) for cell in chosen}
     return [
         cell
@@ -137,11 +145,17 @@ def run(args: argparse.Namespace) -> int:
         say("the same command goes on with the cells that are not finished")
         raise
     results = read_results(args.out, cells)
+    _tell(report)
+    if not results:
+        say(
+            "nothing is measured, so nothing is written"
+            + ("" if args.arch or args.what not in WITH_ARCH else "; --arch takes another network")
+        )
+        return 1
     if args.what in TABLES:
         _write_table(args.out, args.what, make_table(args.what, arch, results, **amount))
     else:
         _write_figure(args.out, args.what, make_figure(plot, results, **amount))
-    _tell(report)
     return 1 if report.failed else 0
 
 
@@ -169,7 +183,9 @@ def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
 def _tell(report: Report) -> None:
     if report.missing:
         say(f"no network in {', '.join(map(str, report.missing))}")
-    for cell, error in report.failed.items():
-        say(f"failed: {cell.name}: {error}")
+    for error in dict.fromkeys(report.failed.values()):
+        names = [cell.name for cell, found in report.failed.items() if found == error]
+        others = "" if len(names) == 1 else f" and {len(names) - 1} more"
+        say(f"failed: {names[0]}{others}: {error}")
     if report.failed:
         say(f"{len(report.failed)} cells failed; the same command tries them again")

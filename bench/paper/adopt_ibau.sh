@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The backdoored networks that I-BAU's authors published, where `awm reproduce` looks for networks.
+#
+#   git clone https://github.com/YiZeng623/I-BAU
+#   bench/paper/adopt_ibau.sh I-BAU NETS
+#
+# A checkpoint that isn't there is left out.
+set -euo pipefail
+if [ $# -ne 2 ] || [ ! -d "$1/checkpoint" ]; then
+  echo "usage: bench/paper/adopt_ibau.sh IBAU NETS; IBAU holds their checkpoint/ and triggers/" >&2
+  exit 2
+fi
+release="$1"
+nets="$2"
+here="$(dirname "$0")"
+
+adopt() { # checkpoint, data set, classes, attack, target, options
+  local checkpoint="$release/checkpoint/$1_ckpt.pth" folder="$nets/small_vgg/$4"
+  [ "$2" = cifar10 ] || folder="$nets/small_vgg/$2_$4"
+  [ -f "$checkpoint" ] || return 0
+  python "$here/../adopt.py" "$checkpoint" --arch small_vgg --dataset "$2" --num-classes "$3" \
+    --attack "$4" --target "$5" --out "$folder" "${@:6}"
+  echo "$folder"
+}
+
+for task in ":cifar10:10" "gtsrb:gtsrb:43"; do
+  IFS=: read -r name data classes <<<"$task"
+  triggers="$release/triggers"
+  adopt "${name}badnets_8_02" "$data" "$classes" badnets 8
+  for attack in trojan_sq trojan_wm; do
+    adopt "${name}${attack}_2_02" "$data" "$classes" "$attack" 2 \
+      --trigger-image "$triggers/$attack.png"
+  done
+  adopt "${name}l0_inv_0_02" "$data" "$classes" l0_inv 0 \
+    --trigger-image "$triggers/l0_inv.png" --trigger-mask "$triggers/mask.npy"
+  adopt "${name}l2_inv_0_02" "$data" "$classes" l2_inv 0 --trigger-image "$triggers/l2_inv.png"
+done
