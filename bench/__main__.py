@@ -32,7 +32,15 @@ def main() -> int:
     )
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these, as in pytest")
     parser.add_argument("--epochs", default="1", help="of a purification's 20; each costs the same")
+    parser.add_argument(
+        "--networks",
+        type=Path,
+        metavar="DIR",
+        help="also purify the backdoored networks in the folders of DIR; needs AWM_DATA_DIR",
+    )
     arguments = parser.parse_args()
+    if arguments.networks:
+        os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
     os.environ["AWM_BENCH_EPOCHS"] = arguments.epochs
     sys.path.insert(0, str(HERE))
     from table import as_markdown, collect

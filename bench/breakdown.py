@@ -17,22 +17,11 @@ from typing import Any
 import torch
 from bench_ceilings import SIDE
 from bench_purify import arithmetic, problem
+from kinds import KINDS, OTHER, shares
 from table import duration
-from torch.profiler import ProfilerActivity, profile
 
 from awm_defense import PurifyResult, purify
 
-# An op belongs to the first kind that has a part of its name.
-KINDS = {
-    "convolutions, forward": ("mkldnn_convolution", "slow_conv", "thnn_conv"),
-    "convolutions, backward": ("convolution_backward",),
-    "activations and pooling": ("elu", "relu", "clamp", "threshold", "pool"),
-    "masks (mask_step_, masked_weight)": ("mask_step_", "masked_weight"),
-    "trigger (perturb, trigger_step_, L1 ball)": ("perturb", "trigger_step_", "l1_"),
-    "linear layers": ("addmm", "aten::mm"),
-    "copies, sums, fills": ("copy_", "aten::add", "fill_", "zero_", "cat", "index", "stack"),
-}
-OTHER = "other ops, Python between ops"
 EPOCHS, REPEATS = "3", 3
 
 
@@ -53,10 +42,6 @@ def product_rate(dtype: torch.dtype) -> float:
     return float(2 * SIDE**3 / fastest(lambda: a @ b))
 
 
-def kind_of(op: str) -> str:
-    return next((kind for kind, parts in KINDS.items() if any(p in op for p in parts)), OTHER)
-
-
 def breakdown(arch: str) -> dict[str, Any]:
     """Seconds of a few epochs, by kind of op, and of their arithmetic alone."""
     model, images, labels, recipe = problem(arch, EPOCHS)
@@ -66,12 +51,7 @@ def breakdown(arch: str) -> dict[str, Any]:
         return purify(model, images, labels, recipe=recipe, seed=0, precision=first.precision)
 
     seconds = fastest(run)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        result = run()
-    spent: dict[str, float] = dict.fromkeys([*KINDS, OTHER], 0.0)
-    for event in profiler.key_averages():
-        spent[kind_of(event.key)] += event.self_cpu_time_total
-    whole = sum(spent.values())
+    result, by_kind = shares(run)
     flops = arithmetic(model, images, labels, result)
     rates = {dtype: product_rate(getattr(torch, dtype)) for dtype in flops}
     return {
@@ -80,7 +60,7 @@ def breakdown(arch: str) -> dict[str, Any]:
         "arithmetic_seconds": sum(count / rates[dtype] for dtype, count in flops.items()),
         "flops": flops,
         "product_rates": rates,
-        "shares": {kind: part / whole for kind, part in spent.items()},
+        "shares": by_kind,
     }
 
 

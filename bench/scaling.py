@@ -20,6 +20,7 @@ from typing import Any
 import matplotlib
 import torch
 from common import DEVICE
+from kinds import KINDS, shares
 from memory import peak, start_watching
 from torch import Tensor, nn
 from tqdm import trange
@@ -59,21 +60,23 @@ def multiply_adds(model: nn.Module, image: Tensor) -> dict[str, float]:
     return found
 
 
+def pair(engine: Engine) -> float:
+    """Seconds of a trigger step and a mask step together."""
+    engine.start_phase()
+    start = time.perf_counter()
+    engine.trigger()
+    engine.network.flat.require_grad(True)
+    engine.position.zero_()
+    engine.learn()
+    engine.network.flat.require_grad(False)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def pair_seconds(engine: Engine) -> float:
-    """Median of a trigger step and a mask step together."""
-    times = []
-    for _ in range(REPEATS + 2):
-        engine.start_phase()
-        start = time.perf_counter()
-        engine.trigger()
-        engine.network.flat.require_grad(True)
-        engine.position.zero_()
-        engine.learn()
-        engine.network.flat.require_grad(False)
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    """Median over a few pairs, without those that warm up."""
+    return statistics.median([pair(engine) for _ in range(REPEATS + 2)][2:])
 
 
 def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
     engine = make_engine(model, images, labels, recipe, device=torch.device(DEVICE))
     seconds = pair_seconds(engine)
     memory = peak() - before
+    by_kind = shares(lambda: pair(engine))[1] if DEVICE == "cpu" else {}
     parameters = sum(p.numel() for p in model.parameters())
     work = sum(multiply_adds(model, images[:1].to(DEVICE)).values()) * batch
     return {
@@ -97,6 +101,7 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
         "seconds": seconds,
         "peak_memory_mb": memory,
         "picoseconds_per_multiply_add": seconds / work * 1e12,
+        "shares": by_kind,
     }
 
 
@@ -110,7 +115,16 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         top, middle, bottom = panels[:, column]
         top.plot(x, [row["seconds"] for row in points], marker="o")
         top.set(xlabel=axis, ylabel="seconds a pair of steps", xscale="log", yscale="log")
-        middle.plot(x, [row["picoseconds_per_multiply_add"] for row in points], marker="o")
+        per_work = [row["picoseconds_per_multiply_add"] for row in points]
+        middle.plot(x, per_work, marker="o", label="all")
+        convolutions = [
+            sum(row["shares"].get(kind, 0.0) for kind in KINDS if "convolutions" in kind)
+            for row in points
+        ]
+        if all(convolutions):
+            of_those = [whole * share for whole, share in zip(per_work, convolutions, strict=True)]
+            middle.plot(x, of_those, marker=".", linestyle=":", label="the library's convolutions")
+            middle.legend(fontsize=7)
         middle.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
         bottom.plot(x, [row["peak_memory_mb"] for row in points], marker="o")
         bottom.set(xlabel=axis, ylabel="MB", xscale="log", ylim=(0, None))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ pytest.importorskip("pytest_benchmark")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 
+import bench_default  # noqa: E402
 import breakdown  # noqa: E402
+import kinds  # noqa: E402
 from common import gate  # noqa: E402
 from table import as_markdown, duration  # noqa: E402
 
@@ -78,6 +81,25 @@ def test_what_is_wrong_is_not_timed() -> None:
         gate(torch.full((3,), torch.nan), torch.ones(3))
 
 
+def test_default_is_given_epochs_until_it_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {1: (80.0, 9.0), 2: (79.0, 2.0), 3: (80.0, 3.0), 4: (85.0, 1.0)}
+
+    class Trial:
+        def measure(self, epochs: int) -> dict[str, float]:
+            return dict(zip(("acc", "asr"), found[epochs], strict=True))
+
+    folder = Path("a network")
+    monkeypatch.setattr(bench_default, "trial", lambda _: Trial())
+    monkeypatch.setattr(
+        bench_default, "default", lambda _, epochs, __: SimpleNamespace(model=epochs)
+    )
+    monkeypatch.setitem(bench_default.ENDS, folder, {"acc": 80.0, "asr": 3.0})
+    assert bench_default.epochs_until_as_good(folder, {}) == 3
+    found.update(dict.fromkeys(range(3, 11), (90.0, 3.1)))
+    with pytest.raises(pytest.fail.Exception, match="never as good"):
+        bench_default.epochs_until_as_good(folder, {})
+
+
 def test_ops_are_sorted_into_kinds() -> None:
     found = {
         "aten::mkldnn_convolution": "convolutions, forward",
@@ -87,17 +109,17 @@ def test_ops_are_sorted_into_kinds() -> None:
         "awm_kernels::perturb": "trigger (perturb, trigger_step_, L1 ball)",
         "aten::mm": "linear layers",
         "aten::fill_": "copies, sums, fills",
-        "aten::randperm": breakdown.OTHER,
+        "aten::randperm": kinds.OTHER,
     }
-    assert {name: breakdown.kind_of(name) for name in found} == found
-    assert set(found.values()) == {*breakdown.KINDS, breakdown.OTHER}
+    assert {name: kinds.kind_of(name) for name in found} == found
+    assert set(found.values()) == {*kinds.KINDS, kinds.OTHER}
 
 
 def test_a_breakdown_as_a_table() -> None:
-    shares = dict.fromkeys([*breakdown.KINDS, breakdown.OTHER], 0.0)
-    shares |= {breakdown.OTHER: 0.25, "linear layers": 0.75}
+    shares = dict.fromkeys([*kinds.KINDS, kinds.OTHER], 0.0)
+    shares |= {kinds.OTHER: 0.25, "linear layers": 0.75}
     rows = [{"arch": "net", "seconds": 2.0, "arithmetic_seconds": 0.5, "shares": shares}]
     lines = breakdown.as_markdown(rows).splitlines()
     assert lines[0] == "|  | net |"
-    assert f"| {breakdown.OTHER} | 25% |" in lines
+    assert f"| {kinds.OTHER} | 25% |" in lines
     assert lines[-2:] == ["| in all | 2 s |", "| its arithmetic alone | 500 ms |"]

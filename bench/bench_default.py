@@ -1,0 +1,104 @@
+"""How long `default` takes until a network is as good as `official` leaves it in the end.
+
+Of each network in the folder `AWM_BENCH_NETWORKS` (as train_all.sh and adopt.py write them), with
+one clean image a class of the data in `AWM_DATA_DIR`. As good: ACC no lower and ASR no higher than
+the plain loop's after its last epoch, on the test images. `default` is given one epoch more until
+it is, then that many are timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from common import DEVICE, EAGER, KERNELS
+from plain_loop import plain_purify
+from torch import nn
+
+from awm_defense import PurifyResult, get_recipe, purify
+from awm_defense.attacks.files import read_attack
+from awm_defense.backdoor import MODEL
+from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.data import load_dataset
+from awm_defense.manifest import NAME, read_manifest
+from awm_defense.models import build_model
+from awm_defense.reproduce.studies import Trial
+
+FOLDER = os.environ.get("AWM_BENCH_NETWORKS")
+NETWORKS = sorted(path.parent for path in Path(FOLDER).glob(f"*/{NAME}")) if FOLDER else []
+DEFAULTS = {KERNELS: {}, "kernels, without the examination": {"examine": "false"}}
+OFFICIAL = "kernels, `official`"
+# What the plain loop ended with, by network.
+ENDS: dict[Path, dict[str, float]] = {}
+
+
+@functools.cache
+def trial(folder: Path) -> Trial:
+    manifest = read_manifest(folder / NAME)
+    model = build_model(manifest["arch"], manifest["num_classes"])
+    load_into(model, load_state_dict(folder / MODEL))
+    return Trial(
+        model=model.eval().to(DEVICE),
+        attack=read_attack(folder, manifest),
+        data=load_dataset(manifest["dataset"], None),
+        recipe=None,
+        n=None,
+        seed=0,
+        limit=None,
+        device=torch.device(DEVICE),
+    )
+
+
+def plain(folder: Path) -> nn.Module:
+    """What the plain loop makes of a network."""
+    of = trial(folder)
+    masks, _ = plain_purify(of.model, *of.defender(), recipe=get_recipe("official"), seed=0)
+    purified = copy.deepcopy(of.model)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            purified.get_submodule(name).weight.mul_(mask)
+    return purified
+
+
+def default(folder: Path, epochs: int, options: dict[str, str]) -> PurifyResult:
+    of = trial(folder)
+    recipe = get_recipe("default").for_images(flip=of.data.flip)
+    recipe = recipe.with_options({"epochs": str(epochs), **options})
+    return purify(of.model, *of.defender(), recipe=recipe, seed=0)
+
+
+def epochs_until_as_good(folder: Path, options: dict[str, str]) -> int:
+    for epochs in range(1, get_recipe("default").epochs + 1):
+        found = trial(folder).measure(default(folder, epochs, options).model)
+        if found["acc"] >= ENDS[folder]["acc"] and found["asr"] <= ENDS[folder]["asr"]:
+            return epochs
+    pytest.fail("never as good: not timed")
+
+
+@pytest.mark.parametrize("contestant", [EAGER, *DEFAULTS, OFFICIAL])
+@pytest.mark.parametrize("folder", NETWORKS, ids=[folder.name for folder in NETWORKS])
+def bench_until_as_good(benchmark: Any, folder: Path, contestant: str) -> None:
+    benchmark.group = f"until as good as `official` ends, {folder.name}"
+    call = functools.partial(plain, folder)
+    if contestant == OFFICIAL:
+        of = trial(folder)
+        call = functools.partial(
+            purify, of.model, *of.defender(), recipe=get_recipe("official"), seed=0
+        )
+    elif contestant != EAGER:
+        if folder not in ENDS:
+            pytest.skip("needs the plain loop's result")
+        epochs = epochs_until_as_good(folder, DEFAULTS[contestant])
+        benchmark.extra_info["epochs"] = epochs
+        call = functools.partial(default, folder, epochs, DEFAULTS[contestant])
+    result = benchmark.pedantic(call, rounds=1)
+    model = result.model if isinstance(result, PurifyResult) else result
+    found = trial(folder).measure(model)
+    if contestant == EAGER:
+        ENDS[folder] = found
+    benchmark.extra_info.update(contestant=contestant, metrics=found)
