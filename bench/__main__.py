@@ -31,7 +31,14 @@ def main() -> int:
         "--out", type=Path, default=Path("build/bench"), help="writes OUT.json, OUT.md"
     )
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these, as in pytest")
-    parser.add_argument("--epochs", default="1", help="of a purification's 20; each costs the same")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        choices=range(1, 21),
+        default=1,
+        metavar="N",
+        help="of a purification's 20; each costs the same",
+    )
     parser.add_argument(
         "--networks",
         type=Path,
@@ -39,9 +46,11 @@ def main() -> int:
         help="also purify the backdoored networks in the folders of DIR; needs AWM_DATA_DIR",
     )
     arguments = parser.parse_args()
+    if arguments.networks and not list(arguments.networks.glob("*/manifest.json")):
+        parser.error(f"--networks: expected folders with a manifest.json in {arguments.networks}")
     if arguments.networks:
         os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
-    os.environ["AWM_BENCH_EPOCHS"] = arguments.epochs
+    os.environ["AWM_BENCH_EPOCHS"] = str(arguments.epochs)
     sys.path.insert(0, str(HERE))
     from table import as_markdown, collect
 

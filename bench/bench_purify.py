@@ -15,7 +15,7 @@ import pytest
 import torch
 from common import COMPILED, DEVICE, EAGER, KERNELS
 from memory import peak_mb
-from plain_loop import check_equal, plain_purify
+from plain_loop import HALF, SINGLE, check_equal, plain_purify
 from scaling import multiply_adds
 from torch import Tensor, nn
 
@@ -48,7 +48,9 @@ def problem(arch: str, epochs: str) -> tuple[nn.Module, Tensor, Tensor, Recipe]:
 @pytest.mark.parametrize("contestant", RUNS)
 def bench_purify(benchmark: Any, contestant: str, arch: str) -> None:
     model, images, labels, recipe = problem(arch, EPOCHS)
-    check_equal(model, images, labels, recipe)
+    if contestant != EAGER:
+        tolerance = HALF if contestant == KERNELS else SINGLE
+        check_equal(model, images, labels, recipe, RUNS[contestant], tolerance)
     benchmark.group = f"one-shot `official`, {arch}, {EPOCHS} of 20 epochs"
     options = {"recipe": recipe, "seed": 0}
     found = benchmark.pedantic(RUNS[contestant], (model, images, labels), options, rounds=1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from plain_loop import check_equal, plain_purify
+from plain_loop import HALF, SINGLE, check_equal, plain_purify
 from torch import Tensor, nn
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
@@ -73,7 +74,8 @@ def rows() -> Rows:
     recipe = get_recipe("official").with_options({} if GPU else {"epochs": "1", "passes": "1"})
     arch = "resnet18" if GPU else "small_vgg"
     arguments = problem(arch, 10, 32)
-    check_equal(*arguments, recipe)
+    check_equal(*arguments, recipe, partial(purify, precision="fp32"), SINGLE)
+    check_equal(*arguments, recipe, purify, HALF)
     runs: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain_purify(*arguments, recipe=recipe, seed=0),
         "eager": lambda: purify(*arguments, recipe=recipe, seed=0, captured=False),
