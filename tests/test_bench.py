@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -18,10 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 
 import bench_default  # noqa: E402
+import bench_purify  # noqa: E402
 import breakdown  # noqa: E402
 import kinds  # noqa: E402
 from common import gate  # noqa: E402
+from plain_loop import HALF, SINGLE, check_equal  # noqa: E402
 from table import as_markdown, duration  # noqa: E402
+
+from awm_defense import purify  # noqa: E402
 
 FEW = "bench_copy or (masked_linear and not compiled)"
 
@@ -79,6 +84,21 @@ def test_what_is_wrong_is_not_timed() -> None:
         gate(torch.ones(3), torch.ones(3) + 1e-3)
     with pytest.raises(AssertionError, match="not timed"):
         gate(torch.full((3,), torch.nan), torch.ones(3))
+
+
+def test_a_wrong_purification_is_not_timed() -> None:
+    *arguments, recipe = bench_purify.problem("small_vgg", "1")
+    right = functools.partial(purify, precision="fp32")
+    check_equal(*arguments, recipe, right, SINGLE)
+
+    def wrong(*given: object, **options: object) -> tuple[dict[str, torch.Tensor], None]:
+        masks = right(*given, **options).masks
+        return {name: torch.full_like(mask, 0.123) for name, mask in masks.items()}, None
+
+    with pytest.raises(AssertionError, match="not timed"):
+        check_equal(*arguments, recipe, wrong, HALF)
+    with pytest.raises(AssertionError, match="not timed"):
+        check_equal(*arguments, recipe, lambda *_, **__: ({}, None), HALF)
 
 
 def test_default_is_given_epochs_until_it_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
