@@ -19,8 +19,9 @@ _LIBRARY = torch.library.Library("awm_kernels", "FRAGMENT")
 def in_place_op(*mutated: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as `awm_kernels::NAME`, an op that changes these arguments.
 
-    As PyTorch's own in-place ops do, it counts up the version of what it changes, so that autograd
-    notices when a tensor saved for backward no longer holds what it held.
+    Autograd does not record it, whatever requires a gradient. As PyTorch's own in-place ops do, it
+    counts up the version of what it changes, so that autograd notices when a tensor saved for
+    backward no longer holds what it held.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +31,8 @@ def in_place_op(*mutated: str) -> Callable[[Callable[..., None]], Callable[..., 
         places = [arguments.index(argument) for argument in mutated]
 
         def changing(*args: Any) -> None:
-            function(*args)
+            with torch.no_grad():
+                function(*args)
             for place in places:
                 if isinstance(args[place], Tensor) and not args[place].is_inference():
                     torch.autograd.graph.increment_version(args[place])

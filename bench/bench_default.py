@@ -30,7 +30,8 @@ from awm_defense.models import build_model
 from awm_defense.reproduce.studies import Trial
 
 FOLDER = os.environ.get("AWM_BENCH_NETWORKS")
-NETWORKS = sorted(path.parent for path in Path(FOLDER).glob(f"*/{NAME}")) if FOLDER else []
+MANIFESTS = sorted(Path(FOLDER).glob(f"*/{NAME}")) if FOLDER else []
+NETWORKS = [path.parent for path in MANIFESTS if "trigger" in read_manifest(path)]
 DEFAULTS = {KERNELS: {}, "kernels, without the examination": {"examine": "false"}}
 OFFICIAL = "kernels, `official`"
 # What the plain loop ended with, by network.

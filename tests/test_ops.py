@@ -159,6 +159,21 @@ def test_autograd_notices_what_an_op_changed(name: str) -> None:
     assert [b > a for a, b in zip(before, after, strict=True)] == writes
 
 
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("backend", HERE)
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_autograd_does_not_record_in_place_ops(name: str, backend: str, strided: bool) -> None:
+    """Masks and triggers are leaves that require a gradient."""
+    plain = CASES[name](torch.float32, backend)
+    op(name)(*plain)
+    args = CASES[name](torch.float32, backend)
+    target = _strided(args[0]) if strided else args[0]
+    args = (target.requires_grad_(), *args[1:])
+    op(name)(*args)
+    assert target.is_leaf
+    torch.testing.assert_close(target.detach(), plain[0])
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_in_place_under_inference_mode(name: str) -> None:
     plain = CASES[name](torch.float32, "auto")
