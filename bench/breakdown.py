@@ -1,8 +1,9 @@
 """What the time of a purification is made of: `python breakdown.py --out results/cpu-breakdown`.
 
-Three epochs of the `official` recipe, timed, and once more under PyTorch's profiler, which says
-what share of the time each kind of op has; beside it what the arithmetic alone would take at the
-rate of a large matrix product, measured in the same run. Writes OUT.json and OUT.md. CPU only.
+Three epochs of the `official` recipe, and the examination that the `default` recipe begins with,
+timed, and once more under PyTorch's profiler, which says what share of the time each kind of op
+has; beside it what the arithmetic alone would take at the rate of a large matrix product, measured
+in the same run. Writes OUT.json and OUT.md. CPU only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import torch
 from bench_ceilings import SIDE
 from bench_purify import arithmetic, problem
 from kinds import KINDS, OTHER, shares
-from table import duration
+from table import about, duration
+from torch.utils.flop_counter import FlopCounterMode
 
-from awm_defense import PurifyResult, purify
+from awm_defense import PurifyResult, examine, purify
 
 EPOCHS, REPEATS = "3", 3
+ARCHS = ["small_vgg", "resnet18"]
+# The examination of a ResNet-18 takes minutes.
+EXAMINED = ["small_vgg"]
 
 
 def fastest(call: Callable[[], Any]) -> float:
@@ -52,10 +57,27 @@ def breakdown(arch: str) -> dict[str, Any]:
 
     seconds = fastest(run)
     result, by_kind = shares(run)
-    flops = arithmetic(model, images, labels, result)
+    return made_of(arch, seconds, by_kind, arithmetic(model, images, labels, result))
+
+
+def examination(arch: str) -> dict[str, Any]:
+    """Of a network without a backdoor, with all kinds of triggers tried."""
+    model, images, labels, _ = problem(arch, EPOCHS)
+    seconds = fastest(lambda: examine(model, images, labels))
+    _, by_kind = shares(lambda: examine(model, images, labels))
+    with FlopCounterMode(display=False) as counter:
+        examine(model, images, labels)
+    return made_of(
+        f"{arch}, examination", seconds, by_kind, {"float32": float(counter.get_total_flops())}
+    )
+
+
+def made_of(
+    title: str, seconds: float, by_kind: dict[str, float], flops: dict[str, float]
+) -> dict[str, Any]:
     rates = {dtype: product_rate(getattr(torch, dtype)) for dtype in flops}
     return {
-        "arch": arch,
+        "title": title,
         "seconds": seconds,
         "arithmetic_seconds": sum(count / rates[dtype] for dtype, count in flops.items()),
         "flops": flops,
@@ -65,7 +87,7 @@ def breakdown(arch: str) -> dict[str, Any]:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [table_row("", [row["arch"] for row in rows]), "|---" * (len(rows) + 1) + "|"]
+    lines = [table_row("", [row["title"] for row in rows]), "|---" * (len(rows) + 1) + "|"]
     for kind in (*KINDS, OTHER):
         lines.append(table_row(kind, [f"{row['shares'][kind]:.0%}" for row in rows]))
     for title, key in (("in all", "seconds"), ("its arithmetic alone", "arithmetic_seconds")):
@@ -80,12 +102,13 @@ def table_row(title: str, values: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
-    parser.add_argument("--archs", nargs="+", default=["small_vgg", "resnet18"])
+    parser.add_argument("--archs", nargs="+", choices=ARCHS, default=ARCHS)
     arguments = parser.parse_args()
     rows = [breakdown(arch) for arch in arguments.archs]
+    rows += [examination(arch) for arch in arguments.archs if arch in EXAMINED]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-    arguments.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    found = {**about(), "rows": rows}
+    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(as_markdown(rows) + "\n")
     print(as_markdown(rows))
 

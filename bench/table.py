@@ -5,18 +5,38 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from common import COMPILED, COPY, DEVICE, EAGER, KERNELS
 
-PACKAGES = ("awm-kernels", "torch", "foolbox", "proxtorch", "entmax", "fastprox")
+import awm_kernels
+
+PEERS = ("foolbox", "proxtorch", "entmax", "fastprox")
 CEILING = "ceiling, "
 # Ratios say how many times the kernels' time the others take.
 HEAD = ("what", "kernels", "eager", "torch.compile", "best other", "of the ceiling", "memory")
+
+
+def about() -> dict[str, Any]:
+    """Where, when and with what a run is made."""
+    return {
+        "device": _device(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {
+            "awm-kernels": awm_kernels.__version__,
+            "torch": torch.__version__,
+            **{name: found for name in PEERS if (found := _version(name))},
+        },
+        "commit": _commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
 
 
 def collect(benchmarks: Iterable[Any]) -> dict[str, Any]:
@@ -25,11 +45,7 @@ def collect(benchmarks: Iterable[Any]) -> dict[str, Any]:
     `seconds` is the fastest round: what else runs on a shared machine only ever adds.
     """
     return {
-        "device": _device(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **about(),
         "rows": [
             {
                 "group": one.group,
@@ -55,9 +71,11 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         if group.startswith(CEILING)
     }
     ceilings = "; ".join(f"{name} {_rate_text(name, rate)}" for name, rate in rates.items())
+    missing = [name for name in PEERS if name not in found["versions"]]
     lines = [
         f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, "
-        f"{found['date']}. Ceilings: {ceilings}.",
+        f"{found['date']}. Ceilings: {ceilings}."
+        + (f" Not installed, so left out: {', '.join(missing)}." if missing else ""),
         "",
         f"| {' | '.join(HEAD)} |",
         "|" + "---|" * len(HEAD),
@@ -121,6 +139,18 @@ def _device() -> str:
         return torch.cuda.get_device_name()
     capability = torch.backends.cpu.get_cpu_capability()
     return f"CPU, {os.cpu_count()} cores, {platform.machine()} {capability}"
+
+
+def _commit() -> str | None:
+    """Of this checkout, with a + where files differ from it."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:

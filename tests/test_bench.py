@@ -21,14 +21,16 @@ sys.path.append(str(ROOT / "bench"))
 import bench_default  # noqa: E402
 import bench_purify  # noqa: E402
 import breakdown  # noqa: E402
+import calls  # noqa: E402
 import kinds  # noqa: E402
+import scaling  # noqa: E402
 from common import gate  # noqa: E402
 from plain_loop import HALF, SINGLE, check_equal  # noqa: E402
 from table import as_markdown, duration  # noqa: E402
 
 from awm_defense import purify  # noqa: E402
 
-FEW = "bench_copy or (masked_linear and not compiled)"
+FEW = "masked_linear and not compiled"
 
 
 def row(group: str, contestant: str, seconds: float, **about: object) -> dict[str, object]:
@@ -46,8 +48,54 @@ def test_a_run_is_written_as_json_and_as_a_table(tmp_path: Path) -> None:
     assert ("ceiling, copy", "copy") in contestants
     assert ("masked_linear forward+backward, 2048 to 1024", "kernels") in contestants
     assert all(0 < row["seconds"] <= row["median"] for row in found["rows"])
+    assert found["commit"] and found["versions"]["awm-kernels"]
     table = out.with_suffix(".md").read_text()
-    assert table == as_markdown(found) + "\n" and "| masked_linear forward" in table
+    assert table == as_markdown(found) + "\n" and "% of the arithmetic" in table
+    nothing = subprocess.run(
+        [*command[:-1], "nothing"], cwd=ROOT, env=environment, capture_output=True
+    )
+    assert nothing.returncode != 0
+    assert b"nothing but the ceilings was measured: -k 'nothing'" in nothing.stderr
+
+
+def test_what_is_not_installed_is_named() -> None:
+    found = {"device": "d", "threads": 2, "date": "today", "versions": {"torch": "1"}, "rows": []}
+    assert "left out: foolbox, proxtorch, entmax, fastprox." in as_markdown(found)
+    found["versions"] = dict.fromkeys(["torch", "foolbox", "proxtorch", "entmax", "fastprox"], "1")
+    assert "left out" not in as_markdown(found)
+
+
+def test_the_time_of_a_call_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [(title, make, sizes[:1], nothing) for title, make, sizes, nothing in calls.OPS[:-3]]
+    monkeypatch.setattr(calls, "OPS", few)
+    monkeypatch.setattr(calls, "MIN_SECONDS", 0.001)
+    rows = calls.breakdown()
+    assert [row["op"] for row in rows] == [title for title, *_ in few]
+    keys = ("seconds", "fixed", "copy", "one_thread")
+    assert all(row[key] > 0 for row in rows for key in keys)
+    assert calls.as_markdown(rows).count("\n") == len(rows) + 1
+
+
+def test_growth_is_that_of_the_fastest_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([3.0, 2.0, 1.0, 4.0, 2.0, 2.0])
+    row = {"arch": "net", "parameters": 1e6, "picoseconds_per_multiply_add": 1.0}
+    row |= {"peak_memory_mb": 1.0, "shares": {}}
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        value = int(command[-1]) + 1
+        found = row | {"axis": "a", "value": value, "seconds": next(times)}
+        return SimpleNamespace(stdout=json.dumps(found))
+
+    monkeypatch.setattr(scaling, "POINTS", scaling.POINTS[:2])
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(scaling, "about", dict)
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--out", str(tmp_path / "new" / "growth")])
+    scaling.main()
+    found = json.loads((tmp_path / "new" / "growth.json").read_text())
+    assert [one["seconds"] for one in found["rows"]] == [1.0, 2.0]
+    assert (tmp_path / "new" / "growth.png").stat().st_size > 0
 
 
 def test_ratios_stay_within_a_group_and_shares_are_of_the_ceilings() -> None:
@@ -138,7 +186,7 @@ def test_ops_are_sorted_into_kinds() -> None:
 def test_a_breakdown_as_a_table() -> None:
     shares = dict.fromkeys([*kinds.KINDS, kinds.OTHER], 0.0)
     shares |= {kinds.OTHER: 0.25, "linear layers": 0.75}
-    rows = [{"arch": "net", "seconds": 2.0, "arithmetic_seconds": 0.5, "shares": shares}]
+    rows = [{"title": "net", "seconds": 2.0, "arithmetic_seconds": 0.5, "shares": shares}]
     lines = breakdown.as_markdown(rows).splitlines()
     assert lines[0] == "|  | net |"
     assert f"| {kinds.OTHER} | 25% |" in lines

@@ -280,6 +280,27 @@ def test_clp_cuts_the_channel_that_stands_out_and_needs_no_data(backdoored: nn.M
     assert torch.equal(other.model[4].weight, scale)  # type: ignore[index]
 
 
+def test_clp_erases_a_backdoor_that_lies_in_channels_that_stand_out(digits: Dataset) -> None:
+    """What it assumes of backdoors; here a channel answers to a white square in one place."""
+    model = train(tiny_network(), *digits.train(), Plan(epochs=3, batch_size=64))
+    clean = measured(model, digits)
+    first, norm, second, last_norm, last = (model[i] for i in (0, 1, 3, 4, 8))
+    with torch.no_grad():
+        first.weight[0], first.bias[0] = 1.0, -40.0
+        second.weight[0], second.bias[0] = 0.0, 0.0
+        second.weight[0, 0, 1, 1] = 1.0
+        for bn in (norm, last_norm):
+            bn.running_mean[0], bn.running_var[0], bn.weight[0], bn.bias[0] = 0.0, 1.0, 1.0, 0.0
+        last.weight.view(10, 32, 8, 8)[:, 0] = 0.0
+        last.weight.view(10, 32, 8, 8)[ATTACK.target, 0, 7, 7] = 20.0
+    before = measured(model, digits)
+    assert before["asr"] > 95 and before["acc"] > 80
+    result = purify(model, *few(digits), recipe="clp", precision="fp32")
+    after = measured(result.model, digits)
+    assert after["asr"] < 5 and after["acc"] > clean["acc"] - 5
+    assert result.masks["1"].tolist() == [0.0] + [1.0] * 15
+
+
 def test_one_shot_problems_have_the_copies_that_awm_has(digits: Dataset) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
     seen = []

@@ -1,0 +1,166 @@
+"""What the time of an op is made of: `python calls.py --out results/cpu-calls`.
+
+Beside the whole time of each op stand its fixed cost, that of the same call on next to no data
+(Python, PyTorch's dispatcher, autograd), the time of a copy that moves as many bytes, and the time
+on one thread: a pass that all threads speed up in proportion is bound by its arithmetic, one that
+they don't by memory. Writes OUT.json and OUT.md. CPU only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_mask_step import ARRAYS, State
+from common import KERNELS, copy_of
+from table import about, duration
+from torch import Tensor
+from torch.utils.benchmark import Timer
+from tqdm import tqdm
+
+from awm_kernels import (
+    l1_project_,
+    l1_rescale_,
+    masked_weight,
+    perturb,
+    pooled_elu,
+    trigger_step_,
+)
+
+Call = Callable[[], Any]
+RADIUS = 100.0
+MIN_SECONDS = 0.3
+
+
+def into_ball(op: Callable[..., Tensor]) -> Callable[..., tuple[Call, int]]:
+    def make(*shape: int) -> tuple[Call, int]:
+        delta = torch.randn(shape) * 10
+        radius = torch.full((shape[0],), RADIUS)
+        work = torch.empty_like(delta)
+        return lambda: op(work.copy_(delta), radius, batched=True), 2 * delta.nbytes
+
+    return make
+
+
+def ascend(*shape: int) -> tuple[Call, int]:
+    delta, grad = torch.randn(shape), torch.randn(shape)
+    radius = torch.full((shape[0],), RADIUS)
+    options: dict[str, Any] = {"lr": 0.1, "radius": radius, "project": True, "batched": True}
+    return lambda: trigger_step_(delta, grad, **options), 3 * delta.nbytes
+
+
+def clip(*shape: int) -> tuple[Call, int]:
+    x = torch.rand(shape).to(memory_format=torch.channels_last)
+    delta = (torch.randn(shape[1:]) * 0.3).requires_grad_()
+    grad = torch.randn_like(x)
+    return lambda: torch.autograd.grad(perturb(x, delta), delta, grad), 4 * x.nbytes
+
+
+def activate(dtype: torch.dtype) -> Callable[..., tuple[Call, int]]:
+    def make(*shape: int) -> tuple[Call, int]:
+        x = torch.randn(shape).to(dtype=dtype, memory_format=torch.channels_last)
+        x.requires_grad_()
+        grad = torch.randn_like(pooled_elu(x, 2))
+        moved = 3 * x.nbytes + x.nbytes // 2
+        return lambda: torch.autograd.grad(pooled_elu(x, 2), x, grad), moved
+
+    return make
+
+
+def step(*shape: int) -> tuple[Call, int]:
+    return State(shape[0], KERNELS), 4 * ARRAYS * shape[0]
+
+
+def weights(out: bool) -> Callable[..., tuple[Call, int]]:
+    def make(*shape: int) -> tuple[Call, int]:
+        theta, mask = torch.randn(shape), torch.rand(shape)
+        scale, row_ptr = torch.rand(shape[0]), torch.arange(shape[0] + 1) * shape[1]
+        into = torch.empty_like(theta).view(-1) if out else None
+        flat = (theta.view(-1), mask.view(-1), scale)
+        return lambda: masked_weight(*flat, row_ptr=row_ptr, out=into), 3 * theta.nbytes
+
+    return make
+
+
+# (title, what makes a call and counts its bytes, sizes, next to no data)
+OPS: list[tuple[str, Callable[..., tuple[Call, int]], list[tuple[int, ...]], tuple[int, ...]]] = [
+    ("l1_project_", into_ball(l1_project_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
+    ("l1_rescale_", into_ball(l1_rescale_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
+    ("trigger_step_ with projection", ascend, [(10, 3072)], (1, 3)),
+    ("perturb, both passes", clip, [(1, 3, 32, 32), (128, 3, 32, 32), (32, 3, 224, 224)], (1,) * 4),
+    (
+        "pooled_elu, window 2, both passes, float32",
+        activate(torch.float32),
+        [(54, 32, 32, 32), (32, 64, 112, 112)],
+        (1, 1, 2, 2),
+    ),
+    (
+        "pooled_elu, window 2, both passes, bfloat16",
+        activate(torch.bfloat16),
+        [(54, 32, 32, 32), (32, 64, 112, 112)],
+        (1, 1, 2, 2),
+    ),
+    ("mask_step_", step, [(11_000_000,), (100_000_000,)], (1,)),
+    ("masked_weight", weights(out=False), [(4864, 2304)], (1, 1)),
+    ("masked_weight, out=", weights(out=True), [(4864, 2304)], (1, 1)),
+]
+
+
+def seconds(call: Call, threads: int | None = None) -> float:
+    """Of one call, the fastest of many."""
+    timer = Timer("call()", globals={"call": call}, num_threads=threads or torch.get_num_threads())
+    return float(min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
+
+
+def breakdown() -> list[dict[str, Any]]:
+    rows = []
+    with tqdm(total=sum(len(sizes) for _, _, sizes, _ in OPS), desc="ops") as bar:
+        for title, make, sizes, nothing in OPS:
+            fixed = seconds(make(*nothing)[0])
+            for size in sizes:
+                call, moved = make(*size)
+                rows.append(
+                    {
+                        "op": title,
+                        "size": "x".join(str(side) for side in size),
+                        "seconds": seconds(call),
+                        "fixed": fixed,
+                        "copy": seconds(copy_of(moved)),
+                        "one_thread": seconds(call, threads=1),
+                    }
+                )
+                bar.update()
+    return rows
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| op | size | in all | fixed | a copy | one thread | threads' gain |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        times = [duration(row[key]) for key in ("seconds", "fixed", "copy", "one_thread")]
+        gain = f"{row['one_thread'] / row['seconds']:.2f}×"
+        lines.append(f"| {' | '.join([row['op'], row['size'], *times, gain])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    rows = breakdown()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    found = {**about(), "rows": rows}
+    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(as_markdown(rows) + "\n")
+    print(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
