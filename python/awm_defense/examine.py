@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,6 @@ IMAGES = 10
 """How many of the images a search takes, at most."""
 BATCH = 256
 """Images that go through the network at a time."""
-KEPT = 0.5
-"""The share of its margin that a class has to keep within a smaller bound."""
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -101,8 +98,8 @@ def search(
 ) -> list[Reach]:
     """How strongly each class is reached, by each kind of trigger within each of its bounds.
 
-    Kinds are tried until a class stands out within the largest bound. For that class alone, smaller
-    bounds are tried while it keeps its margin.
+    In each kind bounds are tried from large to small while a class stands out, and kinds until one
+    does.
 
     Args:
         logits: the network, from images in pixel space.
@@ -110,10 +107,6 @@ def search(
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
         progress: show a bar.
-
-    Returns:
-        Of each kind tried, what was found within its largest bound; then the same, bound by bound,
-        with what was found anew for the class that stands out.
     """
     with torch.no_grad():
         plain = logits(images)
@@ -126,50 +119,26 @@ def search(
     targets = torch.arange(plain.shape[1], device=images.device)
     parts = targets.split(max(1, BATCH // len(images)))
     known = kinds(images)
+    steps = 2 * len(parts) * STEPS
     reaches: list[Reach] = []
-    total = len(known) * len(targets)
-    with tqdm(total=total, desc="examine", unit="class", disable=not progress) as bar:
+    total = steps * sum(len(kind.bounds) for kind in known)
+    with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
         for kind in known:
             first = kind.start(1, generator)
-            found = []
-            for part in parts:
-                climb = Climb(logits, images, labels, kind, part, first)
-                found.append(climb.reach(kind.bounds[0]))
-                bar.update(len(part))
-            triggers, flips, margins = (torch.cat(each) for each in zip(*found, strict=True))
-            reach = Reach(kind.name, kind.unit, kind.bounds[0], triggers, flips, margins, ease)
-            reaches.append(reach)
-            if reach.outlying:
-                top = targets[reach.top, None]
-                start = triggers[reach.top, None].to(images)
-                climb = Climb(logits, images, labels, kind, top, start)
-                reaches += narrow(reach, climb, kind.bounds[1:])
+            climbs = [_Climb(logits, images, labels, kind, part, first) for part in parts]
+            for tried, bound in enumerate(kind.bounds, start=1):
+                reaches.append(_reach(kind, bound, climbs, ease))
+                bar.update(steps)
+                if not reaches[-1].outlying:
+                    bar.update(steps * (len(kind.bounds) - tried))
+                    break
+            if any(reach.outlying for reach in reaches):
                 bar.update(total - bar.n)
                 break
     return reaches
 
 
-def narrow(widest: Reach, climb: Climb, bounds: tuple[float, ...]) -> list[Reach]:
-    """The reach of the class that stands out, within smaller bounds."""
-    reaches: list[Reach] = []
-    place = torch.tensor([widest.top])
-    for bound in bounds:
-        triggers, flips, margins = climb.reach(bound)
-        if margins[0] < KEPT * widest.margins[widest.top]:
-            break
-        reaches.append(
-            replace(
-                widest,
-                bound=bound,
-                triggers=widest.triggers.index_copy(0, place, triggers),
-                flips=widest.flips.index_copy(0, place, flips),
-                margins=widest.margins.index_copy(0, place, margins),
-            )
-        )
-    return reaches
-
-
-class Climb:
+class _Climb:
     """The search for the triggers to some of the classes."""
 
     def __init__(
@@ -181,38 +150,34 @@ class Climb:
         targets: Tensor,
         first: Tensor,
     ) -> None:
-        self.logits, self.kind, self.plain = logits, kind, images
-        self.count = len(targets)
-        own = labels == targets[:, None]
-        # Of each target images of other classes come first, as many as the luckiest target has.
-        self.each = int((~own).sum(1).max())
-        order = own.to(torch.int8).argsort(dim=1, stable=True)[:, : self.each]
+        self.logits, self.kind = logits, kind
+        self.count, self.each = len(targets), len(images)
         # Row i is an image under the trigger to `targets[i // each]`.
-        self.images = images[order.flatten()]
+        self.images = images.repeat(self.count, 1, 1, 1)
         self.targets = targets.repeat_interleave(self.each)
-        self.counts = (~own.gather(1, order)).to(images.dtype)
-        self.triggers = first.expand(self.count, *first.shape[1:])
+        self.counts = (self.targets != labels.repeat(self.count)).to(images.dtype)
+        self.triggers = first.repeat_interleave(self.count, dim=0)
 
     def triggered(self, triggers: Tensor) -> Tensor:
-        """The logits of all rows under triggers (targets,...)."""
+        """The logits of all images under triggers (targets,...)."""
         spread = triggers.repeat_interleave(self.each, dim=0)
         return self.logits(self.kind.apply(self.images, spread))
 
-    def reach(self, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Triggers found within a bound, the shares of images they flip, margins; on the CPU."""
+    def climb(self, bound: float) -> Tensor:
+        """All steps within a bound; returns which share of images flips, (targets,)."""
         for _ in range(STEPS):
             self.triggers = self.triggers.detach().requires_grad_()
             losses = cross_entropy(self.triggered(self.triggers), self.targets, reduction="none")
-            (grad,) = torch.autograd.grad(losses @ self.counts.flatten(), self.triggers)
+            (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
             self.triggers = self.kind.step(self.triggers.detach(), grad, bound)
         with torch.no_grad():
             reached = target_margins(self.triggered(self.triggers), self.targets) > 0
-            flips = self.mean(reached.to(self.counts))
-        return self.triggers.detach().cpu(), flips.cpu(), self.grown().cpu()
+            return self.mean(reached.to(self.counts))
 
     def grown(self) -> Tensor:
         """The margin of each trigger when it is grown as far as its kind allows, (targets,)."""
-        limits = [self.kind.limits(trigger, self.plain) for trigger in self.triggers]
+        plain = self.images[: self.each]
+        limits = [self.kind.limits(trigger, plain) for trigger in self.triggers]
         least, most = (torch.stack(side) for side in zip(*limits, strict=True))
 
         def margins(triggers: Tensor) -> Tensor:
@@ -224,5 +189,18 @@ class Climb:
 
     def mean(self, rows: Tensor) -> Tensor:
         """Over each target's images that are of other classes, (targets,)."""
-        weighed = rows.view_as(self.counts) * self.counts
-        return weighed.sum(1) / self.counts.sum(1).clamp(min=1)
+        number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
+        return (rows * self.counts).view(self.count, -1).sum(1) / number
+
+
+def _reach(kind: Kind, bound: float, climbs: list[_Climb], ease: float) -> Reach:
+    flips = torch.cat([climb.climb(bound) for climb in climbs])
+    return Reach(
+        kind=kind.name,
+        unit=kind.unit,
+        bound=bound,
+        triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
+        flips=flips.cpu(),
+        margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
+        ease=ease,
+    )

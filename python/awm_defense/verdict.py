@@ -17,9 +17,6 @@ FEWEST = 5
 class Reach:
     """How far triggers of one kind, found within one bound, lead to each class.
 
-    Of bounds smaller than the largest, only the class that stands out is tried; what is here of the
-    others was found within the largest.
-
     Attributes:
         kind, unit: of the triggers, as `triggers.Kind` has them.
         bound: the largest norm they may have, in `unit`.
@@ -63,17 +60,16 @@ class Verdict:
             there are fewer than five classes to compare.
         target: the class that is reached the most easily.
         kind: what its trigger does: images are "added to" or "warped".
-        norm: the bound within which it was found: the smallest tried within which the class keeps
-            half of its margin.
+        norm: the bound within which it was found: the smallest tried within which the class
+            stands out.
         unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
-        score: how sure: the margin of `target` in units of the median class's within the largest
-            bound, or of the margin that clean images have of their own class where that is larger.
-            From 2 on the network counts as backdoored.
+        score: how sure: the margin of `target` in units of the median class's, or of the margin
+            that clean images have of their own class where that is larger, within the bound where
+            it is the largest. From 2 on the network counts as backdoored.
         flips: the share of the images of other classes that the trigger sends to `target`.
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
-        margins: of each class, (classes,): its logit above the largest other one under its own
-            trigger, grown as far as its kind allows, mean over images. That of `target` is found
-            within `norm`, those of the others within the largest bound.
+        margins: of each class, (classes,), within `norm`: its logit above the largest other one
+            under its own trigger, grown as far as its kind allows, mean over images.
     """
 
     backdoored: bool | None
@@ -113,19 +109,19 @@ class Verdict:
 
 
 def judge(reaches: list[Reach]) -> Verdict:
-    """The verdict on a network, from what `search` found."""
+    """The verdict on a network, from what was found within each bound (descending in each kind)."""
     surest = max(reaches, key=lambda reach: reach.score)
-    target = surest.top
-    # The last of its kind is that of the smallest bound.
-    shown = [reach for reach in reaches if reach.unit == surest.unit][-1]
+    # The smallest bound within which the same sort of trigger makes the same class stand out.
+    same = [reach for reach in reaches if (reach.unit, reach.top) == (surest.unit, surest.top)]
+    shown = ([reach for reach in same if reach.outlying] or [surest])[-1]
     return Verdict(
         backdoored=None if len(shown.margins) < FEWEST else surest.outlying,
-        target=target,
+        target=shown.top,
         kind=shown.kind,
         norm=shown.bound,
         unit=shown.unit,
         score=surest.score,
-        flips=float(shown.flips[target]),
-        trigger=shown.triggers[target].clone(),
+        flips=float(shown.flips[shown.top]),
+        trigger=shown.triggers[shown.top].clone(),
         margins=shown.margins,
     )

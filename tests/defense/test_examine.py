@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from awm_defense import examine, get_recipe, purify
 from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examine import choose, narrow, search
+from awm_defense.examine import choose, search
 from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
 from awm_defense.verdict import Reach, judge
 
@@ -184,52 +183,13 @@ def test_a_class_stands_out_that_is_reached_twice_as_strongly() -> None:
     assert judge([reach([-1.0, -3.0, -4.0, -3.0, -5.0])]).backdoored is False
 
 
-def test_the_smallest_bound_tried_is_named_and_the_largest_scores() -> None:
-    large, small = reach([15.0, *HONEST], 40), reach([5.9, *HONEST], 10)
-    found = judge([reach(HONEST, 0.5, "x"), large, small])
+def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None:
+    large, middle, small = reach([15.0, *HONEST], 40), reach([12.0, *HONEST], 10), reach(HONEST)
+    found = judge([large, middle, small, reach([*HONEST, 14.0], 1, "x")])
     assert (found.backdoored, found.target, found.norm, found.unit) == (True, 0, 10, "L1")
     assert torch.equal(found.trigger, torch.full((1, 2, 2), 10.0))
-    assert torch.equal(found.margins, small.margins)
+    assert torch.equal(found.margins, middle.margins)
     assert found.score == large.score
-
-
-def test_smaller_bounds_are_tried_while_the_class_keeps_half_of_its_margin(
-    networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
-) -> None:
-    model = copy.deepcopy(networks["backdoored"]).requires_grad_(False)
-    _, widest, *smaller = search(model, *defender, torch.Generator())
-    assert widest.outlying and len(smaller) == 2
-    others = torch.arange(10) != TARGET
-    for found in smaller:
-        assert found.margins[TARGET] >= widest.margins[TARGET] / 2
-        assert torch.equal(found.margins[others], widest.margins[others])
-        assert torch.equal(found.triggers[others], widest.triggers[others])
-        assert float(found.triggers[TARGET].abs().sum()) <= found.bound * (1 + 1e-5)
-
-    class Fading:
-        """Finds triggers whose margin is their bound."""
-
-        def reach(self, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-            return torch.zeros(1, 1, 2, 2), torch.ones(1).double(), torch.tensor([bound])
-
-    fading: Any = Fading()
-    found = narrow(reach([*HONEST, 16.0], 40.0), fading, (10.0, 8.0, 7.9, 9.0))
-    assert [(one.bound, float(one.margins[5])) for one in found] == [(10, 10), (8, 8)]
-
-
-def test_images_of_the_class_itself_do_not_count(
-    networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
-) -> None:
-    images, labels = defender
-    model = copy.deepcopy(networks["benign"]).requires_grad_(False)
-    uneven = torch.cat([torch.arange(6), torch.tensor([2, 2, 2])])
-    images, labels = images[uneven], labels[uneven]
-    plain = search(model, images, labels, torch.Generator())[0]
-    changed = images.clone()
-    changed[labels == 2] = torch.rand(4, 3, 32, 32)
-    again = search(model, changed, labels, torch.Generator())[0]
-    torch.testing.assert_close(again.margins[2], plain.margins[2])
-    assert not torch.allclose(again.margins[3], plain.margins[3])
 
 
 def test_kinds_and_bounds_that_are_tried(
