@@ -134,6 +134,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         bottom.plot(x, [row["peak_memory_mb"] for row in points], marker="o")
         bottom.set(xlabel=axis, ylabel="MB", xscale="log", ylim=(0, None))
         for panel in (top, middle, bottom):
+            if axis == NETWORKS:
+                panel.set_xscale("linear")
             panel.set_xticks(x, names, fontsize=8)
             panel.minorticks_off()
     panels[0][0].set_title(f"{DEVICE}, torch {torch.__version__}", loc="left", fontsize=9)
