@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -52,7 +51,7 @@ def main() -> int:
         os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
     os.environ["AWM_BENCH_EPOCHS"] = str(arguments.epochs)
     sys.path.insert(0, str(HERE))
-    from table import CEILING, as_markdown, collect
+    from table import CEILING, as_markdown, collect, write
 
     keeper = Keeper()
     pattern = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
@@ -65,10 +64,7 @@ def main() -> int:
     if all(row["group"].startswith(CEILING) for row in found["rows"]):
         print(f"nothing but the ceilings was measured: -k {arguments.k!r}", file=sys.stderr)
         return int(status) or 1
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(as_markdown(found) + "\n")
-    print(as_markdown(found))
+    write(arguments.out, found, as_markdown(found))
     return int(status)
 
 

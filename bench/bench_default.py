@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from bench_purify import examination_arithmetic
 from common import DEVICE, EAGER, KERNELS
 from plain_loop import plain_purify
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from awm_defense import PurifyResult, examine, get_recipe, purify
+from awm_defense import PurifyResult, get_recipe, purify
 from awm_defense.attacks.files import read_attack
 from awm_defense.backdoor import MODEL
 from awm_defense.checkpoint import load_into, load_state_dict
@@ -74,14 +74,6 @@ def default(folder: Path, epochs: int, options: dict[str, str]) -> PurifyResult:
     return purify(of.model, *of.defender(), recipe=recipe, seed=0)
 
 
-def examination(folder: Path) -> dict[str, float]:
-    """Floating-point operations of the examination, which is nearly all that there are."""
-    of = trial(folder)
-    with FlopCounterMode(display=False) as counter:
-        examine(of.model, *of.defender())
-    return {"float32": float(counter.get_total_flops())}
-
-
 def epochs_until_as_good(folder: Path, options: dict[str, str]) -> int:
     for epochs in range(1, get_recipe("default").epochs + 1):
         found = trial(folder).measure(default(folder, epochs, options).model)
@@ -107,7 +99,9 @@ def bench_until_as_good(benchmark: Any, folder: Path, contestant: str) -> None:
         benchmark.extra_info["epochs"] = epochs
         call = functools.partial(default, folder, epochs, DEFAULTS[contestant])
         if contestant == KERNELS:
-            benchmark.extra_info["flops"] = examination(folder)
+            # Nearly all that there are.
+            of = trial(folder)
+            benchmark.extra_info["flops"] = examination_arithmetic(of.model, *of.defender())
     result = benchmark.pedantic(call, rounds=1)
     model = result.model if isinstance(result, PurifyResult) else result
     found = trial(folder).measure(model)

@@ -18,8 +18,9 @@ from memory import peak_mb
 from plain_loop import HALF, SINGLE, check_equal, plain_purify
 from scaling import multiply_adds
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from awm_defense import PurifyResult, Recipe, get_recipe, purify
+from awm_defense import PurifyResult, Recipe, examine, get_recipe, purify
 from awm_defense.batches import Batches
 from awm_defense.models import build_model
 
@@ -58,6 +59,13 @@ def bench_purify(benchmark: Any, contestant: str, arch: str) -> None:
     benchmark.extra_info["peak_memory_mb"] = peak_mb(contestant, arch)
     if isinstance(found, PurifyResult):
         benchmark.extra_info["flops"] = arithmetic(model, images, labels, found)
+
+
+def examination_arithmetic(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Floating-point operations of an examination, by dtype."""
+    with FlopCounterMode(display=False) as counter:
+        examine(model, images, labels)
+    return {"float32": float(counter.get_total_flops())}
 
 
 def arithmetic(

@@ -9,7 +9,6 @@ in the same run. Writes OUT.json and OUT.md. CPU only.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 import torch
 from bench_ceilings import SIDE
-from bench_purify import arithmetic, problem
+from bench_purify import arithmetic, examination_arithmetic, problem
 from kinds import KINDS, OTHER, shares
-from table import about, duration
-from torch.utils.flop_counter import FlopCounterMode
+from table import about, duration, write
 
 from awm_defense import PurifyResult, examine, purify
 
@@ -65,11 +63,8 @@ def examination(arch: str) -> dict[str, Any]:
     model, images, labels, _ = problem(arch, EPOCHS)
     seconds = fastest(lambda: examine(model, images, labels))
     _, by_kind = shares(lambda: examine(model, images, labels))
-    with FlopCounterMode(display=False) as counter:
-        examine(model, images, labels)
-    return made_of(
-        f"{arch}, examination", seconds, by_kind, {"float32": float(counter.get_total_flops())}
-    )
+    flops = examination_arithmetic(model, images, labels)
+    return made_of(f"{arch}, examination", seconds, by_kind, flops)
 
 
 def made_of(
@@ -106,11 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [breakdown(arch) for arch in arguments.archs]
     rows += [examination(arch) for arch in arguments.archs if arch in EXAMINED]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {**about(), "rows": rows}
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(as_markdown(rows) + "\n")
-    print(as_markdown(rows))
+    write(arguments.out, {**about(), "rows": rows}, as_markdown(rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ they don't by memory. Writes OUT.json and OUT.md. CPU only.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from bench_mask_step import ARRAYS, State
 from common import KERNELS, copy_of
-from table import about, duration
+from table import about, duration, write
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
@@ -155,11 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = breakdown()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {**about(), "rows": rows}
-    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(as_markdown(rows) + "\n")
-    print(as_markdown(rows))
+    write(arguments.out, {**about(), "rows": rows}, as_markdown(rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ ceilings that were measured beside it."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -58,6 +59,14 @@ def collect(benchmarks: Iterable[Any]) -> dict[str, Any]:
             if not one.has_error and one.stats.rounds
         ],
     }
+
+
+def write(out: Path, found: Mapping[str, Any], text: str) -> None:
+    """OUT.json and OUT.md, and the text on the screen."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    out.with_suffix(".md").write_text(text + "\n")
+    print(text)
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
