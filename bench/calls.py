@@ -24,6 +24,8 @@ from tqdm import tqdm
 from awm_kernels import (
     l1_project_,
     l1_rescale_,
+    masked_conv2d,
+    masked_linear,
     masked_weight,
     perturb,
     pooled_elu,
@@ -59,13 +61,13 @@ def clip(*shape: int) -> tuple[Call, int]:
     return lambda: torch.autograd.grad(perturb(x, delta), delta, grad), 4 * x.nbytes
 
 
-def activate(dtype: torch.dtype) -> Callable[..., tuple[Call, int]]:
+def activate(dtype: torch.dtype, window: int) -> Callable[..., tuple[Call, int]]:
     def make(*shape: int) -> tuple[Call, int]:
         x = torch.randn(shape).to(dtype=dtype, memory_format=torch.channels_last)
         x.requires_grad_()
-        grad = torch.randn_like(pooled_elu(x, 2))
-        moved = 3 * x.nbytes + x.nbytes // 2
-        return lambda: torch.autograd.grad(pooled_elu(x, 2), x, grad), moved
+        grad = torch.randn_like(pooled_elu(x, window))
+        moved = 3 * x.nbytes + 2 * x.nbytes // window**2
+        return lambda: torch.autograd.grad(pooled_elu(x, window), x, grad), moved
 
     return make
 
@@ -85,24 +87,51 @@ def weights(out: bool) -> Callable[..., tuple[Call, int]]:
     return make
 
 
+def convolve(*shape: int) -> tuple[Call, int]:
+    batch, channels, side = shape
+    x = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last)
+    theta, mask = torch.randn(channels, channels, 3, 3), torch.rand(channels, channels, 3, 3)
+    x.requires_grad_()
+    mask.requires_grad_()
+    grad = torch.randn_like(x)
+
+    def call() -> Any:
+        y = masked_conv2d(x, theta, mask, padding=1)
+        return torch.autograd.grad(y, (x, mask), grad)
+
+    return call, 5 * x.nbytes + 6 * theta.nbytes
+
+
+def multiply(*shape: int) -> tuple[Call, int]:
+    batch, inputs, outputs = shape
+    x = torch.randn(batch, inputs)
+    theta, mask = torch.randn(outputs, inputs), torch.rand(outputs, inputs, requires_grad=True)
+    grad = torch.randn(batch, outputs)
+
+    def call() -> Any:
+        return torch.autograd.grad(masked_linear(x, theta, mask), mask, grad)
+
+    return call, 2 * x.nbytes + 2 * grad.nbytes + 5 * theta.nbytes
+
+
 # (title, what makes a call and counts its bytes, sizes, next to no data)
 OPS: list[tuple[str, Callable[..., tuple[Call, int]], list[tuple[int, ...]], tuple[int, ...]]] = [
     ("l1_project_", into_ball(l1_project_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("l1_rescale_", into_ball(l1_rescale_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("trigger_step_ with projection", ascend, [(10, 3072)], (1, 3)),
     ("perturb, both passes", clip, [(1, 3, 32, 32), (128, 3, 32, 32), (32, 3, 224, 224)], (1,) * 4),
-    (
-        "pooled_elu, window 2, both passes, float32",
-        activate(torch.float32),
-        [(54, 32, 32, 32), (32, 64, 112, 112)],
-        (1, 1, 2, 2),
+    *(
+        (
+            f"pooled_elu, window {window}, both passes, {name}",
+            activate(getattr(torch, name), window),
+            [(54, 32, 32, 32), (32, 64, 112, 112)],
+            (1, 1, 2, 2),
+        )
+        for window in (1, 2)
+        for name in ("float32", "bfloat16")
     ),
-    (
-        "pooled_elu, window 2, both passes, bfloat16",
-        activate(torch.bfloat16),
-        [(54, 32, 32, 32), (32, 64, 112, 112)],
-        (1, 1, 2, 2),
-    ),
+    ("masked_conv, both passes", convolve, [(32, 64, 32), (32, 256, 16)], (1, 1, 1)),
+    ("masked_linear, forward and mask gradient", multiply, [(64, 2048, 1024)], (1, 1, 1)),
     ("mask_step_", step, [(11_000_000,), (100_000_000,)], (1,)),
     ("masked_weight", weights(out=False), [(4864, 2304)], (1, 1)),
     ("masked_weight, out=", weights(out=True), [(4864, 2304)], (1, 1)),

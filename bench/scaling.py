@@ -3,9 +3,9 @@
 Times one pair of steps (a trigger step and a mask step) of the `official` recipe for growing
 batches, networks and images, each in a process of its own, and writes OUT.json and OUT.png. All
 points are measured, then all again, and the fastest of each counts: what else runs on a shared
-machine only ever adds. Seconds are divided by images and by the network's multiply-adds for one
-image: a flat line is linear growth. Memory is how far it grows beyond what the network itself
-takes.
+machine only ever adds (`rounds` in OUT.json has them all). Seconds are divided by images and by the
+network's multiply-adds for one image: a flat line is linear growth. Memory is how far it grows
+beyond what the network itself takes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         if axis == NETWORKS:
             names = [f"{row['arch']}\n{row['parameters'] / 1e6:.2g} M" for row in points]
         top, middle, bottom = panels[:, column]
-        top.plot(x, [row["seconds"] for row in points], marker="o")
+        work = [row["seconds"] / row["picoseconds_per_multiply_add"] for row in points]
+        linear = [points[0]["seconds"] * part / work[0] for part in work]
+        top.plot(x, [row["seconds"] for row in points], marker="o", label="measured")
+        top.plot(x, linear, linestyle=":", color="grey", label="linear in the arithmetic")
+        top.legend(fontsize=7)
         top.set(xlabel=axis, ylabel="seconds a pair of steps", xscale="log", yscale="log")
         per_work = [row["picoseconds_per_multiply_add"] for row in points]
         middle.plot(x, per_work, marker="o", label="all")
@@ -140,7 +144,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             if axis == NETWORKS:
                 panel.set_xscale("linear")
             panel.set_xticks(x, names, fontsize=8)
-            panel.minorticks_off()
+            panel.xaxis.minorticks_off()
     panels[0][0].set_title(f"{DEVICE}, torch {torch.__version__}", loc="left", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -166,9 +170,12 @@ def main() -> None:
         command = [sys.executable, __file__, "--point", str(number)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         tries[number].append(json.loads(done.stdout.splitlines()[-1]))
-    rows = [min(found, key=lambda row: row["seconds"]) for found in tries]
+    rows = [
+        min(found, key=lambda row: row["seconds"]) | {"rounds": [row["seconds"] for row in found]}
+        for found in tries
+    ]
     out: Path = arguments.out
-    found = {**about(), "rounds": ROUNDS, "rows": rows}
+    found = {**about(), "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
     plot(rows, out.with_suffix(".png"))
