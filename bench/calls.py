@@ -90,7 +90,8 @@ def weights(out: bool) -> Callable[..., tuple[Call, int]]:
 def convolve(*shape: int) -> tuple[Call, int]:
     batch, channels, side = shape
     x = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last)
-    theta, mask = torch.randn(channels, channels, 3, 3), torch.rand(channels, channels, 3, 3)
+    theta = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
+    mask = torch.rand_like(theta)
     x.requires_grad_()
     mask.requires_grad_()
     grad = torch.randn_like(x)
