@@ -131,7 +131,7 @@ OPS: list[tuple[str, Callable[..., tuple[Call, int]], list[tuple[int, ...]], tup
         for window in (1, 2)
         for name in ("float32", "bfloat16")
     ),
-    ("masked_conv, both passes", convolve, [(32, 64, 32), (32, 256, 16)], (1, 1, 1)),
+    ("masked_conv, both passes", convolve, [(32, 64, 32), (32, 256, 8)], (1, 1, 1)),
     ("masked_linear, forward and mask gradient", multiply, [(64, 2048, 1024)], (1, 1, 1)),
     ("mask_step_", step, [(11_000_000,), (100_000_000,)], (1,)),
     ("masked_weight", weights(out=False), [(4864, 2304)], (1, 1)),
