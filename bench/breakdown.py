@@ -1,6 +1,7 @@
 """What the time of a purification is made of: `python breakdown.py --out results/cpu-breakdown`.
 
-Three epochs of the `official` recipe, and the examination that the `default` recipe begins with,
+Three epochs of the `official` recipe, and the examination that the `default` recipe begins with (of
+an untrained network, or of the real ones in the folder `--networks`, with data in AWM_DATA_DIR),
 timed, and once more under PyTorch's profiler, which says what share of the time each kind of op
 has; beside it what the arithmetic alone would take at the rate of a large matrix product, measured
 in the same run. Writes OUT.json and OUT.md. CPU only.
@@ -16,11 +17,14 @@ from typing import Any
 
 import torch
 from bench_ceilings import SIDE
+from bench_default import trial
 from bench_purify import arithmetic, examination_arithmetic, problem
 from kinds import KINDS, OTHER, shares
 from table import about, duration, write
+from torch import Tensor, nn
 
 from awm_defense import PurifyResult, examine, purify
+from awm_defense.manifest import NAME
 
 EPOCHS, REPEATS, PRODUCTS = "3", 3, 50
 ARCHS = ["small_vgg", "resnet18"]
@@ -58,13 +62,14 @@ def breakdown(arch: str) -> dict[str, Any]:
     return made_of(arch, seconds, by_kind, arithmetic(model, images, labels, result))
 
 
-def examination(arch: str) -> dict[str, Any]:
-    """Of an untrained network: how many kinds of triggers it tries is up to its random weights."""
-    model, images, labels, _ = problem(arch, EPOCHS)
-    seconds = fastest(lambda: examine(model, images, labels))
+def examination(
+    title: str, model: nn.Module, images: Tensor, labels: Tensor, repeats: int = REPEATS
+) -> dict[str, Any]:
+    """How many kinds of triggers it tries is up to the network."""
+    seconds = fastest(lambda: examine(model, images, labels), repeats)
     _, by_kind = shares(lambda: examine(model, images, labels))
     flops = examination_arithmetic(model, images, labels)
-    return made_of(f"{arch}, examination", seconds, by_kind, flops)
+    return made_of(f"{title}, examination", seconds, by_kind, flops)
 
 
 def made_of(
@@ -98,9 +103,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
     parser.add_argument("--archs", nargs="+", choices=ARCHS, default=ARCHS)
+    parser.add_argument("--networks", type=Path, help="holds a folder NAME of each to examine")
     arguments = parser.parse_args()
+    found = arguments.networks and sorted(arguments.networks.glob(f"*/{NAME}"))
+    if found == []:
+        parser.error(f"--networks: expected a folder with NAME/{NAME}, got {arguments.networks}")
     rows = [breakdown(arch) for arch in arguments.archs]
-    rows += [examination(arch) for arch in arguments.archs if arch in EXAMINED]
+    if found is None:
+        for arch in arguments.archs:
+            if arch in EXAMINED:
+                rows.append(examination(arch, *problem(arch, EPOCHS)[:3]))
+    else:
+        # These take long enough for one time each to do.
+        for folder in (manifest.parent for manifest in found):
+            of = trial(folder)
+            rows.append(examination(folder.name, of.model, *of.defender(), repeats=1))
     write(arguments.out, {**about(), "rows": rows}, as_markdown(rows))
 
 
