@@ -47,6 +47,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.networks and not list(arguments.networks.glob("*/manifest.json")):
         parser.error(f"--networks: expected folders with a manifest.json in {arguments.networks}")
+    if arguments.networks and not os.environ.get("AWM_DATA_DIR"):
+        parser.error("--networks: expected their data in the folder AWM_DATA_DIR, which is not set")
     if arguments.networks:
         os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
     os.environ["AWM_BENCH_EPOCHS"] = str(arguments.epochs)

@@ -10,6 +10,7 @@ in the same run. Writes OUT.json and OUT.md. CPU only.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,11 @@ EPOCHS, REPEATS, PRODUCTS = "3", 3, 50
 ARCHS = ["small_vgg", "resnet18"]
 # The examination of a ResNet-18 takes minutes.
 EXAMINED = ["small_vgg"]
+TIMES = {
+    "in all": "seconds",
+    "its arithmetic alone": "arithmetic_seconds",
+    "the first time, measurement of dtypes included": "first_seconds",
+}
 
 
 def fastest(call: Callable[[], Any], repeats: int = REPEATS) -> float:
@@ -52,14 +58,18 @@ def product_rate(dtype: torch.dtype) -> float:
 def breakdown(arch: str) -> dict[str, Any]:
     """Seconds of a few epochs, by kind of op, and of their arithmetic alone."""
     model, images, labels, recipe = problem(arch, EPOCHS)
+    start = time.perf_counter()
     first = purify(model, images, labels, recipe=recipe, seed=0)
+    first_seconds = time.perf_counter() - start
 
     def run() -> PurifyResult:
         return purify(model, images, labels, recipe=recipe, seed=0, precision=first.precision)
 
     seconds = fastest(run)
     result, by_kind = shares(run)
-    return made_of(arch, seconds, by_kind, arithmetic(model, images, labels, result))
+    made = made_of(arch, seconds, by_kind, arithmetic(model, images, labels, result))
+    # With the choice of dtypes by measurement, and all that a first run has to set up.
+    return made | {"first_seconds": first_seconds}
 
 
 def examination(
@@ -90,8 +100,8 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     lines = [table_row("", [row["title"] for row in rows]), "|---" * (len(rows) + 1) + "|"]
     for kind in (*KINDS, OTHER):
         lines.append(table_row(kind, [f"{row['shares'][kind]:.0%}" for row in rows]))
-    for title, key in (("in all", "seconds"), ("its arithmetic alone", "arithmetic_seconds")):
-        lines.append(table_row(title, [duration(row[key]) for row in rows]))
+    for title, key in TIMES.items():
+        lines.append(table_row(title, [duration(row[key]) if key in row else "" for row in rows]))
     return "\n".join(lines)
 
 
@@ -106,6 +116,8 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, help="holds a folder NAME of each to examine")
     arguments = parser.parse_args()
     found = arguments.networks and sorted(arguments.networks.glob(f"*/{NAME}"))
+    if found and not os.environ.get("AWM_DATA_DIR"):
+        parser.error("--networks: expected their data in the folder AWM_DATA_DIR, which is not set")
     if found == []:
         parser.error(f"--networks: expected a folder with NAME/{NAME}, got {arguments.networks}")
     rows = [breakdown(arch) for arch in arguments.archs]

@@ -3,7 +3,8 @@
 Times one pair of steps (a trigger step and a mask step) of the `official` recipe for growing
 batches, networks and images, each in a process of its own, and writes OUT.json and OUT.png. All
 points are measured, then all again, and the fastest of each counts: what else runs on a shared
-machine only ever adds (`rounds` in OUT.json has them all). Seconds are divided by images and by the
+machine only ever adds (`rounds` in OUT.json has them all, the picture shows them small). A point of
+two axes is measured once. Seconds are divided by images and by the
 network's multiply-adds for one image: a flat line is linear growth. Memory is how far it grows
 beyond what the network itself takes.
 """
@@ -44,7 +45,9 @@ POINTS = [
     *(("image size (ResNet-18, batch 4)", s, "resnet18", 4, s) for s in (32, 64, 128, 224)),
     *((NETWORKS, 0, arch, 8, s) for arch, s in NETWORK_SIZES),
 ]
-REPEATS, ROUNDS = 3, 3
+# What is measured: networks, images a step, image sizes.
+MEASURED = list(dict.fromkeys(point[2:] for point in POINTS))
+LEAST_PAIRS, LEAST_SECONDS, ROUNDS = 3, 5.0, 3
 
 
 def multiply_adds(model: nn.Module, image: Tensor) -> dict[str, float]:
@@ -78,11 +81,16 @@ def pair(engine: Engine) -> float:
 
 
 def pair_seconds(engine: Engine) -> float:
-    """Median over a few pairs, without those that warm up."""
-    return statistics.median([pair(engine) for _ in range(REPEATS + 2)][2:])
+    """Median over the pairs of a few seconds, without those that warm up."""
+    for _ in range(2):
+        pair(engine)
+    found: list[float] = []
+    while len(found) < LEAST_PAIRS or sum(found) < LEAST_SECONDS:
+        found.append(pair(engine))
+    return statistics.median(found)
 
 
-def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str, Any]:
+def measure(arch: str, batch: int, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_model(arch, 10).eval().to(DEVICE)
     # Batches are drawn with replacement, and on a CPU an image drawn twice is computed once: that
@@ -98,8 +106,6 @@ def measure(axis: str, value: int, arch: str, batch: int, size: int) -> dict[str
     parameters = sum(p.numel() for p in model.parameters())
     work = sum(multiply_adds(model, images[:1].to(DEVICE)).values()) * batch
     return {
-        "axis": axis,
-        "value": value or parameters,
         "arch": arch,
         "batch": batch,
         "size": size,
@@ -126,6 +132,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         top.plot(x, [row["seconds"] for row in points], marker="o", label="measured")
         top.plot(x, linear, linestyle=":", color="grey", label="linear in the arithmetic")
         top.legend(fontsize=7)
+        for panel, key in ((top, "seconds"), (middle, "picoseconds_per_multiply_add")):
+            for at, row in zip(x, points, strict=True):
+                tries = [row[key] * tried / row["seconds"] for tried in row["rounds"]]
+                panel.plot([at] * len(tries), tries, linestyle="", marker="_", color="grey")
         top.set(xlabel=axis, ylabel="seconds a pair of steps", xscale="log", yscale="log")
         per_work = [row["picoseconds_per_multiply_add"] for row in points]
         middle.plot(x, per_work, marker="o", label="all")
@@ -137,9 +147,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             of_those = [whole * share for whole, share in zip(per_work, convolutions, strict=True)]
             middle.plot(x, of_those, marker=".", linestyle=":", label="the library's convolutions")
             middle.legend(fontsize=7)
-        middle.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log", ylim=(0, None))
+        middle.set(xlabel=axis, ylabel="ps / (image · multiply-add)", xscale="log")
         bottom.plot(x, [row["peak_memory_mb"] for row in points], marker="o")
-        bottom.set(xlabel=axis, ylabel="MB", xscale="log", ylim=(0, None))
+        bottom.set(xlabel=axis, ylabel="MB", xscale="log")
+        for panel in (middle, bottom):
+            panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
         for panel in (top, middle, bottom):
             if axis == NETWORKS:
                 panel.set_xscale("linear")
@@ -156,29 +168,34 @@ def main() -> None:
     parser.add_argument(
         "--point",
         type=int,
-        choices=range(len(POINTS)),
+        choices=range(len(MEASURED)),
         metavar="N",
         help="only print this one, once; a number from 0",
     )
     arguments = parser.parse_args()
     if arguments.point is not None:
-        print(json.dumps(measure(*POINTS[arguments.point])))
+        print(json.dumps(measure(*MEASURED[arguments.point])))
         return
-    tries: list[list[dict[str, Any]]] = [[] for _ in POINTS]
-    for turn in trange(ROUNDS * len(POINTS), desc="points"):
-        number = turn % len(POINTS)
+    tries: list[list[dict[str, Any]]] = [[] for _ in MEASURED]
+    for turn in trange(ROUNDS * len(MEASURED), desc="points"):
+        number = turn % len(MEASURED)
         command = [sys.executable, __file__, "--point", str(number)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         tries[number].append(json.loads(done.stdout.splitlines()[-1]))
-    rows = [
+    fastest = [
         min(found, key=lambda row: row["seconds"]) | {"rounds": [row["seconds"] for row in found]}
         for found in tries
     ]
+    found_at = dict(zip(MEASURED, fastest, strict=True))
+    rows = []
+    for axis, value, *place in POINTS:
+        point = found_at[tuple(place)]
+        rows.append({"axis": axis, "value": value or point["parameters"], **point})
     out: Path = arguments.out
     found = {**about(), "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
-    plot(rows, out.with_suffix(".png"))
+    Path(f"{out}.json").write_text(json.dumps(found, indent=2) + "\n")
+    plot(rows, Path(f"{out}.png"))
 
 
 if __name__ == "__main__":

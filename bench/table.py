@@ -64,8 +64,8 @@ def collect(benchmarks: Iterable[Any]) -> dict[str, Any]:
 def write(out: Path, found: Mapping[str, Any], text: str) -> None:
     """OUT.json and OUT.md, and the text on the screen."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    out.with_suffix(".md").write_text(text + "\n")
+    Path(f"{out}.json").write_text(json.dumps(found, indent=1) + "\n")
+    Path(f"{out}.md").write_text(text + "\n")
     print(text)
 
 

@@ -84,17 +84,19 @@ def test_growth_is_that_of_the_fastest_rounds(
     row |= {"peak_memory_mb": 1.0, "shares": {}}
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
-        value = int(command[-1]) + 1
-        found = row | {"axis": "a", "value": value, "seconds": next(times)}
-        return SimpleNamespace(stdout=json.dumps(found))
+        return SimpleNamespace(stdout=json.dumps(row | {"seconds": next(times)}))
 
-    monkeypatch.setattr(scaling, "POINTS", scaling.POINTS[:2])
+    points = [("a", 8, "net", 8, 32), ("a", 16, "net", 16, 32), ("b", 32, "net", 8, 32)]
+    monkeypatch.setattr(scaling, "POINTS", points)
+    monkeypatch.setattr(scaling, "MEASURED", [("net", 8, 32), ("net", 16, 32)])
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(scaling, "about", dict)
     monkeypatch.setattr(sys, "argv", ["scaling.py", "--out", str(tmp_path / "new" / "growth")])
     scaling.main()
     found = json.loads((tmp_path / "new" / "growth.json").read_text())
-    assert [one["seconds"] for one in found["rows"]] == [1.0, 2.0]
+    assert [one["seconds"] for one in found["rows"]] == [1.0, 2.0, 1.0]
+    assert [one["rounds"] for one in found["rows"]][1:] == [[2.0, 4.0, 2.0], [3.0, 1.0, 2.0]]
+    assert [one["axis"] for one in found["rows"]] == ["a", "a", "b"]
     assert (tmp_path / "new" / "growth.png").stat().st_size > 0
 
 
@@ -187,7 +189,12 @@ def test_a_breakdown_as_a_table() -> None:
     shares = dict.fromkeys([*kinds.KINDS, kinds.OTHER], 0.0)
     shares |= {kinds.OTHER: 0.25, "linear layers": 0.75}
     rows = [{"title": "net", "seconds": 2.0, "arithmetic_seconds": 0.5, "shares": shares}]
+    rows.append(rows[0] | {"title": "other", "first_seconds": 3.0})
     lines = breakdown.as_markdown(rows).splitlines()
-    assert lines[0] == "|  | net |"
-    assert f"| {kinds.OTHER} | 25% |" in lines
-    assert lines[-2:] == ["| in all | 2 s |", "| its arithmetic alone | 500 ms |"]
+    assert lines[0] == "|  | net | other |"
+    assert f"| {kinds.OTHER} | 25% | 25% |" in lines
+    assert lines[-3:] == [
+        "| in all | 2 s | 2 s |",
+        "| its arithmetic alone | 500 ms | 500 ms |",
+        "| the first time, measurement of dtypes included |  | 3 s |",
+    ]
