@@ -62,11 +62,11 @@ def collect(benchmarks: Iterable[Any]) -> dict[str, Any]:
 
 
 def write(out: Path, found: Mapping[str, Any], text: str) -> None:
-    """OUT.json and OUT.md, and the text on the screen."""
+    """OUT.json and OUT.md, and the text and their names on the screen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{out}.json").write_text(json.dumps(found, indent=1) + "\n")
     Path(f"{out}.md").write_text(text + "\n")
-    print(text)
+    print(f"{text}\n\nwritten: {out}.json, {out}.md")
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
