@@ -45,6 +45,7 @@ def plain_purify(
     """
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes, images[0].numel())
+    assert recipe.mask_lr is not None
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
     model = copy.deepcopy(model).eval()
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

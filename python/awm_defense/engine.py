@@ -40,8 +40,10 @@ class Engine:
         self, network: WorkingNetwork, data: Batches, recipe: Recipe, *, captured: bool
     ) -> None:
         assert recipe.tau is not None and recipe.alpha is not None and recipe.beta is not None
+        assert recipe.mask_lr is not None
         self.network, self.data, self.recipe = network, data, recipe
         self.tau, self.alpha, self.beta = recipe.tau, recipe.alpha, recipe.beta
+        self.mask_lr = recipe.mask_lr
         device = data.images.device
         self.delta = torch.zeros_like(data.images[0])
         self.predictions = torch.zeros_like(data.labels)
@@ -62,15 +64,17 @@ class Engine:
         self.growths: dict[str, tuple[Growth, Captured]] = {}
 
     def follow(self, verdict: Verdict | None) -> None:
-        """Grow the verdict's trigger in every epoch from now on; None: grow none."""
+        """Grow the verdict's trigger, for all mask steps from now on; None: grow none."""
         if verdict is None or not self.recipe.grown:
             self.growth, self.learn = None, self.learn_plain
             return
         if verdict.unit not in self.growths:
-            data, room = self.data, self.recipe.epochs * self.recipe.grown
+            data = self.data
             kind = next(kind for kind in kinds(data.images) if kind.unit == verdict.unit)
             few = choose(data.labels)
-            growth = Growth(kind, data.images[few], data.labels[few], room, data.generator)
+            growth = Growth(
+                kind, data.images[few], data.labels[few], self.recipe.grown, data.generator
+            )
             self.growths[verdict.unit] = growth, self._capture(self.mask_step)
         self.growth, self.learn = self.growths[verdict.unit]
         self.growth.start(verdict, self.logits)
@@ -90,10 +94,8 @@ class Engine:
             self.trigger()
         bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
         bound(self.delta, self.tau)
-        if self.growth is not None:
-            self.growth.grow(self.logits, self.recipe.grown)
         self.start_phase()
-        self.lr.fill_(self.recipe.mask_lr * self.recipe.mask_lr_decay**number)
+        self.lr.fill_(self.mask_lr * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
         for _ in range(self.data.steps):
             self.learn()
@@ -158,13 +160,15 @@ class Engine:
         Where a verdict is followed, also the same under grown triggers, which count as Δ does.
         """
         batch = self._take()
-        targets = self._targets(self.recipe.mask_targets, batch)
+        heat = self.recipe.temperature
+        targets = self._targets(self.recipe.mask_targets, batch, heat)
         low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
         parts = [batch.images, perturb(batch.images, self.delta, low, high)]
         if self.growth is not None and batch.grown is not None:
             parts.append(self.growth.apply(batch.images, *batch.grown))
-        logits = self.logits(torch.cat(parts)).chunk(len(parts))
-        losses = torch.stack([_mean_loss(part, targets, batch.weight) for part in logits])
+        logits = (self.logits(torch.cat(parts)) / heat).chunk(len(parts))
+        # Times T², which keeps the gradient's size (Hinton et al., arXiv:1503.02531).
+        losses = heat**2 * torch.stack([_mean_loss(p, targets, batch.weight) for p in logits])
         (self.alpha * losses[0] + self.beta * losses[1:].sum()).backward()
         self.bad += self.network.flat.update(self.lr, self.recipe.gamma)[1]
         self.mask_losses[:, : len(parts)].index_copy_(0, self.position, losses.detach()[None])
@@ -176,12 +180,13 @@ class Engine:
         return batch._replace(images=self.network.layout(batch.images))
 
     @torch.no_grad()
-    def _targets(self, kind: str, batch: Batch) -> Tensor:
+    def _targets(self, kind: str, batch: Batch, temperature: float = 1.0) -> Tensor:
         if kind == "labels":
             return batch.labels
         if kind == "original":
             assert self.network.original is not None
-            return self.network.forward(self.network.original, batch.images).softmax(1)
+            logits = self.network.forward(self.network.original, batch.images)
+            return (logits / temperature).softmax(1)
         if self.labels_once:
             return self.predictions[batch.chosen]
         return self.network(batch.images).argmax(1)

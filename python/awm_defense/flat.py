@@ -28,6 +28,12 @@ def maskable(model: nn.Module, layers: str) -> dict[str, nn.Module]:
     return found
 
 
+def mean_inputs(layers: Iterable[nn.Module]) -> float:
+    """How many inputs an output of these layers has, on the mean of all weights."""
+    weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
+    return sum(w.numel() * w[0].numel() for w in weights) / sum(w.numel() for w in weights)
+
+
 class FlatMasks:
     """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked layers, each one flat buffer.
 

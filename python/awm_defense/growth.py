@@ -18,6 +18,8 @@ KEEP = 0.7
 """The share of its room that each trigger gets, so that no two are alike."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
+AT_ONCE = 2
+"""Triggers that grow in one batch: memory is that of so many times the images."""
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -46,41 +48,34 @@ class Growth:
         self.images, self.labels = images, labels
         shape = kind.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
-        self.count = torch.zeros((), dtype=torch.int64, device=images.device)
 
     def start(self, verdict: Verdict, logits: Logits) -> None:
-        """Forget what was grown, and grow this verdict's trigger from now on.
+        """Forget what was grown, and grow this verdict's trigger as often as there is room for.
 
         `logits` is the network as it was, from images in pixel space.
         """
-        self.count.zero_()
-        self.least, self.most = self.kind.limits(verdict.trigger.to(self.grown), self.images)
+        least, most = self.kind.limits(verdict.trigger.to(self.grown), self.images)
+        target = verdict.target
+        # Images of the class itself don't count.
+        counts = (self.labels != target).to(self.grown)
+        weights = counts / counts.sum()
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
-        self.enough = STRENGTH * ease
-        self.target = verdict.target
-        # Images of the class itself don't count.
-        counts = (self.labels != self.target).to(self.grown)
-        self.weights = counts / counts.sum()
+        for part in self.grown.split(AT_ONCE):
+            free = torch.rand(part.shape, generator=self.generator) < KEEP
+            images = self.images.repeat(len(part), 1, 1, 1)
+            targets = torch.full((len(images),), target, device=images.device)
 
-    def grow(self, logits: Logits, count: int) -> None:
-        """Add `count` triggers, grown against the network as it is now."""
-        free = torch.rand(count, *self.most.shape, generator=self.generator) < KEEP
-        least, most = (limit * free.to(limit.device) for limit in (self.least, self.most))
-        images = self.images.repeat(count, 1, 1, 1)
-        targets = torch.full((len(images),), self.target, device=images.device)
+            def margins(triggers: Tensor, images: Tensor = images, to: Tensor = targets) -> Tensor:
+                spread = triggers.repeat_interleave(len(self.images), dim=0)
+                rows = target_margins(logits(self.kind.apply(images, spread)), to)
+                return rows.view(len(triggers), -1) @ weights
 
-        def margins(triggers: Tensor) -> Tensor:
-            spread = triggers.repeat_interleave(len(self.images), dim=0)
-            rows = target_margins(logits(self.kind.apply(images, spread)), targets)
-            return rows.view(count, -1) @ self.weights
-
-        grown = grow(margins, least, most, self.enough)
-        self.grown.index_copy_(0, self.count + torch.arange(count, device=grown.device), grown)
-        self.count += count
+            room = free.to(least.device)
+            part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
 
     def apply(self, images: Tensor, which: Tensor, amounts: Tensor) -> Tensor:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""
-        triggers = self.grown[(which * self.count).long()]
+        triggers = self.grown[(which * len(self.grown)).long()]
         amounts = FAINTEST + (1 - FAINTEST) * amounts.to(triggers)
         return self.kind.apply(images, triggers * beside(amounts, triggers))

@@ -17,7 +17,7 @@ from awm_defense.defenses import Baseline
 from awm_defense.defenses.run import run_baseline
 from awm_defense.engine import Engine
 from awm_defense.examine import examine
-from awm_defense.flat import maskable
+from awm_defense.flat import maskable, mean_inputs
 from awm_defense.network import WorkingNetwork
 from awm_defense.normalise import Normalise
 from awm_defense.precision import Precision
@@ -212,6 +212,7 @@ def make_engine(
     images = images.detach().to(device, next(model.parameters()).dtype)
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes, images[0].numel())
+    recipe = recipe.for_layers(mean_inputs(maskable(model, recipe.layers).values()))
     data = Batches(images, labels.to(device), recipe, len(images) <= classes, seed)
     # As many images as a mask step's batch holds.
     size = (3 if recipe.grown else 2) * data.batch

@@ -21,8 +21,7 @@ class Recipe(Settings):
     examine: bool = False
     """Whether to look for a backdoor first, and leave a network that looks clean as it is."""
     grown: int = 0
-    """Triggers that are grown in each epoch from the one that `examine` found, to be masked away
-    beside Δ."""
+    """Triggers that are grown from the one that `examine` found, to be masked away beside Δ."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
@@ -46,8 +45,11 @@ class Recipe(Settings):
     trigger_ball: Literal["rescale", "project"] = "rescale"
     """How Δ gets into the L1 ball once an epoch."""
     mask_optimizer: Literal["adam", "sgd"] = "adam"
-    mask_lr: float = 1e-2
+    mask_lr: float | None = 1e-2
     """η₂ in the first epoch."""
+    mask_lr_share: float | None = None
+    """η₂ times the square root of a layer's inputs, for recipes that leave `mask_lr` None: masks
+    that all move one way change an output by as much."""
     mask_lr_decay: float = 1.0
     """η₂ is multiplied by this after every epoch."""
     layers: Literal["conv", "linear", "all"] = "all"
@@ -57,6 +59,8 @@ class Recipe(Settings):
     network's softmax."""
     mask_targets: Literal["labels", "original"] = "labels"
     """What the masked network is held to: true labels, or the original network's softmax."""
+    temperature: float = 1.0
+    """What logits are divided by before both softmaxes, where masks are held to the original's."""
     clip_trigger_phase: bool = False
     """Whether x + Δ is clipped to [0, 1] while Δ is sought."""
     clip_mask_phase: bool = True
@@ -75,7 +79,7 @@ class Recipe(Settings):
     """Random horizontal flips in augmentation (wrong for digits and letters, say)."""
 
     def resolve(self, images: int, classes: int, values: int) -> Self:
-        """A copy with every None filled in.
+        """A copy with every None filled in but `mask_lr`, which `for_layers` fills in.
 
         Args:
             images: how many there are.
@@ -90,6 +94,12 @@ class Recipe(Settings):
         if recipe.beta is None and recipe.alpha is not None:
             recipe = dataclasses.replace(recipe, beta=1 - recipe.alpha)
         return recipe
+
+    def for_layers(self, inputs: float) -> Self:
+        """A copy with `mask_lr` filled in, for layers of so many inputs an output."""
+        if self.mask_lr is not None or self.mask_lr_share is None:
+            return self
+        return dataclasses.replace(self, mask_lr=self.mask_lr_share / inputs**0.5)
 
     def __post_init__(self) -> None:
         least = {"grown": 0, "epochs": 0, "passes": 1, "batch_size": 1, "copies": 0}
@@ -106,6 +116,7 @@ class Recipe(Settings):
             "trigger_lr",
             "trigger_l2",
             "mask_lr",
+            "mask_lr_share",
             "mask_lr_decay",
         ):
             value = getattr(self, key)
@@ -119,6 +130,13 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: expected a number from 0 to 1, got {value}")
             if value and not self.fresh_augmentation:
                 raise ValueError(f"{key}: expected 0 without fresh_augmentation, got {value}")
+        if self.mask_lr is None and self.mask_lr_share is None:
+            raise ValueError("mask_lr: expected a number where mask_lr_share is None, got None")
+        if not self.temperature > 0 or (self.temperature != 1 and self.mask_targets == "labels"):
+            raise ValueError(
+                "temperature: expected a number > 0, and 1 unless mask_targets is 'original', "
+                f"got {self.temperature}"
+            )
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"crop_scale: expected a number in (0, 1], got {self.crop_scale}")
 
@@ -140,14 +158,16 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="default",
             examine=True,
-            grown=2,
+            grown=20,
             epochs=10,
             tau_share=0.01,
             alpha=0.9,
             layers="conv",
             trigger_targets="original",
             mask_targets="original",
-            mask_lr=2e-2,
+            temperature=5.0,
+            mask_lr=None,
+            mask_lr_share=0.58,
             mask_lr_decay=0.8,
             copies=0,
             fresh_augmentation=True,

@@ -129,7 +129,7 @@ VERDICT = Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, TRIGGER, torch.zeros
 
 def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
     images, labels = (tensor.to(device) for tensor in data())
-    recipe = recipe.resolve(10, 10, 3072)
+    recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
     batches = Batches(images, labels, recipe, True, 0)
     sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
     model = make("depthwise").to(device)
@@ -223,6 +223,20 @@ def test_steps_do_what_their_buffers_say() -> None:
         running.trigger_step()
     assert running.position.item() == running.data.steps
     assert (running.trigger_losses > 0).all() and running.delta.abs().max() > 0
+
+
+def test_masks_are_held_to_the_original_at_a_temperature() -> None:
+    running = engine(quick("default", temperature=3.0), Precision())
+    network = running.network
+    network.flat.restore(torch.full_like(network.flat.mask, 0.8))
+    running.start_phase()
+    images = running._take().images
+    with torch.no_grad():
+        logits, original = running.logits(images), network.forward(network.original, images)
+    cross_entropy = -((original / 3).softmax(1) * (logits / 3).log_softmax(1)).sum(1).mean()
+    network.flat.require_grad(True)
+    running.mask_step()
+    torch.testing.assert_close(running.mask_losses[0, 0], 3**2 * cross_entropy)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
+from awm_defense.flat import mean_inputs
 from awm_defense.recipes import RECIPES, get_recipe
 
 
@@ -27,6 +29,9 @@ def test_options_are_parsed_by_the_fields_type() -> None:
         ({"layers": "some"}, "layers: expected one of"),
         ({"flip": "maybe"}, "flip: expected true or false"),
         ({"alpha": "2"}, "alpha: expected a number ≤ 1"),
+        ({"mask_lr": "none"}, "mask_lr: expected a number where mask_lr_share is None"),
+        ({"temperature": "0"}, "temperature: expected a number > 0"),
+        ({"temperature": "5"}, "1 unless mask_targets is 'original', got 5"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
@@ -57,6 +62,20 @@ def test_tau_can_grow_with_the_image() -> None:
     small, large = (get_recipe("default").resolve(10, 10, 3 * size**2) for size in (32, 224))
     assert (small.tau, large.tau) == (pytest.approx(30.72), pytest.approx(1505.28))
     assert replace(get_recipe("default"), tau=5.0).resolve(10, 10, 3072).tau == 5
+
+
+def test_masks_learn_slower_in_wide_layers() -> None:
+    few, many = (get_recipe("default").for_layers(inputs) for inputs in (900, 3600))
+    assert few.mask_lr == pytest.approx(2 * many.mask_lr)
+    given = get_recipe("default").with_options({"mask_lr": "0.03"})
+    assert given.for_layers(3600).mask_lr == 0.03
+    assert get_recipe("official").for_layers(3600).mask_lr == 0.01
+
+
+def test_mean_inputs_weighs_each_mask() -> None:
+    # 8 weights of 4 inputs, 6 of 3.
+    layers = [nn.Linear(4, 2), nn.Linear(3, 2)]
+    assert mean_inputs(layers) == pytest.approx((8 * 4 + 6 * 3) / 14)
 
 
 def test_values_given_are_kept() -> None:
