@@ -35,6 +35,7 @@ RECIPE = replace(
     crop_scale=0.5,
     cutmix=0.0,
     jitter=0.0,
+    temperature=1.0,
 )
 
 
