@@ -5,6 +5,7 @@ On a CPU that is how far the resident size grows beyond what it was with the mod
 
 from __future__ import annotations
 
+import argparse
 import gc
 import subprocess
 import sys
@@ -56,4 +57,7 @@ def _measure(kind: str, arch: str) -> float:
 
 
 if __name__ == "__main__":
-    print(_measure(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", metavar="KIND", help="a way to purify, of bench_purify.RUNS")
+    parser.add_argument("arch", metavar="ARCH")
+    print(_measure(**vars(parser.parse_args())))
