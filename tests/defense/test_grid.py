@@ -46,6 +46,17 @@ def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_precision_is_that_asked_for(
+    place: Place, tmp_path: Path, precision: str, dtype: str
+) -> None:
+    cells = [CELL, replace(CELL, method="finetune+epochs=1")]
+    report = run_grid(cells, replace(place, precision=precision), tmp_path)
+    assert report.failed == {}
+    found = read_results(tmp_path, cells).values()
+    assert [one["precision"]["dtype"] for one in found] == [dtype, dtype]
+
+
 def test_a_network_without_a_backdoor_has_an_accuracy_only(tmp_path: Path) -> None:
     folder = tmp_path / "small_vgg" / "benign"
     write_network(folder)

@@ -13,6 +13,7 @@ import torch
 from awm_defense.commands.options import add_run_options, get_device, positive_int, say
 from awm_defense.manifest import write_json
 from awm_defense.models import MODELS
+from awm_defense.precision import PRECISIONS
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.figures import (
     FIGURES,
@@ -79,6 +80,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="ADDRESS",
         help="run on a Ray cluster: its address, auto, or local; networks and data must lie under "
         "the same paths on every machine; a cell takes one GPU with --device cuda",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="that methods compute in (auto); I-BAU takes float32 only; finished cells stay as "
+        "they are",
     )
     parser.add_argument(
         "--arch",
@@ -163,7 +171,8 @@ def _place(args: argparse.Namespace) -> Place:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.ray is None:  # the machines of a cluster may have what this one lacks
         get_device(device)
-    return Place(args.models.resolve(), args.data_dir and args.data_dir.resolve(), device)
+    data_dir = args.data_dir and args.data_dir.resolve()
+    return Place(args.models.resolve(), data_dir, device, args.precision)
 
 
 def _write_table(out: Path, name: str, table: Mapping[str, Any]) -> None:

@@ -58,11 +58,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """Where cells find what they need: folders of networks and of data, and a device."""
+    """Where and how cells are measured.
+
+    Attributes:
+        models, data_dir: folders of networks and of data.
+        device: to work on.
+        precision: as `purify` takes it.
+    """
 
     models: Path
     data_dir: Path | None
     device: str
+    precision: str = "auto"
 
     def folder(self, cell: Cell) -> Path:
         """The folder of a cell's network."""
@@ -102,6 +109,7 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         seed=cell.seed,
         limit=cell.limit,
         device=device,
+        precision=place.precision,
     )
     found = STUDIES[method.study](trial)
     return {

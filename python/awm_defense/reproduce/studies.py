@@ -36,6 +36,7 @@ class Trial:
     seed: int
     limit: int | None
     device: torch.device
+    precision: str = "auto"
 
     def defender(self) -> tuple[Tensor, Tensor]:
         """The images (n,3,H,W) in [0,1] and labels that the defender has."""
@@ -65,7 +66,8 @@ class Trial:
     def purify(self) -> PurifyResult:
         """What the recipe makes of the network."""
         assert self.recipe is not None
-        result = purify(self.model, *self.defender(), recipe=self.recipe, seed=self.seed)
+        options: dict[str, Any] = {"precision": self.precision, "seed": self.seed}
+        result = purify(self.model, *self.defender(), recipe=self.recipe, **options)
         if result.interrupted:
             raise KeyboardInterrupt
         return result
@@ -85,7 +87,8 @@ def purified(trial: Trial) -> dict[str, Any]:
 def perturbed(trial: Trial) -> dict[str, Any]:
     """How predictions spread over the classes when ANP has perturbed the neurons (Figure 1)."""
     assert isinstance(trial.recipe, Anp)
-    problem, _ = make_problem(trial.model, *trial.defender(), trial.recipe, seed=trial.seed)
+    options: dict[str, Any] = {"precision": trial.precision, "seed": trial.seed}
+    problem, _ = make_problem(trial.model, *trial.defender(), trial.recipe, **options)
     model = perturb(problem, trial.recipe)
     classes = len(trial.data.classes)
     counts = torch.zeros(classes, dtype=torch.int64)
