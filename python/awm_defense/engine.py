@@ -63,7 +63,7 @@ class Engine:
         # Of each kind of trigger that verdicts named: its growth, and the mask step under it.
         self.growths: dict[str, tuple[Growth, Captured]] = {}
 
-    def follow(self, verdict: Verdict | None) -> None:
+    def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for all mask steps from now on; None: grow none."""
         if verdict is None or not self.recipe.grown:
             self.growth, self.learn = None, self.learn_plain
@@ -77,7 +77,7 @@ class Engine:
             )
             self.growths[verdict.unit] = growth, self._capture(self.mask_step)
         self.growth, self.learn = self.growths[verdict.unit]
-        self.growth.start(verdict, self.logits)
+        self.growth.start(verdict, self.logits, progress=progress)
 
     def logits(self, images: Tensor) -> Tensor:
         """What the network makes of images as it is now."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from tqdm import tqdm
 
 from awm_defense.margins import beside, grow, target_margins
 from awm_defense.triggers import Kind
@@ -49,7 +50,7 @@ class Growth:
         shape = kind.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
 
-    def start(self, verdict: Verdict, logits: Logits) -> None:
+    def start(self, verdict: Verdict, logits: Logits, *, progress: bool = False) -> None:
         """Forget what was grown, and grow this verdict's trigger as often as there is room for.
 
         `logits` is the network as it was, from images in pixel space.
@@ -61,7 +62,8 @@ class Growth:
         weights = counts / counts.sum()
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
-        for part in self.grown.split(AT_ONCE):
+        parts = self.grown.split(AT_ONCE)
+        for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
             free = torch.rand(part.shape, generator=self.generator) < KEEP
             images = self.images.repeat(len(part), 1, 1, 1)
             targets = torch.full((len(images),), target, device=images.device)

@@ -53,8 +53,8 @@ def purify(
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
 
-    Ctrl-C ends AWM early, with the masks of the last whole epoch; the examination before it, and
-    rivals, it ends without a result.
+    Ctrl-C ends AWM early, with the masks of the last whole epoch; the examination and the growing
+    of triggers before it, and rivals, it ends without a result.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
@@ -183,7 +183,8 @@ def purify_many(
             engine.delta.zero_()
         else:
             with engine.network.precision.active():
-                engine.follow(verdict if verdict is not None and verdict.backdoored else None)
+                planted = verdict if verdict is not None and verdict.backdoored else None
+                engine.follow(planted, progress=progress)
                 history, finished = _run(engine, notes, progress)
         yield _result(model, engine, history, notes, started, verdict, not finished)
         if not finished:
