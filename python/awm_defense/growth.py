@@ -51,11 +51,12 @@ class Growth:
         self.grown = images.new_zeros(room, *shape)
 
     def start(self, verdict: Verdict, logits: Logits, *, progress: bool = False) -> None:
-        """Forget what was grown, and grow this verdict's trigger as often as there is room for.
+        """Forget what was grown, and grow this verdict's triggers as often as there is room for.
 
         `logits` is the network as it was, from images in pixel space.
         """
-        least, most = self.kind.limits(verdict.trigger.to(self.grown), self.images)
+        found = [t.to(self.grown) for t in (verdict.trigger, verdict.second) if t is not None]
+        limits = [self.kind.limits(trigger, self.images) for trigger in found]
         target = verdict.target
         # Images of the class itself don't count.
         counts = (self.labels != target).to(self.grown)
@@ -63,7 +64,8 @@ class Growth:
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
         parts = self.grown.split(AT_ONCE)
-        for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
+        for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
+            least, most = limits[turn % len(limits)]
             free = torch.rand(part.shape, generator=self.generator) < KEEP
             images = self.images.repeat(len(part), 1, 1, 1)
             targets = torch.full((len(images),), target, device=images.device)

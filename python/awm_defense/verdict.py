@@ -70,6 +70,9 @@ class Verdict:
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
             under its own trigger, grown as far as its kind allows, mean over images.
+        second: another trigger that makes the class stand out, (c,h,w), on pixels into which
+            `trigger` can't grow. Sought where that is a sparse one and not within the smallest
+            bound; None where there is none.
     """
 
     backdoored: bool | None
@@ -81,6 +84,7 @@ class Verdict:
     flips: float
     trigger: Tensor
     margins: Tensor
+    second: Tensor | None = None
 
     def __str__(self) -> str:
         reached = (
@@ -95,7 +99,7 @@ class Verdict:
     __repr__ = __str__
 
     def facts(self) -> dict[str, Any]:
-        """As JSON holds it, without the trigger."""
+        """As JSON holds it: without the triggers, but for whether there is a second."""
         return {
             "backdoored": self.backdoored,
             "target": self.target,
@@ -105,6 +109,7 @@ class Verdict:
             "score": self.score,
             "flips": self.flips,
             "margins": self.margins.tolist(),
+            "second": self.second is not None,
         }
 
 

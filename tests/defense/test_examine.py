@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from dataclasses import replace
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from awm_defense import examine, get_recipe, purify
 from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examine import choose, search
+from awm_defense.examine import choose, search, search_second
 from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
-from awm_defense.verdict import Reach, judge
+from awm_defense.verdict import Reach, Verdict, judge
 
 TARGET = 3
 
@@ -115,6 +116,55 @@ def test_normalised_networks_are_examined_in_pixel_space(
     plain = examine(networks["backdoored"], *defender)
     assert (verdict.target, verdict.norm) == (plain.target, plain.norm)
     torch.testing.assert_close(verdict.margins, plain.margins, rtol=0.05, atol=0.5)
+
+
+class Spots(nn.Module):
+    """Class 0, or `TARGET` as one of some spots of 3x3 pixels is bright."""
+
+    def __init__(self, *corners: tuple[int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 3, 32, 32))
+        for row, column in corners:
+            self.weight.data[:, :, row : row + 3, column : column + 3] = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = (images * self.weight).sum((1, 2, 3))
+        return torch.eye(10)[0] + bright[:, None] * torch.eye(10)[TARGET]
+
+
+def spot(row: int, column: int) -> Tensor:
+    return Spots((row, column)).weight.detach()[0]
+
+
+def a_verdict(norm: float, trigger: Tensor) -> Verdict:
+    return Verdict(True, TARGET, "added to", norm, "L1", 9.0, 1.0, trigger, torch.ones(10))
+
+
+def test_a_second_trigger_lies_apart_from_the_first() -> None:
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    first = a_verdict(40.0, spot(4, 4))
+    second = search_second(Spots((4, 4), (20, 20)), images, labels, first, ease=1.0)
+    assert second is not None
+    assert second.flatten(1).any(0).nonzero().numel() == 9
+    assert second[:, 20:23, 20:23].min() > 0
+    assert float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
+    # Nothing is left to find within three pixels of the first.
+    near = Spots((4, 4), (8, 8))
+    outside = search_second(near, images, labels, first, ease=1.0)
+    assert outside is not None and not outside[:, :10, :10].any()
+    assert search_second(Spots((4, 4)), images, labels, first, ease=1.0) is None
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(5.0, False), (10.0, True), (40.0, True)])
+def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
+    norm: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    first = a_verdict(norm, spot(4, 4))
+    monkeypatch.setattr(importlib.import_module("awm_defense.examine"), "judge", lambda _: first)
+    found = examine(Spots((4, 4), (20, 20)), images, labels)
+    assert (found.second is not None) is expected
+    assert found.facts()["second"] is expected
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 20)])

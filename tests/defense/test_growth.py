@@ -72,6 +72,17 @@ def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
     assert not growth.grown.any()
 
 
+def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
+    kind = Sparse(images)
+    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    both = replace(verdict(kind, pixel(20, 20)), second=pixel(4, 4))
+    growth.start(both, brightness(0.1))
+    # Pixel (4, 4), which alone matters, is in reach of every other pair.
+    first, second = growth.grown.view(2, 2, 2, -1).unbind(1)
+    assert not first.any()
+    assert second.any(-1).any(-1).all()
+
+
 def test_it_stops_where_it_is_strong_enough(images: Tensor) -> None:
     """Clean images have a margin of 1, so `STRENGTH` is enough."""
     kind, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
