@@ -45,16 +45,17 @@ def main() -> int:
         help="also purify the backdoored networks in the folders of DIR; needs AWM_DATA_DIR",
     )
     arguments = parser.parse_args()
-    if arguments.networks and not list(arguments.networks.glob("*/manifest.json")):
-        parser.error(f"--networks: expected folders with a manifest.json in {arguments.networks}")
-    if arguments.networks and not os.environ.get("AWM_DATA_DIR"):
-        parser.error("--networks: expected their data in the folder AWM_DATA_DIR, which is not set")
-    if arguments.networks:
-        os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
-    os.environ["AWM_BENCH_EPOCHS"] = str(arguments.epochs)
     sys.path.insert(0, str(HERE))
+    from networks import find_networks
     from table import CEILING, as_markdown, collect, write
 
+    if arguments.networks:
+        try:
+            find_networks(arguments.networks)
+        except ValueError as error:
+            parser.error(str(error))
+        os.environ["AWM_BENCH_NETWORKS"] = str(arguments.networks.resolve())
+    os.environ["AWM_BENCH_EPOCHS"] = str(arguments.epochs)
     keeper = Keeper()
     pattern = ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*"]
     # Shares need the ceilings of the same run.

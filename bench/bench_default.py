@@ -18,6 +18,7 @@ import pytest
 import torch
 from bench_purify import examination_arithmetic
 from common import DEVICE, EAGER, KERNELS
+from networks import find_networks
 from plain_loop import plain_purify
 from torch import nn
 
@@ -31,8 +32,7 @@ from awm_defense.models import build_model
 from awm_defense.reproduce.studies import Trial
 
 FOLDER = os.environ.get("AWM_BENCH_NETWORKS")
-MANIFESTS = sorted(Path(FOLDER).glob(f"*/{NAME}")) if FOLDER else []
-NETWORKS = [path.parent for path in MANIFESTS if "trigger" in read_manifest(path)]
+NETWORKS = find_networks(Path(FOLDER)) if FOLDER else []
 DEFAULTS = {KERNELS: {}, "kernels, without the examination": {"examine": "false"}}
 OFFICIAL = "kernels, `official`"
 # What the plain loop ended with, by network.

@@ -10,7 +10,6 @@ in the same run. Writes OUT.json and OUT.md. CPU only.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +20,11 @@ from bench_ceilings import SIDE
 from bench_default import trial
 from bench_purify import arithmetic, examination_arithmetic, problem
 from kinds import KINDS, OTHER, shares
+from networks import find_networks
 from table import about, duration, write
 from torch import Tensor, nn
 
 from awm_defense import PurifyResult, examine, purify
-from awm_defense.manifest import NAME
 
 EPOCHS, REPEATS, PRODUCTS = "3", 3, 50
 ARCHS = ["small_vgg", "resnet18"]
@@ -115,11 +114,10 @@ def main() -> None:
     parser.add_argument("--archs", nargs="+", choices=ARCHS, default=ARCHS)
     parser.add_argument("--networks", type=Path, help="holds a folder NAME of each to examine")
     arguments = parser.parse_args()
-    found = arguments.networks and sorted(arguments.networks.glob(f"*/{NAME}"))
-    if found and not os.environ.get("AWM_DATA_DIR"):
-        parser.error("--networks: expected their data in the folder AWM_DATA_DIR, which is not set")
-    if found == []:
-        parser.error(f"--networks: expected a folder with NAME/{NAME}, got {arguments.networks}")
+    try:
+        found = arguments.networks and find_networks(arguments.networks)
+    except ValueError as error:
+        parser.error(str(error))
     rows = [breakdown(arch) for arch in arguments.archs]
     if found is None:
         for arch in arguments.archs:
@@ -127,7 +125,7 @@ def main() -> None:
                 rows.append(examination(arch, *problem(arch, EPOCHS)[:3]))
     else:
         # These take long enough for one time each to do.
-        for folder in (manifest.parent for manifest in found):
+        for folder in found:
             of = trial(folder)
             rows.append(examination(folder.name, of.model, *of.defender(), repeats=1))
     write(arguments.out, {**about(), "rows": rows}, as_markdown(rows))

@@ -25,12 +25,29 @@ import calls  # noqa: E402
 import kinds  # noqa: E402
 import scaling  # noqa: E402
 from common import gate  # noqa: E402
+from networks import find_networks  # noqa: E402
 from plain_loop import HALF, SINGLE, check_equal  # noqa: E402
 from table import as_markdown, duration  # noqa: E402
 
 from awm_defense import purify  # noqa: E402
 
 FEW = "masked_linear and not compiled"
+
+
+def test_networks_without_a_trigger_are_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWM_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="with a trigger in"):
+        find_networks(tmp_path)
+    for name, facts in (("benign", {}), ("badnets", {"trigger": {}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
+    assert find_networks(tmp_path) == [tmp_path / "badnets"]
+    assert str(tmp_path / "benign") in capsys.readouterr().err
+    monkeypatch.delenv("AWM_DATA_DIR")
+    with pytest.raises(ValueError, match="AWM_DATA_DIR, which is not set"):
+        find_networks(tmp_path)
 
 
 def row(group: str, contestant: str, seconds: float, **about: object) -> dict[str, object]:
