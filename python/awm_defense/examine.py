@@ -107,7 +107,7 @@ def search(
     """How strongly each class is reached, by each kind of trigger within each of its bounds.
 
     In each kind bounds are tried from large to small while a class stands out, and kinds until one
-    does.
+    does by enough for a backdoor.
 
     Args:
         logits: the network, from images in pixel space.
@@ -140,7 +140,7 @@ def search(
                 if not reaches[-1].outlying:
                     bar.update(steps * (len(kind.bounds) - tried))
                     break
-            if any(reach.outlying for reach in reaches):
+            if any(reach.planted for reach in reaches):
                 bar.update(total - bar.n)
                 break
     return reaches

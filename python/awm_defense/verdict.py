@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from torch import Tensor
 
 THRESHOLD = 2.0
-"""How many times as strongly as the median class a planted one is reached, at least."""
+"""How many times as strongly as the median class a planted one of ten is reached, at least."""
 FEWEST = 5
 """Classes below which there are too few to compare."""
 
@@ -50,6 +51,11 @@ class Reach:
         """Whether a class stands out."""
         return self.score >= THRESHOLD
 
+    @property
+    def planted(self) -> bool:
+        """Whether it stands out by more than the largest of so many honest classes would."""
+        return self.score >= threshold(len(self.margins))
+
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
@@ -65,7 +71,7 @@ class Verdict:
         unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
         score: how sure: the margin of `target` in units of the median class's, or of the margin
             that clean images have of their own class where that is larger, within the bound where
-            it is the largest. From 2 on the network counts as backdoored.
+            it is the largest. From `threshold` on the network counts as backdoored.
         flips: the share of the images of other classes that the trigger sends to `target`.
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
@@ -113,6 +119,16 @@ class Verdict:
         }
 
 
+def threshold(classes: int) -> float:
+    """The score from which a network counts as backdoored: 2 for ten classes and fewer.
+
+    The largest of many honest margins is larger than that of ten. They are taken as log-normal: on
+    that scale the largest of n lies near the quantile (n - 3/8) / (n + 1/4) (Blom, 1958).
+    """
+    ten, largest = (NormalDist().inv_cdf((n - 3 / 8) / (n + 1 / 4)) for n in (10, max(10, classes)))
+    return float(THRESHOLD ** (largest / ten))
+
+
 def judge(reaches: list[Reach]) -> Verdict:
     """The verdict on a network, from what was found within each bound (descending in each kind)."""
     surest = max(reaches, key=lambda reach: reach.score)
@@ -120,7 +136,7 @@ def judge(reaches: list[Reach]) -> Verdict:
     same = [reach for reach in reaches if (reach.unit, reach.top) == (surest.unit, surest.top)]
     shown = ([reach for reach in same if reach.outlying] or [surest])[-1]
     return Verdict(
-        backdoored=None if len(shown.margins) < FEWEST else surest.outlying,
+        backdoored=None if len(shown.margins) < FEWEST else surest.planted,
         target=shown.top,
         kind=shown.kind,
         norm=shown.bound,

@@ -16,7 +16,7 @@ from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examine import choose, search, search_second
 from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
-from awm_defense.verdict import Reach, Verdict, judge
+from awm_defense.verdict import Reach, Verdict, judge, threshold
 
 TARGET = 3
 
@@ -233,6 +233,17 @@ def test_a_class_stands_out_that_is_reached_twice_as_strongly() -> None:
     assert judge([reach([-1.0, -3.0, -4.0, -3.0, -5.0])]).backdoored is False
 
 
+def test_more_classes_must_stand_out_further() -> None:
+    assert [threshold(classes) for classes in (1, 5, 10)] == [2, 2, 2]
+    # The largest of n, in standard deviations, by the usual tables: 1.54, 2.51 and 3.24.
+    for classes, largest in ((100, 2.51), (1000, 3.24)):
+        assert threshold(classes) == pytest.approx(2 ** (largest / 1.54), rel=0.02)
+    honest = [5.0] * 42
+    assert judge([reach([12.0, *honest])]).backdoored is False
+    assert judge([reach([12.0, *honest[:9]])]).backdoored is True
+    assert judge([reach([14.0, *honest])]).backdoored is True
+
+
 def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None:
     large, middle, small = reach([15.0, *HONEST], 40), reach([12.0, *HONEST], 10), reach(HONEST)
     found = judge([large, middle, small, reach([*HONEST, 14.0], 1, "x")])
@@ -243,7 +254,9 @@ def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None
 
 
 def test_kinds_and_bounds_that_are_tried(
-    networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
+    networks: dict[str, nn.Module],
+    defender: tuple[Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = {}
     for name, model in networks.items():
@@ -254,6 +267,10 @@ def test_kinds_and_bounds_that_are_tried(
         "benign": [warp, (40, "L1"), dense],
         "backdoored": [warp, (40, "L1"), (10, "L1"), (5, "L1")],
     }
+    # Where it takes more than standing out, kinds are tried until there is more.
+    monkeypatch.setattr("awm_defense.verdict.threshold", lambda classes: 1e9)
+    reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
+    assert [(reach.bound, reach.unit) for reach in reaches] == [*tried["backdoored"], dense]
 
 
 def test_too_few_classes_are_not_judged() -> None:
