@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[], help="also these, default+grown=0, say")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks only")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--tables-only", action="store_true", help="run nothing: tables of what OUT/cells holds"
+    )
     given = parser.parse_args()
     methods = {name: RECIPES[name] for name in given.recipes} | {m: m for m in given.methods}
     rows = dict(plan(given.nets, given.only, given.n, methods))
@@ -44,7 +47,8 @@ def main() -> None:
     cells = [cell for mine in seeds.values() for cell in mine]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     place = Place(given.nets.resolve(), given.data_dir, device)
-    report = run_grid(cells, place, given.out, workers=given.workers, progress=True)
+    todo = [] if given.tables_only else cells
+    report = run_grid(todo, place, given.out, workers=given.workers, progress=True)
     results = read_results(given.out, cells)
     tables = [table(rows, seeds, results), verdict_table(given.nets, rows, seeds, results)]
     text = "\n\n".join([*tables, describe(cells, results, None)]) + "\n"

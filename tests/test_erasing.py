@@ -59,6 +59,16 @@ def test_a_line_for_each_network_and_recipe(
     assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
     assert len(list((out / "cells").glob("*.json"))) == 10
     assert len(json.loads((out / "erasing.json").read_text())) == 10
+    lost = (
+        out
+        / "cells"
+        / "small_vgg-badnets-one-shot-default+epochs=1+passes=1+examine=false-seed1.json"
+    )
+    lost.unlink()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--tables-only"])
+    erasing.main()
+    assert not lost.exists()
+    assert "9 of 10 cells" in (out / "erasing.md").read_text().splitlines()[-1]
     assert not [line for line in lines[8:] if "digits" in line]  # nothing was examined
     assert "small_vgg, digits, benign" in capsys.readouterr().out
 
