@@ -82,7 +82,7 @@ def examine(
     verdict = judge(reaches)
     sparse = Sparse(images)
     if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:
-        second = search_second(logits, images, labels, verdict, reaches[0].ease)
+        second = search_second(logits, images, labels, verdict, reaches)
         verdict = dataclasses.replace(verdict, second=second)
     return verdict
 
@@ -147,7 +147,7 @@ def search(
 
 
 def search_second(
-    logits: Logits, images: Tensor, labels: Tensor, verdict: Verdict, ease: float
+    logits: Logits, images: Tensor, labels: Tensor, verdict: Verdict, reaches: list[Reach]
 ) -> Tensor | None:
     """A trigger apart from a verdict's sparse one that makes its class stand out as well, or None.
 
@@ -157,14 +157,16 @@ def search_second(
     Args:
         logits, images, labels: as `search` takes them.
         verdict: with a sparse trigger; the second one lies where that can't grow.
-        ease: of a `Reach`.
+        reaches: what the verdict was made of: within the largest bound of sparse triggers, how
+            strongly the usual class is reached.
     """
     forbidden = Sparse(images).farthest(verdict.trigger.to(images)) > 0
     kind = Sparse(images, forbidden)
     target = torch.tensor([verdict.target], device=images.device)
     climb = _Climb(logits, images, labels, kind, target, kind.start(1, torch.Generator()))
     climb.climb(kind.bounds[0])
-    usual = max(float(verdict.margins.median()), ease)
+    widest = next(reach for reach in reaches if reach.unit == kind.unit)
+    usual = max(float(widest.margins.median()), widest.ease)
     return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * usual else None
 
 

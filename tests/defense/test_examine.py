@@ -136,32 +136,62 @@ def spot(row: int, column: int) -> Tensor:
     return Spots((row, column)).weight.detach()[0]
 
 
-def a_verdict(norm: float, trigger: Tensor) -> Verdict:
-    return Verdict(True, TARGET, "added to", norm, "L1", 9.0, 1.0, trigger, torch.ones(10))
+def a_verdict(norm: float, trigger: Tensor, unit: str = "L1", backdoored: bool = True) -> Verdict:
+    margins = torch.ones(10)
+    return Verdict(backdoored, TARGET, "added to", norm, unit, 9.0, 1.0, trigger, margins)
+
+
+def sparse_reach(bound: float, usual: float, ease: float) -> Reach:
+    margins = torch.full((10,), usual)
+    return Reach("added to", "L1", bound, torch.zeros(10, 1), margins, margins, ease)
 
 
 def test_a_second_trigger_lies_apart_from_the_first() -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
-    first = a_verdict(40.0, spot(4, 4))
-    second = search_second(Spots((4, 4), (20, 20)), images, labels, first, ease=1.0)
+    first, reaches = a_verdict(40.0, spot(4, 4)), [sparse_reach(40.0, 1.0, ease=1.0)]
+    second = search_second(Spots((4, 4), (20, 20)), images, labels, first, reaches)
     assert second is not None
     assert second.flatten(1).any(0).nonzero().numel() == 9
     assert second[:, 20:23, 20:23].min() > 0
-    assert float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
+    # It is sought within the largest bound, of which these 27 values take what they can.
+    assert Sparse.BOUNDS[1] < float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
     # Nothing is left to find within three pixels of the first.
     near = Spots((4, 4), (8, 8))
-    outside = search_second(near, images, labels, first, ease=1.0)
+    outside = search_second(near, images, labels, first, reaches)
     assert outside is not None and not outside[:, :10, :10].any()
-    assert search_second(Spots((4, 4)), images, labels, first, ease=1.0) is None
+    assert search_second(Spots((4, 4)), images, labels, first, reaches) is None
 
 
-@pytest.mark.parametrize(("norm", "expected"), [(5.0, False), (10.0, True), (40.0, True)])
+@pytest.mark.parametrize(("usual", "ease"), [(1.0, 13.0), (13.0, 1.0)])
+def test_the_class_must_stand_out_with_a_second_trigger_too(usual: float, ease: float) -> None:
+    """Grown over all of its 27 values, this one leads by 27 - 1, of one class that is there."""
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    network, first = Spots((4, 4), (20, 20)), a_verdict(10.0, spot(4, 4))
+    smaller = sparse_reach(10.0, 100.0, 100.0)
+    for factor, expected in ((0.98, True), (1.02, False)):
+        widest = sparse_reach(40.0, usual * factor, ease * factor)
+        found = search_second(network, images, labels, first, [widest, smaller])
+        assert (found is not None) is expected
+
+
+@pytest.mark.parametrize(
+    ("norm", "unit", "backdoored", "expected"),
+    [
+        (5.0, "L1", True, False),
+        (10.0, "L1", True, True),
+        (40.0, "L1", True, True),
+        (40.0, "L1", False, False),
+        (40.0, "L2", True, False),
+    ],
+)
 def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
-    norm: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+    norm: float, unit: str, backdoored: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
-    first = a_verdict(norm, spot(4, 4))
-    monkeypatch.setattr(importlib.import_module("awm_defense.examine"), "judge", lambda _: first)
+    first = a_verdict(norm, spot(4, 4), unit, backdoored)
+    module = importlib.import_module("awm_defense.examine")
+    monkeypatch.setattr(module, "search", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)])
+    monkeypatch.setattr(module, "judge", lambda _: first)
     found = examine(Spots((4, 4), (20, 20)), images, labels)
     assert (found.second is not None) is expected
     assert found.facts()["second"] is expected

@@ -83,14 +83,15 @@ def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
     assert second.any(-1).any(-1).all()
 
 
-def test_it_stops_where_it_is_strong_enough(images: Tensor) -> None:
-    """Clean images have a margin of 1, so `STRENGTH` is enough."""
+@pytest.mark.parametrize("ease", [1.0, 2.0])
+def test_it_stops_where_it_is_strong_enough(images: Tensor, ease: float) -> None:
+    """Clean images have a margin of `ease`, so `STRENGTH` times that is enough."""
     kind, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
     growth = Growth(kind, images * 0, labels, 4, generator())
-    network = brightness(20)
-    growth.start(verdict(kind, pixel(4, 4)), network)
+    plain = brightness(20)
+    growth.start(verdict(kind, pixel(4, 4)), lambda batch: ease * plain(batch))
     for trigger in growth.grown[growth.grown.flatten(1).any(1)]:
-        margins = target_margins(network(trigger[None]), torch.tensor([TARGET]))
+        margins = target_margins(plain(trigger[None]), torch.tensor([TARGET]))
         # One step of a tenth, in up to three channels, lies beyond.
         assert STRENGTH <= float(margins) <= STRENGTH + 6
 
