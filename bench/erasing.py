@@ -30,19 +30,21 @@ def main() -> None:
     )
     parser.add_argument("nets", type=Path, metavar="NETS")
     parser.add_argument("--data-dir", type=Path, help="(default: $AWM_DATA_DIR)")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of images (5)")
     parser.add_argument("--n", type=int, help="images in all, instead of one a class")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--methods", nargs="+", default=[], help="also these, default+grown=0, say")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks only")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time (1)")
     parser.add_argument(
         "--tables-only", action="store_true", help="run nothing: tables of what OUT/cells holds"
     )
     given = parser.parse_args()
     methods = {name: RECIPES[name] for name in given.recipes} | {m: m for m in given.methods}
     rows = dict(plan(given.nets, given.only, given.n, methods))
+    if not rows:
+        parser.error(f"NETS: expected folders ARCH/NAME with a {NAME}, got {given.nets}")
     seeds = {cell: with_seeds(cell, given.seeds) for row in rows.values() for cell in row.values()}
     cells = [cell for mine in seeds.values() for cell in mine]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -73,6 +73,16 @@ def test_a_line_for_each_network_and_recipe(
     assert "small_vgg, digits, benign" in capsys.readouterr().out
 
 
+def test_a_folder_without_networks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["erasing.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        erasing.main()
+    assert "NETS: expected folders ARCH/NAME with a manifest.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
     rows, seeds, results = {}, {}, {}
     for name, truth in (("badnets", {"target": 8}), ("benign", {})):
