@@ -44,7 +44,8 @@ def main() -> None:
     methods = {name: RECIPES[name] for name in given.recipes} | {m: m for m in given.methods}
     rows = dict(plan(given.nets, given.only, given.n, methods))
     if not rows:
-        parser.error(f"NETS: expected folders ARCH/NAME with a {NAME}, got {given.nets}")
+        names = f", NAME of {', '.join(given.only)}" if given.only else ""
+        parser.error(f"NETS: expected folders ARCH/NAME with a {NAME}{names}, got {given.nets}")
     seeds = {cell: with_seeds(cell, given.seeds) for row in rows.values() for cell in row.values()}
     cells = [cell for mine in seeds.values() for cell in mine]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -166,8 +166,7 @@ def search_second(
     climb = _Climb(logits, images, labels, kind, target, kind.start(1, torch.Generator()))
     climb.climb(kind.bounds[0])
     widest = next(reach for reach in reaches if reach.unit == kind.unit)
-    usual = max(float(widest.margins.median()), widest.ease)
-    return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * usual else None
+    return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
 
 
 class _Climb:

@@ -42,9 +42,14 @@ class Reach:
         return int(self.margins.argmax())
 
     @property
+    def usual(self) -> float:
+        """The median margin, or `ease` where that is larger."""
+        return max(float(self.margins.median()), self.ease, 1e-6)
+
+    @property
     def score(self) -> float:
-        """The largest margin, in units of the median one, or of `ease` where that is larger."""
-        return float(self.margins.max()) / max(float(self.margins.median()), self.ease, 1e-6)
+        """The largest margin, in units of `usual`."""
+        return float(self.margins.max()) / self.usual
 
     @property
     def outlying(self) -> bool:

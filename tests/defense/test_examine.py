@@ -150,7 +150,6 @@ def test_a_second_trigger_lies_apart_from_the_first() -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
     first, reaches = a_verdict(40.0, spot(4, 4)), [sparse_reach(40.0, 1.0, ease=1.0)]
     second = search_second(Spots((4, 4), (20, 20)), images, labels, first, reaches)
-    assert second is not None
     assert second.flatten(1).any(0).nonzero().numel() == 9
     assert second[:, 20:23, 20:23].min() > 0
     # It is sought within the largest bound, of which these 27 values take what they can.
@@ -158,7 +157,7 @@ def test_a_second_trigger_lies_apart_from_the_first() -> None:
     # Nothing is left to find within three pixels of the first.
     near = Spots((4, 4), (8, 8))
     outside = search_second(near, images, labels, first, reaches)
-    assert outside is not None and not outside[:, :10, :10].any()
+    assert not outside[:, :10, :10].any()
     assert search_second(Spots((4, 4)), images, labels, first, reaches) is None
 
 
