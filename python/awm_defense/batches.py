@@ -17,8 +17,9 @@ from awm_defense.data.augment import (
 from awm_defense.data.mix import cutmix, draw_boxes, draw_factors, jitter
 from awm_defense.recipes import Recipe
 
-FRESH_DRAWS = 10
-FRESH_STEPS = 3
+FRESH_BATCHES = 3
+"""Batches a pass where images are augmented anew, however many images there are: the more steps on
+clean images, the more of a backdoor comes back."""
 
 
 class Phase(NamedTuple):
@@ -82,10 +83,8 @@ class Batches:
             labels = labels.repeat(recipe.copies + 1)
         self.images, self.labels = images, labels
         assert recipe.batch_size is not None
-        size = len(images)
-        if recipe.fresh_augmentation:
-            # One-shot, as many draws as the fixed copies would make images; never just a step.
-            size = max(size * (FRESH_DRAWS if one_shot else 1), FRESH_STEPS * recipe.batch_size)
+        fresh = recipe.fresh_augmentation
+        size = FRESH_BATCHES * recipe.batch_size if fresh else len(images)
         self.batch = min(recipe.batch_size, size)
         self.steps = recipe.passes * (size // self.batch)
         self._start = self.generator.get_state()

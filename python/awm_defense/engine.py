@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from awm_defense.verdict import Verdict
 from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
 
 INF = float("inf")
+Under = Literal["delta", "delta and grown", "nothing"]
 
 
 class Engine:
@@ -56,17 +58,19 @@ class Engine:
         # Whether one pass over the images can label every step of a trigger phase.
         self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
         self.growth: Growth | None = None
+        self.under: Under = "delta"
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" and captured else None
         self._capture = partial(Captured, device=device, pool=pool, enabled=captured)
         self.label, self.trigger = map(self._capture, (self.label_images, self.trigger_step))
-        self.learn_plain = self.learn = self._capture(self.mask_step)
+        # A graph holds what the step was under when it was captured.
+        self.learners = {kind: self._capture(self.mask_step) for kind in get_args(Under)}
         # Of each kind of trigger that verdicts named: its growth, and the mask step under it.
         self.growths: dict[str, tuple[Growth, Captured]] = {}
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
-        """Grow the verdict's trigger, for all mask steps from now on; None: grow none."""
+        """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         if verdict is None or not self.recipe.grown:
-            self.growth, self.learn = None, self.learn_plain
+            self.growth = None
             return
         if verdict.unit not in self.growths:
             data = self.data
@@ -76,7 +80,7 @@ class Engine:
                 kind, data.images[few], data.labels[few], self.recipe.grown, data.generator
             )
             self.growths[verdict.unit] = growth, self._capture(self.mask_step)
-        self.growth, self.learn = self.growths[verdict.unit]
+        self.growth, self.learners["delta and grown"] = self.growths[verdict.unit]
         self.growth.start(verdict, self.logits, progress=progress)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -85,15 +89,10 @@ class Engine:
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
-        self.delta.zero_()
         self.bad.zero_()
-        self.start_phase()
-        if self.labels_once:
-            self.label()
-        for _ in range(self.data.steps):
-            self.trigger()
-        bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
-        bound(self.delta, self.tau)
+        self.enter(number)
+        if self.under != "nothing":
+            self._seek()
         self.start_phase()
         self.lr.fill_(self.mask_lr * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
@@ -101,6 +100,35 @@ class Engine:
             self.learn()
         self.network.flat.require_grad(False)
         return self._history(number)
+
+    def enter(self, number: int) -> None:
+        """Choose what the mask steps of an epoch are under.
+
+        Where triggers were grown, the first epoch mostly undoes them, and masks may then recover
+        what they cost under clean images alone: more epochs under triggers cost accuracy and find
+        nothing else. But recovering can bring the backdoor back, and grown triggers tell.
+        """
+        if self.growth is None:
+            self.under = "delta"
+        elif number > 0 and self.growth.undone(self.logits):
+            self.under = "nothing"
+        else:
+            self.under = "delta and grown"
+
+    def learn(self) -> None:
+        """A mask step, as captured for what it is under."""
+        self.learners[self.under]()
+
+    def _seek(self) -> None:
+        """The trigger phase (lines 2-9)."""
+        self.delta.zero_()
+        self.start_phase()
+        if self.labels_once:
+            self.label()
+        for _ in range(self.data.steps):
+            self.trigger()
+        bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
+        bound(self.delta, self.tau)
 
     def start_phase(self) -> None:
         """Draw the next phase's batches and put them where the steps look for them."""
@@ -118,15 +146,15 @@ class Engine:
     def _history(self, number: int) -> dict[str, float]:
         clean, perturbed, grown = self.mask_losses.double().mean(dim=0)
         mask = self.network.flat.mask
-        values = {
-            "trigger_loss": self.trigger_losses.double().mean(),
-            "trigger_norm": self.delta.double().abs().sum(),
-            "clean_loss": clean,
-            "perturbed_loss": perturbed,
-            **({} if self.growth is None else {"grown_loss": grown}),
-            "mask_mean": self.network.flat.stats[0] / mask.numel(),
-            "bad": self.bad,
-        }
+        values = {"clean_loss": clean}
+        if self.under != "nothing":
+            values["trigger_loss"] = self.trigger_losses.double().mean()
+            values["trigger_norm"] = self.delta.double().abs().sum()
+            values["perturbed_loss"] = perturbed
+        if self.under == "delta and grown":
+            values["grown_loss"] = grown
+        values["mask_mean"] = self.network.flat.stats[0] / mask.numel()
+        values["bad"] = self.bad
         numbers = torch.stack(list(values.values())).tolist()
         return {"epoch": float(number), **dict(zip(values, numbers, strict=True))}
 
@@ -157,14 +185,18 @@ class Engine:
     def mask_step(self) -> None:
         """One step on the masks (lines 11-13): b images and the same under Δ, in one batch.
 
-        Where a verdict is followed, also the same under grown triggers, which count as Δ does.
+        In an epoch under grown triggers also the same under these, which count as Δ does; in one
+        under nothing the images alone.
         """
         batch = self._take()
         heat = self.recipe.temperature
         targets = self._targets(self.recipe.mask_targets, batch, heat)
-        low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
-        parts = [batch.images, perturb(batch.images, self.delta, low, high)]
-        if self.growth is not None and batch.grown is not None:
+        parts = [batch.images]
+        if self.under != "nothing":
+            low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
+            parts.append(perturb(batch.images, self.delta, low, high))
+        if self.under == "delta and grown":
+            assert self.growth is not None and batch.grown is not None
             parts.append(self.growth.apply(batch.images, *batch.grown))
         logits = (self.logits(torch.cat(parts)) / heat).chunk(len(parts))
         # Times T², which keeps the gradient's size (Hinton et al., arXiv:1503.02531).

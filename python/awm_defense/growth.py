@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,9 @@ KEEP = 0.7
 """The share of its room that each trigger gets, so that no two are alike."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
+UNDONE = 0.75
+"""What was grown is undone when images under it are this far from the class, by their margins, as
+clean images are."""
 AT_ONCE = 2
 """Triggers that grow in one batch: memory is that of so many times the images."""
 
@@ -57,26 +61,38 @@ class Growth:
         """
         found = [t.to(self.grown) for t in (verdict.trigger, verdict.second) if t is not None]
         limits = [self.kind.limits(trigger, self.images) for trigger in found]
-        target = verdict.target
+        self.target = verdict.target
         # Images of the class itself don't count.
-        counts = (self.labels != target).to(self.grown)
-        weights = counts / counts.sum()
+        counts = (self.labels != self.target).to(self.grown)
+        self.weights = counts / counts.sum()
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
         parts = self.grown.split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
             least, most = limits[turn % len(limits)]
             free = torch.rand(part.shape, generator=self.generator) < KEEP
-            images = self.images.repeat(len(part), 1, 1, 1)
-            targets = torch.full((len(images),), target, device=images.device)
-
-            def margins(triggers: Tensor, images: Tensor = images, to: Tensor = targets) -> Tensor:
-                spread = triggers.repeat_interleave(len(self.images), dim=0)
-                rows = target_margins(logits(self.kind.apply(images, spread)), to)
-                return rows.view(len(triggers), -1) @ weights
-
             room = free.to(least.device)
+            margins = partial(self._margins, logits)
             part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
+
+    @torch.no_grad()
+    def undone(self, logits: Logits) -> bool:
+        """Whether what was grown brings images next to no nearer to the class any more.
+
+        `logits` is the network as it is now.
+        """
+        nothing = self.grown.new_zeros(1, *self.grown.shape[1:])
+        parts = [nothing, *self.grown.split(AT_ONCE)]
+        clean, *grown = torch.cat([self._margins(logits, part) for part in parts])
+        return bool(torch.stack(grown).mean() < UNDONE * clean)
+
+    def _margins(self, logits: Logits, triggers: Tensor) -> Tensor:
+        """The class's margin under each trigger, mean over images of other classes, (n,)."""
+        images = self.images.repeat(len(triggers), 1, 1, 1)
+        targets = torch.full((len(images),), self.target, device=images.device)
+        spread = triggers.repeat_interleave(len(self.images), dim=0)
+        rows = target_margins(logits(self.kind.apply(images, spread)), targets)
+        return rows.view(len(triggers), -1) @ self.weights
 
     def apply(self, images: Tensor, which: Tensor, amounts: Tensor) -> Tensor:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""

@@ -49,7 +49,7 @@ def save_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
 
 def save_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write how losses, the trigger's L1 norm and the masks moved, one point an epoch."""
-    keys = list(history[0]) if history else []
+    keys = list(dict.fromkeys(key for epoch in history for key in epoch))
     panels = {
         "loss": [key for key in keys if key.endswith("loss")],
         "L1 norm of the trigger": [key for key in keys if key == "trigger_norm"],
@@ -62,7 +62,8 @@ def save_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         axes = figure.add_subplot(1, len(panels), position)
         for key in lines:
             values = [epoch.get(key, math.nan) for epoch in history]
-            axes.plot(range(1, len(values) + 1), values, label=key.replace("_", " "))
+            # Points, too: what an epoch alone has makes no line.
+            axes.plot(range(1, len(values) + 1), values, ".-", label=key.replace("_", " "))
         if title == "loss":
             # While the trigger is sought its loss is hundreds of times that of the clean images.
             axes.set_yscale("log")

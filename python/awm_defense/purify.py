@@ -215,8 +215,8 @@ def make_engine(
     recipe = recipe.resolve(len(images), classes, images[0].numel())
     recipe = recipe.for_layers(mean_inputs(maskable(model, recipe.layers).values()))
     data = Batches(images, labels.to(device), recipe, len(images) <= classes, seed)
-    # As many images as a mask step's batch holds.
-    size = (3 if recipe.grown else 2) * data.batch
+    # As many images as a mask step under Δ alone holds.
+    size = 2 * data.batch
     sample = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
     normalise = Normalise(mean, std, images)
     network = WorkingNetwork(model, recipe, sample, normalise, precision, notes)
@@ -249,9 +249,8 @@ def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[st
             )
             break
         history.append(entry)
-        bar.set_postfix(
-            clean=f"{entry['clean_loss']:.3f}", perturbed=f"{entry['perturbed_loss']:.3f}"
-        )
+        losses = {key.removesuffix("_loss"): entry[key] for key in entry if key.endswith("_loss")}
+        bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
     return history, True
 
 

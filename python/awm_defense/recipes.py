@@ -21,11 +21,13 @@ class Recipe(Settings):
     examine: bool = False
     """Whether to look for a backdoor first, and leave a network that looks clean as it is."""
     grown: int = 0
-    """Triggers that are grown from the one that `examine` found, to be masked away beside Δ."""
+    """Triggers that are grown from the one that `examine` found. Where it found one, epochs are
+    under Δ and these until they are undone, and else hold clean images alone."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
-    """T is `passes` times the number of full batches in the data."""
+    """T is `passes` times the number of full batches in the data; with fresh augmentation, times
+    3."""
     batch_size: int | None = None
     """Images a step, b; at most the number of images there are."""
     tau: float | None = None

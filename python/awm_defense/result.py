@@ -23,11 +23,13 @@ class PurifyResult:
     """m of each masked layer, by its name, in its weight's shape; in [0, 1]. Empty from defenses
     without masks."""
     trigger: Tensor | None
-    """Δ of the last epoch, (c, h, w), in pixel space (values of images in [0, 1]); None from
-    defenses that look for none. Where nothing was masked, zeros."""
+    """Δ of the last epoch that sought one, (c, h, w), in pixel space (values of images in [0, 1]);
+    None from defenses that look for none. Where nothing was masked, zeros."""
     history: list[dict[str, float]]
-    """One entry an epoch: epoch, trigger_loss, trigger_norm (L1, in the ball), clean_loss,
-    perturbed_loss (means over the epoch's steps), mask_mean (of all masks, at its end)."""
+    """One entry an epoch: epoch, clean_loss, trigger_loss, trigger_norm (L1, in the ball),
+    perturbed_loss (under Δ), mask_mean (of all masks, at its end); losses are means over the
+    epoch's steps. Epochs that seek no Δ lack what is said of it; one under grown triggers has
+    grown_loss, too."""
     seconds: float
     """Wall-clock time of the purification."""
     peak_memory_mb: float

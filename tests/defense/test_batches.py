@@ -9,16 +9,16 @@ from awm_defense import get_recipe
 from awm_defense.batches import Batches
 
 STEPS = [
-    # One a class: fixed copies tenfold the images, or as many fresh draws; 100 // 32.
+    # One a class: fixed copies tenfold the images; 100 // 32.
     ("official", 10, True, 5 * 3),
-    ("default", 10, True, 5 * 3),
-    # 30 // 32 would be no step at all.
-    ("default", 3, True, 5 * 3),
-    # More: 500 // 128 and, of few images, three steps all the same.
     ("official", 500, False, 5 * 3),
     ("official", 5000, False, 5 * 39),
+    # Of fresh draws always as many.
+    ("default", 3, True, 5 * 3),
+    ("default", 10, True, 5 * 3),
+    ("default", 43, True, 5 * 3),
     ("default", 50, False, 5 * 3),
-    ("default", 5000, False, 5 * 39),
+    ("default", 5000, False, 5 * 3),
 ]
 
 

@@ -137,6 +137,7 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
     made = Engine(network, batches, recipe, captured=False)
     if recipe.grown:
         made.follow(VERDICT)
+        made.enter(0)
     return made
 
 
