@@ -102,18 +102,13 @@ class Engine:
         return self._history(number)
 
     def enter(self, number: int) -> None:
-        """Choose what the mask steps of an epoch are under.
-
-        Where triggers were grown, the first epoch mostly undoes them, and masks may then recover
-        what they cost under clean images alone: more epochs under triggers cost accuracy and find
-        nothing else. But recovering can bring the backdoor back, and grown triggers tell.
-        """
+        """Choose what the mask steps of an epoch are under."""
         if self.growth is None:
             self.under = "delta"
-        elif number > 0 and self.growth.undone(self.logits):
-            self.under = "nothing"
-        else:
+        elif self.recipe.trigger_epochs is None or number < self.recipe.trigger_epochs:
             self.under = "delta and grown"
+        else:
+            self.under = "nothing"
 
     def learn(self) -> None:
         """A mask step, as captured for what it is under."""

@@ -20,9 +20,6 @@ KEEP = 0.7
 """The share of its room that each trigger gets, so that no two are alike."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
-UNDONE = 0.75
-"""What was grown is undone when images under it are this far from the class, by their margins, as
-clean images are."""
 AT_ONCE = 2
 """Triggers that grow in one batch: memory is that of so many times the images."""
 
@@ -74,17 +71,6 @@ class Growth:
             room = free.to(least.device)
             margins = partial(self._margins, logits)
             part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
-
-    @torch.no_grad()
-    def undone(self, logits: Logits) -> bool:
-        """Whether what was grown brings images next to no nearer to the class any more.
-
-        `logits` is the network as it is now.
-        """
-        nothing = self.grown.new_zeros(1, *self.grown.shape[1:])
-        parts = [nothing, *self.grown.split(AT_ONCE)]
-        clean, *grown = torch.cat([self._margins(logits, part) for part in parts])
-        return bool(torch.stack(grown).mean() < UNDONE * clean)
 
     def _margins(self, logits: Logits, triggers: Tensor) -> Tensor:
         """The class's margin under each trigger, mean over images of other classes, (n,)."""

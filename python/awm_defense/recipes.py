@@ -21,8 +21,10 @@ class Recipe(Settings):
     examine: bool = False
     """Whether to look for a backdoor first, and leave a network that looks clean as it is."""
     grown: int = 0
-    """Triggers that are grown from the one that `examine` found. Where it found one, epochs are
-    under Δ and these until they are undone, and else hold clean images alone."""
+    """Triggers that are grown from the one that `examine` found, to be masked away beside Δ."""
+    trigger_epochs: int | None = None
+    """Epochs under Δ and the grown triggers, where there are any; in those after them, masks recover
+    what that cost on clean images alone. None: all are under triggers."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
@@ -104,7 +106,8 @@ class Recipe(Settings):
         return dataclasses.replace(self, mask_lr=self.mask_lr_share / inputs**0.5)
 
     def __post_init__(self) -> None:
-        least = {"grown": 0, "epochs": 0, "passes": 1, "batch_size": 1, "copies": 0}
+        least = {"grown": 0, "epochs": 0, "copies": 0}
+        least |= {"trigger_epochs": 1, "passes": 1, "batch_size": 1}
         for key, low in least.items():
             value = getattr(self, key)
             if value is not None and value < low:
@@ -161,6 +164,7 @@ RECIPES: dict[str, Recipe] = {
             name="default",
             examine=True,
             grown=20,
+            trigger_epochs=1,
             epochs=10,
             tau_share=0.01,
             alpha=0.9,

@@ -28,6 +28,7 @@ PLAN = Plan(epochs=20, batch_size=32, lr=0.05, weight_decay=5e-4)
 # photographs, and keep their accuracy under them; chosen on such networks.
 RECIPE = replace(
     get_recipe("default"),
+    trigger_epochs=None,
     flip=False,
     tau=300.0,
     alpha=0.85,
