@@ -23,8 +23,8 @@ class Recipe(Settings):
     grown: int = 0
     """Triggers that are grown from the one that `examine` found, to be masked away beside Δ."""
     trigger_epochs: int | None = None
-    """Epochs under Δ and the grown triggers, where there are any; after them masks recover what that
-    cost, on clean images alone. None: all are under triggers."""
+    """Epochs under Δ and the grown triggers, where there are any; after them masks recover on clean
+    images alone. None: all are under triggers."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
