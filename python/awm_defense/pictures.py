@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -70,6 +71,8 @@ def save_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
             axes.legend(fontsize=7)
         else:
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        axes.set_xlim(0.5, len(history) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=7)
