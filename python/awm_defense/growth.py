@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -58,27 +57,26 @@ class Growth:
         """
         found = [t.to(self.grown) for t in (verdict.trigger, verdict.second) if t is not None]
         limits = [self.kind.limits(trigger, self.images) for trigger in found]
-        self.target = verdict.target
+        target = verdict.target
         # Images of the class itself don't count.
-        counts = (self.labels != self.target).to(self.grown)
-        self.weights = counts / counts.sum()
+        counts = (self.labels != target).to(self.grown)
+        weights = counts / counts.sum()
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
         parts = self.grown.split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
             least, most = limits[turn % len(limits)]
             free = torch.rand(part.shape, generator=self.generator) < KEEP
-            room = free.to(least.device)
-            margins = partial(self._margins, logits)
-            part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
+            images = self.images.repeat(len(part), 1, 1, 1)
+            targets = torch.full((len(images),), target, device=images.device)
 
-    def _margins(self, logits: Logits, triggers: Tensor) -> Tensor:
-        """The class's margin under each trigger, mean over images of other classes, (n,)."""
-        images = self.images.repeat(len(triggers), 1, 1, 1)
-        targets = torch.full((len(images),), self.target, device=images.device)
-        spread = triggers.repeat_interleave(len(self.images), dim=0)
-        rows = target_margins(logits(self.kind.apply(images, spread)), targets)
-        return rows.view(len(triggers), -1) @ self.weights
+            def margins(triggers: Tensor, images: Tensor = images, to: Tensor = targets) -> Tensor:
+                spread = triggers.repeat_interleave(len(self.images), dim=0)
+                rows = target_margins(logits(self.kind.apply(images, spread)), to)
+                return rows.view(len(triggers), -1) @ weights
+
+            room = free.to(least.device)
+            part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
 
     def apply(self, images: Tensor, which: Tensor, amounts: Tensor) -> Tensor:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""
