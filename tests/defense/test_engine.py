@@ -127,7 +127,7 @@ TRIGGER = torch.eye(32).repeat(3, 1, 1)
 VERDICT = Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, TRIGGER, torch.zeros(10))
 
 
-def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
+def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: int = 0) -> Engine:
     images, labels = (tensor.to(device) for tensor in data())
     recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
     batches = Batches(images, labels, recipe, True, 0)
@@ -137,7 +137,7 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu") -> Engine:
     made = Engine(network, batches, recipe, captured=False)
     if recipe.grown:
         made.follow(VERDICT)
-        made.enter(0)
+        made.enter(epoch)
     return made
 
 
@@ -145,9 +145,11 @@ STEPS = ("label_images", "trigger_step", "mask_step")
 RECIPES = {
     "official": quick(),
     "default": quick("default"),
-    "grown": quick("default", grown=2),
+    "default, on clean images alone": quick("default"),
     "paper": quick("paper"),
 }
+EPOCHS = {"default, on clean images alone": 1}
+UNDER = {"default": "delta and grown", "default, on clean images alone": "nothing"}
 
 
 class NoHost(TorchDispatchMode):
@@ -180,7 +182,8 @@ def test_steps_never_touch_the_host(
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     # Images are chosen before it, too.
     monkeypatch.setattr("awm_defense.engine.choose", torch.zeros_like)
-    running = engine(RECIPES[name], precision, "meta")
+    running = engine(RECIPES[name], precision, "meta", epoch=EPOCHS.get(name, 0))
+    assert running.under == UNDER.get(name, "delta")
     running.start_phase()
     running.network.flat.require_grad(step == "mask_step")
     with NoHost():
@@ -203,7 +206,7 @@ def storages(running: Engine) -> dict[str, int]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_steps_work_in_the_same_buffers(name: str) -> None:
     """A replayed graph reads and writes where it did when captured."""
-    running = engine(RECIPES[name], Precision())
+    running = engine(RECIPES[name], Precision(), epoch=EPOCHS.get(name, 0))
     running.start_phase()
     running.network.flat.require_grad(True)
     before = storages(running)
