@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from awm_defense.defenses import Anp, Problem
 from awm_defense.manifest import write_manifest
+from awm_defense.recipes import RECIPES
 from awm_defense.reproduce import studies
-from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.grid import cell_path, read_results, run_grid
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import THRESHOLDS
@@ -96,7 +97,8 @@ GRID = """
 import sys
 from pathlib import Path
 from awm_defense.reproduce import workers
-from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.recipes import RECIPES
+from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.grid import run_grid
 
 run_cell = workers.run_cell
@@ -276,3 +278,28 @@ def test_studies_of_anp(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(curve) == list(THRESHOLDS)
     assert curve[0.4]["asr_all"] == curve[0.4]["asr"] == 100
     assert curve[0.5]["asr_all"] == 0
+
+
+def test_results_of_other_settings_are_refused(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_grid([CELL], place, tmp_path)
+    before = state(tmp_path)
+    assert run_grid([CELL], place, tmp_path).run == []
+    changed = replace(RECIPES["official"], gamma=1e-7)
+    monkeypatch.setitem(RECIPES, "official", changed)
+    with pytest.raises(ValueError, match=r"first20.json was measured with gamma 1e-08.* 1e-07"):
+        run_grid([CELL], place, tmp_path)
+    assert state(tmp_path) == before
+
+
+def test_a_result_may_be_older_than_a_setting_that_does_nothing() -> None:
+    then = {"name": "official", "layers": "conv", "trigger_targets": "predictions"}
+    then |= {"mask_lr_decay": 0.9, "flip": False, "tau": 100.0}
+    cell = Cell("small_vgg", "badnets", None, "awm")
+    assert changed_settings(cell, {"recipe": then}) == {}
+    infinite = replace(cell, method="no_clip")
+    assert changed_settings(infinite, {"recipe": {**then, "tau": "inf"}}) == {}
+    grown = replace(cell, method="awm+grown=2")
+    assert changed_settings(grown, {"recipe": then}) == {"grown": (0, 2)}
+    assert changed_settings(cell, {"recipe": None}) == {}

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import math
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,27 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         "versions": {"awm": awm_kernels.__version__, "torch": torch.__version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def changed_settings(cell: Cell, found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In which settings a cell's method is not what its result was measured with: then and now.
+
+    Settings that are left to the method (None) are not compared.
+    """
+    if found["recipe"] is None:
+        return {}
+    then = found["recipe"]
+    # Whether images are mirrored is also up to the data set.
+    _, recipe = get_method(cell.method, flip=then.get("flip", True))
+    assert recipe is not None
+    # A result may be older than a setting, which then did not act.
+    defaults = {field.name: field.default for field in fields(recipe)}
+    pairs = {
+        key: (then.get(key, defaults[key]), _plain(now))
+        for key, now in asdict(recipe).items()
+        if now is not None
+    }
+    return {key: (old, now) for key, (old, now) in pairs.items() if old != now}
 
 
 @functools.lru_cache(maxsize=1)

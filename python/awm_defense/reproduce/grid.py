@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from awm_defense.manifest import read_manifest, write_json
-from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
 
 CELLS = "cells"
@@ -60,7 +60,8 @@ def run_grid(
         progress: show a bar.
 
     Raises:
-        ValueError: when a result in `out` is that of another network than the one in `place`.
+        ValueError: when a result in `out` is that of another network than the one in `place`, or
+            was measured with other settings than its method has now.
         ImportError: for `ray`, when it is not installed.
     """
     (out / CELLS).mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def run_grid(
 
 
 def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> list[Cell]:
-    """Cells that have a network and no result; checks that results are of the same network."""
+    """Cells that have a network and no result; checks that results are of what would be run."""
     results = read_results(out, cells)
     checksums = {place.folder(cell): place.checksum(cell) for cell in _one_a_network(cells)}
     report.missing = [folder for folder, checksum in checksums.items() if checksum is None]
@@ -88,6 +89,11 @@ def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> l
             raise ValueError(
                 f"out: {cell_path(out, cell)} was measured on another network than {folder} holds; "
                 "choose another folder"
+            )
+        for key, (then, now) in changed_settings(cell, found).items():
+            raise ValueError(
+                f"out: {cell_path(out, cell)} was measured with {key} {then}, which is {now} in "
+                f"{cell.method} now; move it away to measure it again, or choose another folder"
             )
     return [
         cell for cell in cells if cell not in results and checksums[place.folder(cell)] is not None
