@@ -20,8 +20,13 @@ AWM_INLINE void blocks(const Args<T>& a, int64_t begin, int64_t end) {
     const T* theta = load(a.theta, at, n, theta_buffer);
     const T* mask = load(a.mask, at, n, mask_buffer);
     T* __restrict out = place(a.out, at, out_buffer);
-    a.scale.fill(at, n, scale);
-    for (int64_t i = 0; i < n; ++i) out[i] = masked_weight(mask[i], theta[i], scale[i]);
+    if (const T* only = a.scale.only(at, n)) {
+      const T one = *only;
+      for (int64_t i = 0; i < n; ++i) out[i] = masked_weight(mask[i], theta[i], one);
+    } else {
+      a.scale.fill(at, n, scale);
+      for (int64_t i = 0; i < n; ++i) out[i] = masked_weight(mask[i], theta[i], scale[i]);
+    }
     store(a.out, at, n, out);
   }
 }

@@ -43,6 +43,12 @@ class RowScale {
     }
   }
 
+  // The scale of elements [at, at + n) where they are all of one row, otherwise null.
+  AWM_INLINE const T* only(int64_t at, int64_t n) const {
+    const int64_t row = std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin();
+    return at + n <= ends_[row] ? &values_[row] : nullptr;
+  }
+
   // Writes the scale of each of the elements [at, at + n) into `buffer`.
   AWM_INLINE void fill(int64_t at, int64_t n, T* buffer) const {
     int64_t row = std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin();
