@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from awm_defense.checks import check_images
+from awm_defense.checks import check_images, check_logits
 from awm_defense.compute import Compute
 from awm_defense.margins import grow, target_margins
 from awm_defense.normalise import Normalise
@@ -117,12 +117,7 @@ def search(
         progress: show a bar.
     """
     with torch.no_grad():
-        plain = logits(images)
-    if plain.dim() != 2 or labels.max() >= plain.shape[1]:
-        raise ValueError(
-            f"model: expected logits (n, classes) with classes for labels up to {labels.max()}, "
-            f"got {tuple(plain.shape)}"
-        )
+        plain = check_logits(logits(images), labels)
     ease = float(target_margins(plain, labels).mean())
     targets = torch.arange(plain.shape[1], device=images.device)
     parts = targets.split(max(1, BATCH // len(images)))

@@ -193,6 +193,8 @@ class WorkingNetwork:
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
         logits: Tensor = module(self.normalise(images).to(self.dtype))
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
         return logits.to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class Normalise(nn.Module):
         if (mean is None) != (std is None):
             raise ValueError(f"mean, std: expected both or neither, got {mean} and {std}")
         self.mean, self.std = _stat("mean", mean, like), _stat("std", std, like)
+        if self.std is not None and not (self.std > 0).all():
+            raise ValueError(f"std: expected numbers > 0, got {std}")
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
@@ -39,5 +41,9 @@ def _stat(name: str, value: Stat, like: Tensor) -> Tensor | None:
         return None
     stat = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
     if stat.shape[1] not in (1, like.shape[1]):
-        raise ValueError(f"{name}: expected 1 or {like.shape[1]} numbers, got {stat.shape[1]}")
+        raise ValueError(
+            f"{name}: expected one number or one a channel, {like.shape[1]}, got {stat.shape[1]}"
+        )
+    if not stat.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got {value}")
     return stat

@@ -35,6 +35,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td { border-bottom: 1px solid var(--line); padding: .2rem 1.5rem .2rem 0; }
 """
 
+PICTURES = (
+    "clean.png",
+    "triggered.png",
+    "recovered.png",
+    "trigger.png",
+    "masks.png",
+    "history.png",
+)
 MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic."
 
 
@@ -52,7 +60,7 @@ def write_report(
     """Write report.json, report.html and the pictures into `out_dir`; return what the JSON holds.
 
     Args:
-        out_dir: an existing folder; files of the same names are replaced.
+        out_dir: an existing folder; an earlier report in it is replaced, pictures included.
         result: what `purify` returned.
         title: the heading.
         before, after: metrics in percent (`acc`, `asr`, ...), where an attack is known.
@@ -98,6 +106,8 @@ def _write_pictures(
     out_dir: Path, result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
 ) -> dict[str, str]:
     """Write every picture; returns file name -> caption of the small ones, in reading order."""
+    for name in PICTURES:
+        (out_dir / name).unlink(missing_ok=True)
     trigger = None if result.trigger is None else result.trigger.detach().float().cpu()
     images: dict[str, tuple[Tensor, str]] = {}
     if clean is not None:

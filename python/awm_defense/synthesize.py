@@ -15,8 +15,9 @@ from awm_defense.normalise import Normalise
 
 STEPS = 300
 LR = 0.1
-STATISTICS = 10.0
-"""Weight of the distance to BatchNorm's statistics."""
+STATISTICS = 0.3
+"""Weight of the distance to BatchNorm's statistics. With 10 the published BadNets network took 14 %
+of its images for the class they are meant for, with 1 it took 92 %."""
 SMOOTH = 1e-3
 """Weight of the variation between neighbouring pixels."""
 SHIFT = 2

@@ -169,6 +169,8 @@ class Warped:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        # grid_sample's backward pass crashes on shifts that are NaN (PyTorch 2.13, CPU).
+        grad = grad.nan_to_num(0.0, 0.0, 0.0)
         size = grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=torch.finfo(grad.dtype).tiny)
         return (parameters - 2.5 / STEPS * bound * grad / size).clamp(-bound, bound)
 

@@ -44,12 +44,17 @@ class Reach:
     @property
     def usual(self) -> float:
         """The median margin, or `ease` where that is larger."""
-        return max(float(self.margins.median()), self.ease, 1e-6)
+        return max(float(self.margins.median()), self.ease)
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the network takes the images for what they are, by their mean margin."""
+        return self.ease > 0
 
     @property
     def score(self) -> float:
-        """The largest margin, in units of `usual`."""
-        return float(self.margins.max()) / self.usual
+        """The largest margin, in units of `usual`; 0 where the images are no scale for it."""
+        return float(self.margins.max()) / self.usual if self.recognised else 0.0
 
     @property
     def outlying(self) -> bool:
@@ -68,7 +73,7 @@ class Verdict:
 
     Attributes:
         backdoored: whether one class is reached far more easily than the others; None where
-            there are fewer than five classes to compare.
+            there are fewer than five classes to compare, or where `recognised` is False.
         target: the class that is reached the most easily.
         kind: what its trigger does: images are "added to" or "warped".
         norm: the bound within which it was found: the smallest tried within which the class
@@ -84,6 +89,8 @@ class Verdict:
         second: another trigger that makes the class stand out, (c,h,w), on pixels into which
             `trigger` can't grow. Sought where that is a sparse one and not within the smallest
             bound; None where there is none.
+        recognised: whether the network takes the images for their classes, by their mean margin.
+            Where it doesn't, it was not made for them as they come, and there is no scale.
     """
 
     backdoored: bool | None
@@ -96,16 +103,24 @@ class Verdict:
     trigger: Tensor
     margins: Tensor
     second: Tensor | None = None
+    recognised: bool = True
 
     def __str__(self) -> str:
+        if not self.recognised:
+            return (
+                "can't tell: the network does not take most of the images for what they are; are "
+                "mean and std, labels and data those that it was trained with?"
+            )
+        norm = f"{self.norm:.3g} {self.unit}"
+        change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
         reached = (
-            f"class {self.target} is reached by images {self.kind} within {self.norm:.3g} "
-            f"{self.unit} ({100 * self.flips:.0f} % of them) and, with more, {self.score:.1f} "
-            "times as strongly as the median class"
+            f"{change} sends {100 * self.flips:.0f} % of other images to class {self.target}; "
+            f"grown, it leads there {self.score:.1f} times as strongly as those to the median class"
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
-        return f"backdoored: {reached}" if self.backdoored else f"clean: at most, {reached}"
+        limit = f"(backdoored: {threshold(len(self.margins)):.1f} and more)"
+        return f"{'backdoored' if self.backdoored else 'clean'}: {reached} {limit}"
 
     __repr__ = __str__
 
@@ -118,6 +133,8 @@ class Verdict:
             "norm": self.norm,
             "unit": self.unit,
             "score": self.score,
+            "threshold": threshold(len(self.margins)),
+            "recognised": self.recognised,
             "flips": self.flips,
             "margins": self.margins.tolist(),
             "second": self.second is not None,
@@ -140,8 +157,9 @@ def judge(reaches: list[Reach]) -> Verdict:
     # The smallest bound within which the same sort of trigger makes the same class stand out.
     same = [reach for reach in reaches if (reach.unit, reach.top) == (surest.unit, surest.top)]
     shown = ([reach for reach in same if reach.outlying] or [surest])[-1]
+    comparable = surest.recognised and len(shown.margins) >= FEWEST
     return Verdict(
-        backdoored=None if len(shown.margins) < FEWEST else surest.planted,
+        backdoored=surest.planted if comparable else None,
         target=shown.top,
         kind=shown.kind,
         norm=shown.bound,
@@ -150,4 +168,5 @@ def judge(reaches: list[Reach]) -> Verdict:
         flips=float(shown.flips[shown.top]),
         trigger=shown.triggers[shown.top].clone(),
         margins=shown.margins,
+        recognised=surest.recognised,
     )

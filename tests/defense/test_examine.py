@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -338,3 +340,54 @@ def test_command(
     (facts,) = json.loads(capsys.readouterr().out).values()
     assert set(facts) >= {"backdoored", "target", "norm", "unit", "score", "flips", "margins"}
     assert len(facts["margins"]) == 10
+
+
+def test_without_a_scale_nothing_is_judged() -> None:
+    """A network that does not know the images: any margin is a large multiple of next to none."""
+    found = judge([reach([9.0, -5.0, -4.0, -5.5, -6.0], ease=-1.0)])
+    assert found.backdoored is None and not found.recognised
+    assert found.score == 0
+    assert "can't tell" in str(found) and "mean and std" in str(found)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
+    assert float((network(images).argmax(1) == labels).double().mean()) < 0.5
+    assert examine(network, images, labels).backdoored is None
+
+
+@pytest.mark.parametrize("call", [examine, purify])
+def test_what_is_not_finite_is_named(call: Callable[..., object]) -> None:
+    """It would crash the search for warps, not raise."""
+    images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 10)).eval()
+
+    broken = network()
+    with torch.no_grad():
+        broken[2].bias[3] = torch.nan
+    with pytest.raises(ValueError, match=r"model: expected finite values.* in 2\.bias"):
+        call(broken, images, labels)
+    with pytest.raises(ValueError, match="images: expected finite"):
+        call(network(), torch.full_like(images, torch.nan), labels)
+    with pytest.raises(ValueError, match="std: expected numbers > 0"):
+        call(network(), images, labels, mean=0.5, std=0.0)
+    with pytest.raises(ValueError, match="mean: expected finite"):
+        call(network(), images, labels, mean=torch.nan, std=0.5)
+    with pytest.raises(TypeError, match=r"got torch.float16 .*model.float\(\)"):
+        call(network().half(), images, labels)
+
+    class Endless(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).flatten(1) * 3e38 * 10
+
+    with pytest.raises(ValueError, match="model: expected finite logits"):
+        examine(Endless(3, 10, 32), images, labels)
+
+    class Pair(nn.Conv2d):
+        def forward(self, x: Tensor) -> Any:
+            y = super().forward(x).flatten(1)
+            return y, y
+
+    with pytest.raises(TypeError, match="model: expected logits, a tensor, got tuple"):
+        call(Pair(3, 10, 32), images, labels)

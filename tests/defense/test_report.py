@@ -62,6 +62,14 @@ def test_without_an_attack_there_is_no_before_and_after(tmp_path: Path) -> None:
     assert not (tmp_path / "triggered.png").exists()
 
 
+def test_an_earlier_report_leaves_nothing_behind(tmp_path: Path) -> None:
+    images = {name: torch.rand(3, 32, 32) for name in ("triggered_image", "clean_image")}
+    write_report(tmp_path, result=make_result(), title="t", **images)
+    assert len(list(tmp_path.glob("*.png"))) == 6
+    write_report(tmp_path, result=make_result(masks={}, history=[], trigger=None), title="t")
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_values_that_json_lacks_become_null(tmp_path: Path) -> None:
     history = [{"epoch": 0, "clean_loss": math.nan, "trigger_norm": math.inf}]
     write_report(tmp_path, result=make_result(history=history), title="t")

@@ -163,11 +163,11 @@ def run(args: argparse.Namespace) -> int:
             return {"acc": accuracy(network, images, labels, **options)}
         return evaluate(network, images, labels, attack, **options)
 
+    few = draw_defender(*data.train(), n=args.retune, seed=0) if args.retune else None
     found = measure(model)
     again: dict[str, float] = {}
-    if args.retune:
-        train_images, train_labels = data.train()
-        clean, classes, _ = draw_defender(train_images, train_labels, n=args.retune, seed=0)
+    if few is not None:
+        clean, classes, _ = few
         say(f"fine-tuning on {args.retune} clean images")
         tuned = purify(
             model, clean, classes, recipe="finetune", mean=mean, std=std, progress=True
@@ -185,5 +185,5 @@ def run(args: argparse.Namespace) -> int:
     if "asr" in found and again:
         rise = again["retuned_asr"] - found["asr"]
         woke = "wakes up" if rise > WAKES else "does not wake up"
-        print(f"the backdoor {woke}: ASR {rise:+.1f} points")
+        print(f"the backdoor {woke}: ASR {rise:+.1f} points (up to {WAKES:+.0f} does not count)")
     return 0

@@ -166,6 +166,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
         save_model(folder / "model.safetensors", result.model)
+        (folder / "masks.safetensors").unlink(missing_ok=True)
         if result.masks:
             save_model(folder / "masks.safetensors", result.masks)
         write_report(
