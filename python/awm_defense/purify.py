@@ -146,7 +146,10 @@ def purify_many(
     for model in models:
         check_images(model, images, labels)
         if not maskable(model, recipe.layers):
-            raise ValueError(f"model: expected layers to mask (layers={recipe.layers!r}), got none")
+            hint = "" if recipe.layers == "all" else "; the recipe's layers='all' masks every sort"
+            raise ValueError(
+                f"model: expected layers to mask (layers={recipe.layers!r}), got none{hint}"
+            )
         started = time.perf_counter()
         home = next(model.parameters())
         work_device = torch.device(device) if device is not None else home.device
