@@ -182,7 +182,7 @@ def test_one_image_is_enough() -> None:
 def test_non_finite_values_give_back_the_last_good_masks() -> None:
     model = make()
     with torch.no_grad():
-        model.conv2.weight[0, 0, 0, 0] = float("inf")
+        model.conv2.weight[0, 0, 0, 0] = torch.finfo(torch.float32).max
     result = purify(model, *clean(), recipe=quick())
     assert any("non-finite" in note for note in result.notes)
     assert all(m.isfinite().all() for m in result.masks.values())
@@ -219,7 +219,7 @@ def test_shared_weights_share_their_mask() -> None:
         ({"model": nn.ReLU()}, ValueError, "model: expected layers to mask"),
         ({"recipe": "best"}, ValueError, "recipe: expected one of"),
         ({"mean": 0.5}, ValueError, "mean, std: expected both"),
-        ({"mean": [0.5] * 2, "std": [1.0] * 2}, ValueError, "mean: expected 1 or 3 numbers"),
+        ({"mean": [0.5] * 2, "std": [1.0] * 2}, ValueError, "mean: expected one number or one"),
     ],
 )
 def test_bad_arguments_are_named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import state, write_network
@@ -14,6 +15,7 @@ from awm_defense.reproduce import figures
 from awm_defense.reproduce.cells import Place
 from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method
+from awm_defense.reproduce.studies import STUDIES, Trial
 from awm_defense.reproduce.tables import table_cells
 
 
@@ -53,10 +55,13 @@ def test_command_line(
     assert table["rows"][3]["entries"][0]["acc"]["ours"] is not None
     assert table["rows"][3]["entries"][0]["acc"]["paper"] is None
 
-    monkeypatch.setitem(METHODS, "awm", Method("AWM", "unwritten"))
+    def failing(trial: Trial) -> dict[str, Any]:
+        raise ValueError("broken")
+
+    monkeypatch.setitem(STUDIES, "purified", failing)
     assert main([*argv, "--seeds", "2"]) == 1
     err = capsys.readouterr().err
-    assert "failed: small_vgg-badnets-one-shot-awm-seed1-first20: ValueError: recipe" in err
+    assert "failed: small_vgg-badnets-one-shot-awm-seed1-first20: ValueError: broken" in err
 
 
 def test_command_line_of_figures(
