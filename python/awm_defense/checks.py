@@ -14,15 +14,15 @@ def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Raise TypeError or ValueError unless these are a model and images with labels for it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            if value.dtype not in FLOATS:
-                raise TypeError(
-                    f"model: expected float32, bfloat16 or float64, got {value.dtype} ({name}); "
-                    "model.float() makes it float32"
-                )
-            if not value.isfinite().all():
-                raise ValueError(f"model: expected finite values, got NaN or infinity in {name}")
+    # Not buffers: an attention mask may well hold -inf.
+    for name, value in model.named_parameters():
+        if value.dtype not in FLOATS:
+            raise TypeError(
+                f"model: expected float32, bfloat16 or float64, got {value.dtype} ({name}); "
+                "model.float() makes it float32"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"model: expected finite values, got NaN or infinity in {name}")
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images: expected a floating-point tensor, got {got}")

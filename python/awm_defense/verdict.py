@@ -108,8 +108,8 @@ class Verdict:
     def __str__(self) -> str:
         if not self.recognised:
             return (
-                "can't tell: the network does not take most of the images for what they are; are "
-                "mean and std, labels and data those that it was trained with?"
+                "can't tell: by its mean margin the network does not take the images for what they "
+                "are; are mean and std, labels and data those that it was trained with?"
             )
         norm = f"{self.norm:.3g} {self.unit}"
         change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"

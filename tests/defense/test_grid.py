@@ -97,8 +97,7 @@ GRID = """
 import sys
 from pathlib import Path
 from awm_defense.reproduce import workers
-from awm_defense.recipes import RECIPES
-from awm_defense.reproduce.cells import Cell, Place, changed_settings
+from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import run_grid
 
 run_cell = workers.run_cell
