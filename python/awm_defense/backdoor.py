@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 import time
@@ -42,6 +43,8 @@ class Order:
         target: the class that triggers lead to; None for all-to-all. Unused without an attack.
         poison_rate: share of all training images; None for the attack's own.
         plan: how to train; its augmentation should suit the data.
+        init: checkpoint of the same architecture to start from; None for random weights.
+        images: how many training images are used, drawn at random; None for all.
     """
 
     arch: str
@@ -49,6 +52,8 @@ class Order:
     target: int | None
     poison_rate: float | None
     plan: Plan
+    init: Path | None = None
+    images: int | None = None
 
 
 def make_network(
@@ -70,7 +75,7 @@ def make_network(
         order: what to make.
         attack: the one ordered, where it has its trigger already; by default one is crafted.
         clean_model: checkpoint of the same architecture without a backdoor, for attacks that need
-            one; by default it is trained first, in `folder`/clean.
+            one; by default `order.init`, and without that it is trained first, in `folder`/clean.
         compute: arithmetic and layout; by default the fastest.
         device: where to train.
         progress: show bars and say what goes on.
@@ -79,10 +84,16 @@ def make_network(
         The manifest.
 
     Raises:
-        ValueError: when the folder holds something made to another order, or the attack has no
-            all-to-all form.
+        ValueError: when the folder holds something made to another order, the attack has no
+            all-to-all form, there are fewer images than ordered, or `order.init` doesn't fit.
     """
+    initial = None if order.init is None else load_state_dict(order.init)
     manifest = _describe(data, order)
+    if order.images is not None:
+        drawn = draw_defender(
+            data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
+        )
+        data = replace(data, train_images=drawn[0], train_labels=drawn[1])
     # Before the first epoch has ended there is nothing to lose: what is there is made anew.
     begun = (folder / NAME).exists() and ((folder / TRAINING).exists() or (folder / MODEL).exists())
     if begun:
@@ -96,7 +107,9 @@ def make_network(
     if order.attack != NO_ATTACK:
         clean = None
         if attack is None and ATTACKS[order.attack].needs_model:
-            clean = _clean_network(folder, data, order, clean_model, compute, device, progress)
+            clean = _clean_network(
+                folder, data, order, clean_model or order.init, compute, device, progress
+            )
         if begun:
             attack = with_model(read_attack(folder, manifest), clean)
         else:
@@ -107,6 +120,8 @@ def make_network(
     with torch.random.fork_rng([]):
         torch.manual_seed(order.plan.seed)
         model = build_model(order.arch, len(data.classes))
+    if initial is not None:
+        load_into(model, initial)
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
         manifest["compute"] = asdict(compute or fastest(model, images, device))
@@ -133,6 +148,10 @@ def _describe(data: Dataset, order: Order) -> dict[str, Any]:
         "poison_rate": 0.0,
         "seed": order.plan.seed,
         "plan": asdict(order.plan),
+        "images": order.images,
+        "init_sha256": None
+        if order.init is None
+        else hashlib.sha256(order.init.read_bytes()).hexdigest(),
         "versions": {
             "awm": awm_kernels.__version__,
             "torch": torch.__version__,

@@ -87,6 +87,30 @@ def test_backdoor_works_and_the_twin_has_none(tmp_path: Path, digits: Dataset) -
     assert twin["poison_rate"] == 0
 
 
+def test_backdoor_planted_by_fine_tuning(tmp_path: Path, digits: Dataset) -> None:
+    benign = replace(ORDER, attack="none", target=None, plan=replace(PLAN, epochs=8, batch_size=32))
+    before = make(tmp_path / "benign", digits, benign)
+    init = tmp_path / "benign" / "model.safetensors"
+    plan = replace(PLAN, epochs=4, batch_size=32, lr=0.02)
+    order = replace(ORDER, poison_rate=0.2, plan=plan, init=init, images=500)
+    manifest = make(tmp_path / "bad", digits, order)
+    assert manifest["images"] == 500
+    assert manifest["asr"] > 90  # type: ignore[operator]
+    assert manifest["acc"] > before["acc"] - 5  # type: ignore[operator]
+    # Steps of next to no length leave the weights that training starts from.
+    still = replace(benign, plan=replace(PLAN, epochs=1, lr=1e-6))
+    for start, acc in ((init, before["acc"]), (None, 10)):
+        found = make(tmp_path / f"still-{start is None}", digits, replace(still, init=start))
+        assert found["acc"] == pytest.approx(acc, abs=10)
+    # A trigger that needs a clean network is crafted on the one that training starts from.
+    make(tmp_path / "sq", digits, replace(order, attack="trojan_sq", plan=PLAN))
+    assert not (tmp_path / "sq" / "clean").exists()
+    with pytest.raises(ValueError, match="made with init_sha256"):
+        make(tmp_path / "bad", digits, replace(order, init=tmp_path / "sq" / "model.safetensors"))
+    with pytest.raises(ValueError, match=r"n: expected 1 to \d+ images, got 10000"):
+        make(tmp_path / "more", digits, replace(order, images=10_000))
+
+
 @pytest.mark.parametrize("name", ["trojan_sq", "clean_label"])
 def test_goes_on_after_an_interruption(
     name: str, tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +214,7 @@ def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:
         (["--attack", "clean_label", "--all-to-all"], "no all-to-all form"),
         (["--attack", "badnets", "--poison-rate", "2"], "rate"),
         (["--attack", "trojan_wm", "--clean-model", "missing.pt"], "missing.pt"),
+        (["--attack", "badnets", "--init", "missing.pt"], "missing.pt"),
         (["--attack", "wadnet"], "wadnet"),
     ],
 )

@@ -51,7 +51,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=Path,
         metavar="CHECKPOINT",
         help="clean network of the same architecture, for attacks that are optimised against one "
-        "(default: train one first)",
+        "(default: that of --init, or train one first)",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="start from this network of the same architecture, to plant a backdoor by fine-tuning",
     )
     parser.add_argument(
         "--trigger-image",
@@ -67,6 +73,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
+    )
+    parser.add_argument(
+        "--images", type=positive_int, metavar="N", help="training images to use (default: all)"
     )
     defaults = Plan()
     for name, kind, what in (
@@ -119,7 +128,13 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     order = Order(
-        args.arch, args.attack, None if args.all_to_all else args.target, args.poison_rate, plan
+        args.arch,
+        args.attack,
+        None if args.all_to_all else args.target,
+        args.poison_rate,
+        plan,
+        args.init,
+        args.images,
     )
     attack = None
     if args.trigger_image is not None:
