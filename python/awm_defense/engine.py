@@ -15,7 +15,7 @@ from awm_defense.examine import choose
 from awm_defense.growth import Growth
 from awm_defense.network import WorkingNetwork
 from awm_defense.recipes import Recipe
-from awm_defense.triggers import kinds
+from awm_defense.triggers import kind_of
 from awm_defense.verdict import Verdict
 from awm_kernels import l1_project_, l1_rescale_, perturb, trigger_step_
 
@@ -74,7 +74,7 @@ class Engine:
             return
         if verdict.unit not in self.growths:
             data = self.data
-            kind = next(kind for kind in kinds(data.images) if kind.unit == verdict.unit)
+            kind = kind_of(verdict.unit, data.images)
             few = choose(data.labels)
             growth = Growth(
                 kind, data.images[few], data.labels[few], self.recipe.grown, data.generator

@@ -33,6 +33,22 @@ def save_trigger(path: Path, trigger: Tensor) -> None:
     save_image(path, 0.5 + 0.5 * trigger.detach() / largest)
 
 
+def save_margins(path: Path, margins: Tensor, target: int) -> None:
+    """Write one bar a class: how strongly its grown trigger leads there (classes,)."""
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    axes = figure.add_subplot()
+    values = margins.detach().float().cpu()
+    colours = ["#dc2626" if one == target else "#2563eb" for one in range(len(values))]
+    axes.bar(range(len(values)), values.numpy(), color=colours)
+    axes.axhline(float(values.median()), linestyle=":", color="grey", label="the median class")
+    axes.legend(fontsize=7)
+    axes.set_xlabel("class", fontsize=8)
+    axes.set_ylabel("margin of the logits", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
+    axes.tick_params(labelsize=7)
+    figure.savefig(path, dpi=110)
+
+
 def save_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
     """Write one histogram of mask values in [0,1] per layer, with a logarithmic count."""
     rows = max(1, math.ceil(len(masks) / COLUMNS))

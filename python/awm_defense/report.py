@@ -15,8 +15,15 @@ import torch
 from torch import Tensor
 
 import awm_kernels
-from awm_defense.pictures import save_history, save_image, save_masks, save_trigger
+from awm_defense.pictures import (
+    save_history,
+    save_image,
+    save_margins,
+    save_masks,
+    save_trigger,
+)
 from awm_defense.result import PurifyResult
+from awm_defense.triggers import kind_of
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #16a34a; --bad: #dc2626; }
@@ -38,10 +45,16 @@ td { border-bottom: 1px solid var(--line); padding: .2rem 1.5rem .2rem 0; }
 PICTURES = (
     "clean.png",
     "triggered.png",
+    "found.png",
     "recovered.png",
     "trigger.png",
+    "margins.png",
     "masks.png",
     "history.png",
+)
+MARGINS_MEAN = (
+    "For every class, how far the smallest trigger found for it leads there once it is grown: the "
+    "logit of the class above the largest other one, mean over images of other classes."
 )
 MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic."
 
@@ -66,7 +79,8 @@ def write_report(
         before, after: metrics in percent (`acc`, `asr`, ...), where an attack is known.
         extra: further facts that JSON can hold, such as the seed and the data set.
         triggered_image: one image (3,H,W) in [0,1] with the attacker's trigger.
-        clean_image: one image (3,H,W) in [0,1]; written with the recovered trigger added, too.
+        clean_image: one image (3,H,W) in [0,1]; written with Δ added, too, and with
+            the trigger that the verdict found.
     """
     pictures = _write_pictures(out_dir, result, triggered_image, clean_image)
     report = _collect(result, title, before, after, extra or {})
@@ -114,16 +128,24 @@ def _write_pictures(
         images["clean.png"] = (clean, "a clean image")
     if triggered is not None:
         images["triggered.png"] = (triggered, "the same with the attacker's trigger")
+    verdict = result.verdict
+    if clean is not None and verdict is not None and verdict.backdoored:
+        one = clean.detach().float().cpu()[None]
+        (found,) = kind_of(verdict.unit, one).apply(one, verdict.trigger[None])
+        text = f"the same with the smallest trigger found for class {verdict.target}"
+        images["found.png"] = (found, text)
     if clean is not None and trigger is not None:
         recovered = clean.detach().float().cpu() + trigger
-        images["recovered.png"] = (recovered, "the same with the recovered trigger")
+        images["recovered.png"] = (recovered, "the same with the recovered trigger Δ")
     for name, (image, _) in images.items():
         save_image(out_dir / name, image)
     captions = {name: caption for name, (_, caption) in images.items()}
     if trigger is not None:
         save_trigger(out_dir / "trigger.png", trigger)
         largest = f"{trigger.abs().max():.2f}"
-        captions["trigger.png"] = f"the recovered trigger; grey is none, white and black ±{largest}"
+        captions["trigger.png"] = f"Δ; grey is none, white and black ±{largest}"
+    if verdict is not None:
+        save_margins(out_dir / "margins.png", verdict.margins, verdict.target)
     if result.masks:
         save_masks(out_dir / "masks.png", result.masks)
     if result.history:
@@ -160,7 +182,10 @@ def _html(
         f"<figure>{_img(out_dir / name, text)}<figcaption>{escape(text)}</figcaption></figure>"
         for name, text in pictures.items()
     )
-    masks = history = ""
+    margins = masks = history = ""
+    if result.verdict is not None:
+        picture = _img(out_dir / "margins.png", "margin of each class", "wide")
+        margins = f"<h2>Classes</h2><p>{MARGINS_MEAN}</p>{picture}"
     if report["masks"]:
         picture = _img(out_dir / "masks.png", "histogram of mask values per layer", "wide")
         masks = f"<h2>Masks</h2><p>{MASKS_MEAN}</p>{picture}"
@@ -182,6 +207,7 @@ def _html(
 <h1>{escape(report["title"])}</h1>{verdict}
 <div class="cards">{"".join(cards)}</div>
 {f'<h2>Trigger</h2><div class="pictures">{small}</div>' if small else ""}
+{margins}
 {masks}
 {history}
 {f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""}

@@ -184,6 +184,11 @@ def kinds(images: Tensor) -> list[Kind]:
     return [Warped(images), Sparse(images), Dense(images)]
 
 
+def kind_of(unit: str, images: Tensor) -> Kind:
+    """The kind whose norm is in `unit`, for images (n,c,h,w) of this size."""
+    return next(kind for kind in kinds(images) if kind.unit == unit)
+
+
 def _norms(triggers: Tensor) -> Tensor:
     """The L2 norm of each, (n,1,1,1), at least a tiny number."""
     norms = torch.linalg.vector_norm(triggers, dim=(1, 2, 3), keepdim=True)

@@ -17,6 +17,7 @@ from awm_defense.precision import Precision
 from awm_defense.purify import PurifyResult
 from awm_defense.recipes import get_recipe
 from awm_defense.report import write_report
+from awm_defense.verdict import Verdict
 
 
 def make_result(**changes: object) -> PurifyResult:
@@ -68,6 +69,30 @@ def test_an_earlier_report_leaves_nothing_behind(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 6
     write_report(tmp_path, result=make_result(masks={}, history=[], trigger=None), title="t")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_what_the_verdict_found_is_shown(tmp_path: Path) -> None:
+    trigger = torch.zeros(3, 32, 32)
+    trigger[:, 4, 6] = 1.0
+    margins = torch.ones(10)
+    margins[3] = 9.0
+    for backdoored in (True, False):
+        verdict = Verdict(backdoored, 3, "added to", 5.0, "L1", 9.0, 1.0, trigger, margins)
+        result = make_result(verdict=verdict)
+        write_report(tmp_path, result=result, title="t", clean_image=torch.zeros(3, 32, 32))
+        assert (tmp_path / "found.png").exists() == backdoored
+        if backdoored:
+            with Image.open(tmp_path / "found.png") as picture:
+                lit = np.asarray(picture)[4::8, 4::8, 0]
+            assert np.argwhere(lit).tolist() == [[4, 6]]
+            assert "trigger found for class 3" in (tmp_path / "report.html").read_text()
+        # The bar of the class named is red, and alone in that.
+        with Image.open(tmp_path / "margins.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        red = (pixels[..., 0] - pixels[..., 2] > 100).nonzero()[1]
+        blue = (pixels[..., 2] - pixels[..., 0] > 100).nonzero()[1]
+        assert len(red) and not set(red) & set(blue)
+        assert np.unique(red).size < np.unique(blue).size / 8
 
 
 def test_values_that_json_lacks_become_null(tmp_path: Path) -> None:
