@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 import time
@@ -17,7 +16,7 @@ from tqdm import tqdm
 import awm_kernels
 from awm_defense.attacks import ATTACKS, Attack, craft_attack, with_model
 from awm_defense.attacks.files import read_attack, write_attack
-from awm_defense.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.checkpoint import checksum, load_into, load_state_dict, save_model
 from awm_defense.compute import Compute, fastest
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.manifest import NAME, read_manifest, write_manifest
@@ -149,9 +148,7 @@ def _describe(data: Dataset, order: Order) -> dict[str, Any]:
         "seed": order.plan.seed,
         "plan": asdict(order.plan),
         "images": order.images,
-        "init_sha256": None
-        if order.init is None
-        else hashlib.sha256(order.init.read_bytes()).hexdigest(),
+        "init_sha256": None if order.init is None else checksum(order.init),
         "versions": {
             "awm": awm_kernels.__version__,
             "torch": torch.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
     }
     # Not `save_file`: what it writes can be read by its owner only.
     path.write_bytes(save(copies, metadata={"format": "pt"}))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file of weights, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -131,7 +131,7 @@ def _write_pictures(
     verdict = result.verdict
     if clean is not None and verdict is not None and verdict.backdoored:
         one = clean.detach().float().cpu()[None]
-        (found,) = kind_of(verdict.unit, one).apply(one, verdict.trigger[None])
+        (found,) = kind_of(verdict.unit, one).apply(one, verdict.trigger[None].to(one))
         text = f"the same with the smallest trigger found for class {verdict.target}"
         images["found.png"] = (found, text)
     if clean is not None and trigger is not None:

@@ -95,6 +95,14 @@ def test_what_the_verdict_found_is_shown(tmp_path: Path) -> None:
         assert np.unique(red).size < np.unique(blue).size / 8
 
 
+def test_a_warp_of_a_float64_network_is_shown(tmp_path: Path) -> None:
+    shifts = torch.full((2, 4, 4), 0.5, dtype=torch.float64)
+    verdict = Verdict(True, 3, "warped", 0.5, "pixels", 9.0, 1.0, shifts, torch.ones(10))
+    result = make_result(verdict=verdict)
+    write_report(tmp_path, result=result, title="t", clean_image=torch.rand(3, 32, 32))
+    assert (tmp_path / "found.png").read_bytes() != (tmp_path / "clean.png").read_bytes()
+
+
 def test_values_that_json_lacks_become_null(tmp_path: Path) -> None:
     history = [{"epoch": 0, "clean_loss": math.nan, "trigger_norm": math.inf}]
     write_report(tmp_path, result=make_result(history=history), title="t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import platform
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import torch
 import awm_kernels
 from awm_defense.attacks.files import read_attack
 from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.checkpoint import checksum, load_into, load_state_dict
 from awm_defense.data import Dataset, load_dataset
 from awm_defense.manifest import NAME, read_manifest
 from awm_defense.models import build_model
@@ -81,7 +80,7 @@ class Place:
         folder = self.folder(cell)
         if not ((folder / MODEL).is_file() and (folder / NAME).is_file()):
             return None
-        return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+        return checksum(folder / MODEL)
 
 
 def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
