@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from awm_defense import get_recipe
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.engine import Engine
 from awm_defense.models import build_model
 from awm_defense.purify import make_engine
@@ -90,6 +91,7 @@ def pair_seconds(engine: Engine) -> float:
     return statistics.median(found)
 
 
+@keep_freed_memory()
 def measure(arch: str, batch: int, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_model(arch, 10).eval().to(DEVICE)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.batches import Batches
 from awm_defense.checks import check_images
 from awm_defense.defenses import Baseline
@@ -55,6 +56,8 @@ def purify(
 
     Ctrl-C ends AWM early, with the masks of the last whole epoch; the examination and the growing
     of triggers before it, and rivals, it ends without a result.
+
+    Meanwhile freed memory stays with the process (see `awm_defense.allocator`).
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
@@ -150,46 +153,48 @@ def purify_many(
             raise ValueError(
                 f"model: expected layers to mask (layers={recipe.layers!r}), got none{hint}"
             )
-        started = time.perf_counter()
-        home = next(model.parameters())
-        work_device = torch.device(device) if device is not None else home.device
-        if work_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(work_device)
-        notes: list[str] = []
-        source = model if work_device == home.device else copy.deepcopy(model).to(work_device)
-        if engine is None:
-            engine = make_engine(
-                source,
-                images,
-                labels,
-                recipe,
-                mean=mean,
-                std=std,
-                device=work_device,
-                precision=precision,
-                captured=captured,
-                seed=seed,
-                notes=notes,
-            )
-        else:
-            engine.network.load(source, notes)
-        engine.data.restart()
-        verdict: Verdict | None = None
-        history: list[dict[str, float]] = []
-        finished = True
-        if recipe.examine:
-            verdict = examine(
-                source, images, labels, mean=mean, std=std, seed=seed, progress=progress
-            )
-        if verdict is not None and verdict.backdoored is False:
-            notes.append("the network looks clean and is returned as it was")
-            engine.delta.zero_()
-        else:
-            with engine.network.precision.active():
-                planted = verdict if verdict is not None and verdict.backdoored else None
-                engine.follow(planted, progress=progress)
-                history, finished = _run(engine, notes, progress)
-        yield _result(model, engine, history, notes, started, verdict, not finished)
+        with keep_freed_memory():
+            started = time.perf_counter()
+            home = next(model.parameters())
+            work_device = torch.device(device) if device is not None else home.device
+            if work_device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(work_device)
+            notes: list[str] = []
+            source = model if work_device == home.device else copy.deepcopy(model).to(work_device)
+            if engine is None:
+                engine = make_engine(
+                    source,
+                    images,
+                    labels,
+                    recipe,
+                    mean=mean,
+                    std=std,
+                    device=work_device,
+                    precision=precision,
+                    captured=captured,
+                    seed=seed,
+                    notes=notes,
+                )
+            else:
+                engine.network.load(source, notes)
+            engine.data.restart()
+            verdict: Verdict | None = None
+            history: list[dict[str, float]] = []
+            finished = True
+            if recipe.examine:
+                verdict = examine(
+                    source, images, labels, mean=mean, std=std, seed=seed, progress=progress
+                )
+            if verdict is not None and verdict.backdoored is False:
+                notes.append("the network looks clean and is returned as it was")
+                engine.delta.zero_()
+            else:
+                with engine.network.precision.active():
+                    planted = verdict if verdict is not None and verdict.backdoored else None
+                    engine.follow(planted, progress=progress)
+                    history, finished = _run(engine, notes, progress)
+            result = _result(model, engine, history, notes, started, verdict, not finished)
+        yield result
         if not finished:
             return
 

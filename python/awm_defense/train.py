@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.compute import Compute
 from awm_defense.data.augment import random_shift_flip
 
@@ -65,6 +66,7 @@ class Plan:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+@keep_freed_memory()
 def train(
     model: Model,
     images: Tensor,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.batches import Batches
 from awm_defense.checks import check_images
 from awm_defense.compute import Compute, fastest
@@ -50,6 +51,7 @@ def make_problem(
     return problem, used
 
 
+@keep_freed_memory()
 def run_baseline(
     model: nn.Module, images: Tensor, labels: Tensor, settings: Baseline, **options: Any
 ) -> PurifyResult:

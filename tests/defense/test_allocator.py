@@ -1,0 +1,142 @@
+"""Freed memory stays while networks are purified or trained, and goes back afterwards."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_network
+
+from awm_defense import allocator, purify
+from awm_defense.allocator import ADJUSTED, KEEP, keep_freed_memory
+from awm_defense.recipes import get_settings
+from awm_defense.train import Plan, train
+
+resource = pytest.importorskip("resource")
+
+glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not allocator._adjustable(),
+    reason="needs the GNU C library, with settings that are not from the environment",
+)
+VALUES = 12_000_000
+PAGES = VALUES * 4 // 4096
+
+
+def faults() -> int:
+    """Pages that the kernel fills for five results of 48 MB, after one more."""
+    x = torch.ones(VALUES)
+    x + 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        x + 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the C library is told, which it is not."""
+    found: list[dict[int, int]] = []
+    monkeypatch.setattr(allocator, "_set", found.append)
+    monkeypatch.setattr(allocator, "_adjustable", lambda: True)
+    return found
+
+
+@glibc
+def test_results_take_memory_that_was_freed():
+    with keep_freed_memory():
+        inside = faults()
+    assert inside < PAGES
+    assert faults() > 4 * PAGES
+
+
+@glibc
+def test_memory_goes_back_afterwards():
+    before = resident_mb()
+    with keep_freed_memory():
+        results = [torch.ones(VALUES) for _ in range(5)]
+        results.clear()
+        assert resident_mb() > before + 5 * 40
+    assert resident_mb() < before + 40
+
+
+def test_only_the_last_one_gives_memory_back(calls):
+    with keep_freed_memory():
+        with keep_freed_memory():
+            pass
+        assert calls == [KEEP]
+    assert calls == [KEEP, ADJUSTED]
+
+
+def test_threads_count_together(calls):
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with keep_freed_memory():
+            inside.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=work)
+    with keep_freed_memory():
+        thread.start()
+        assert inside.wait(60)
+    assert calls == [KEEP]
+    go_on.set()
+    thread.join()
+    assert calls == [KEEP, ADJUSTED]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "1000000"),
+        ("MALLOC_MMAP_MAX_", "7"),
+        ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+    ],
+)
+def test_settings_of_the_environment_stay(monkeypatch, name, value):
+    found = []
+    monkeypatch.setattr(allocator, "_set", found.append)
+    monkeypatch.setenv(name, value)
+    with keep_freed_memory():
+        pass
+    assert found == []
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    found = []
+    monkeypatch.setattr(allocator, "_set", found.append)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with keep_freed_memory():
+        pass
+    assert found == []
+
+
+def test_an_error_gives_memory_back(calls):
+    with pytest.raises(RuntimeError, match="boom"), keep_freed_memory():
+        raise RuntimeError("boom")
+    assert calls == [KEEP, ADJUSTED]
+
+
+def work_with(name: str) -> None:
+    images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
+    if name == "train":
+        train(tiny_network(), images, labels, Plan(epochs=1))
+        return
+    recipe = get_settings(name)
+    if name == "official":
+        recipe = recipe.with_options({"epochs": "1", "passes": "1"})
+    purify(tiny_network().eval(), images, labels, recipe=recipe)
+
+
+@pytest.mark.parametrize("name", ["official", "clp", "train"])
+def test_work_keeps_memory_and_gives_it_back(calls, name):
+    work_with(name)
+    assert calls == [KEEP, ADJUSTED]
