@@ -186,7 +186,7 @@ def purify_many(
                     source, images, labels, mean=mean, std=std, seed=seed, progress=progress
                 )
             if verdict is not None and verdict.backdoored is False:
-                notes.append("the network looks clean and is returned as it was")
+                notes.append(_returned(verdict))
                 engine.delta.zero_()
             else:
                 with engine.network.precision.active():
@@ -197,6 +197,16 @@ def purify_many(
         yield result
         if not finished:
             return
+
+
+def _returned(verdict: Verdict) -> str:
+    kept = "the network looks clean and is returned as it was"
+    if not verdict.narrow:
+        return kept
+    return (
+        f"{kept}, but class {verdict.target} stands out by little less than a planted one: where "
+        "you have reason to distrust it, examine=false with a larger tau purifies all the same"
+    )
 
 
 def make_engine(

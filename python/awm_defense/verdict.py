@@ -10,6 +10,8 @@ from torch import Tensor
 
 THRESHOLD = 2.0
 """How many times as strongly as the median class a planted one of ten is reached, at least."""
+NARROW = 0.75
+"""Share of the threshold from which a clean verdict is one by little."""
 FEWEST = 5
 """Classes below which there are too few to compare."""
 
@@ -105,6 +107,11 @@ class Verdict:
     second: Tensor | None = None
     recognised: bool = True
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it is clean by little: so are benign networks, and large backdoored ones."""
+        return self.backdoored is False and self.score >= NARROW * threshold(len(self.margins))
+
     def __str__(self) -> str:
         if not self.recognised:
             return (
@@ -120,7 +127,8 @@ class Verdict:
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
         limit = f"(backdoored: {threshold(len(self.margins)):.1f} and more)"
-        return f"{'backdoored' if self.backdoored else 'clean'}: {reached} {limit}"
+        found = "backdoored" if self.backdoored else "clean"
+        return f"{found}{', but by little' if self.narrow else ''}: {reached} {limit}"
 
     __repr__ = __str__
 

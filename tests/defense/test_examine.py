@@ -264,6 +264,30 @@ def test_a_class_stands_out_that_is_reached_twice_as_strongly() -> None:
     assert judge([reach([-1.0, -3.0, -4.0, -3.0, -5.0])]).backdoored is False
 
 
+def test_a_clean_verdict_says_when_it_is_one_by_little() -> None:
+    narrow, wide, found = (judge([reach([top, *HONEST])]) for top in (7.6, 7.4, 12.0))
+    assert narrow.narrow and str(narrow).startswith("clean, but by little: ")
+    assert not wide.narrow and str(wide).startswith("clean: ")
+    assert not found.narrow and str(found).startswith("backdoored: ")
+    # 2.0 of 2.7, the threshold for as many classes.
+    assert judge([reach([10.3, *[5.0] * 42])]).narrow
+
+
+def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.rand(5, 3, 8, 8), torch.arange(5)
+    model = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten())
+    for top, said in ((7.6, "class 0 stands out"), (5.2, "")):
+        verdict = judge([reach([top, 5.0, 4.0, 5.0, 4.5])])
+        monkeypatch.setattr(
+            importlib.import_module("awm_defense.purify"),
+            "examine",
+            lambda *_, found=verdict, **__: found,
+        )
+        (note,) = purify(model, images, labels).notes
+        assert note.startswith("the network looks clean and is returned as it was")
+        assert said in note and ("tau" in note) == bool(said)
+
+
 def test_more_classes_must_stand_out_further() -> None:
     assert [threshold(classes) for classes in (1, 5, 10)] == [2, 2, 2]
     # The largest of n, in standard deviations, by the usual tables: 1.54, 2.51 and 3.24.
