@@ -26,11 +26,12 @@ PAGES = VALUES * 4 // 4096
 
 
 def faults() -> int:
-    """Pages that the kernel fills for five results of 48 MB, after one more."""
+    """Pages that the kernel fills for twenty results of 48 MB, after five more."""
     x = torch.ones(VALUES)
-    x + 1
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
+        x + 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
         x + 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -53,8 +54,9 @@ def calls(monkeypatch):
 def test_results_take_memory_that_was_freed():
     with keep_freed_memory():
         inside = faults()
-    assert inside < PAGES
-    assert faults() > 4 * PAGES
+    # The heap may hand out a few addresses in turn before all of them have been used.
+    assert inside < 5 * PAGES
+    assert faults() > 19 * PAGES
 
 
 @glibc
