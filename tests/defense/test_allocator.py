@@ -56,17 +56,15 @@ def test_results_take_memory_that_was_freed():
         inside = faults()
     # The heap may hand out a few addresses in turn before all of them have been used.
     assert inside < 5 * PAGES
-    assert faults() > 19 * PAGES
 
 
 @glibc
 def test_memory_goes_back_afterwards():
-    before = resident_mb()
     with keep_freed_memory():
-        results = [torch.ones(VALUES) for _ in range(5)]
+        results = [torch.ones(VALUES) for _ in range(10)]
         results.clear()
-        assert resident_mb() > before + 5 * 40
-    assert resident_mb() < before + 40
+        inside = resident_mb()
+    assert resident_mb() < inside - 5 * 40
 
 
 def test_only_the_last_one_gives_memory_back(calls):
