@@ -22,24 +22,26 @@ KEEP = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
 ADJUSTED = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 _lock = threading.Lock()
-_users = 0
+_users: set[object] = set()
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """Meanwhile memory that is freed stays with the process, for the next tensor of its size.
 
-    After the last of those inside, it goes back to the system. Does nothing without the GNU C
-    library, or where its settings come from the environment (`MALLOC_..._`, `GLIBC_TUNABLES`).
+    After the last of those inside, it goes back to the system. A process that is forked meanwhile
+    starts without. Does nothing without the GNU C library, or where its settings come from the
+    environment (`MALLOC_..._`, `GLIBC_TUNABLES`).
     """
     if not _adjustable():
         yield
         return
-    _enter()
+    user = object()
     try:
+        _enter(user)
         yield
     finally:
-        _leave()
+        _leave(user)
 
 
 def _adjustable() -> bool:
@@ -50,21 +52,35 @@ def _adjustable() -> bool:
     return platform.libc_ver()[0] == "glibc" and not asked
 
 
-def _enter() -> None:
-    global _users
+def _enter(user: object) -> None:
     with _lock:
-        if not _users:
+        _users.add(user)
+        if len(_users) == 1:
             _set(KEEP)
-        _users += 1
 
 
-def _leave() -> None:
-    global _users
+def _leave(user: object) -> None:
+    # An interrupt may come before a user has entered, and a forked process has none.
     with _lock:
-        _users -= 1
+        if user not in _users:
+            return
+        _users.remove(user)
         if not _users:
             _set(ADJUSTED)
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _start_anew() -> None:
+    """In a forked process: none of the parent's users go on here, and none holds the lock."""
+    global _lock
+    _lock = threading.Lock()
+    if _users:
+        _users.clear()
+        _set(ADJUSTED)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def _set(options: dict[int, int]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.checks import check_images, check_logits
 from awm_defense.compute import Compute
 from awm_defense.margins import grow, target_margins
@@ -26,6 +27,7 @@ BATCH = 256
 Logits = Callable[[Tensor], Tensor]
 
 
+@keep_freed_memory()
 def examine(
     model: nn.Module,
     images: Tensor,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
 import threading
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny_network
 
-from awm_defense import allocator, purify
+from awm_defense import allocator, examine, purify
 from awm_defense.allocator import ADJUSTED, KEEP, keep_freed_memory
 from awm_defense.recipes import get_settings
 from awm_defense.train import Plan, train
@@ -125,10 +127,55 @@ def test_an_error_gives_memory_back(calls):
     assert calls == [KEEP, ADJUSTED]
 
 
+def test_an_interrupt_on_the_way_in_gives_memory_back(calls, monkeypatch):
+    def interrupted(options: dict[int, int]) -> None:
+        calls.append(options)
+        if options is KEEP:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(allocator, "_set", interrupted)
+    with pytest.raises(KeyboardInterrupt), keep_freed_memory():
+        pass
+    assert calls == [KEEP, ADJUSTED] and not allocator._users
+
+
+def in_fork(check) -> bool:
+    """Whether `check` holds in a forked process."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.alarm(60)  # a deadlock ends as well
+            code = 0 if check() else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_processes_start_without(calls):
+    def starts_anew() -> bool:
+        held.__exit__(None, None, None)  # the parent's, which is none of this process's
+        anew = calls == [KEEP, ADJUSTED]
+        with keep_freed_memory():
+            pass
+        return anew and calls == [KEEP, ADJUSTED, KEEP, ADJUSTED]
+
+    held = keep_freed_memory()
+    with held, allocator._lock:
+        assert in_fork(starts_anew)
+        assert calls == [KEEP]
+    assert calls == [KEEP, ADJUSTED]
+
+
 def work_with(name: str) -> None:
     images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
     if name == "train":
         train(tiny_network(), images, labels, Plan(epochs=1))
+        return
+    if name == "examine":
+        examine(tiny_network().eval(), images, labels)
         return
     recipe = get_settings(name)
     if name == "official":
@@ -136,7 +183,7 @@ def work_with(name: str) -> None:
     purify(tiny_network().eval(), images, labels, recipe=recipe)
 
 
-@pytest.mark.parametrize("name", ["official", "clp", "train"])
+@pytest.mark.parametrize("name", ["official", "clp", "train", "examine"])
 def test_work_keeps_memory_and_gives_it_back(calls, name):
     work_with(name)
     assert calls == [KEEP, ADJUSTED]
