@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cells import write_network
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -142,6 +143,20 @@ def test_purify_writes_everything(
     command = shlex.split(printed.replace("ATTACK", "badnets").replace(" T", " 8"))
     assert command[:2] == ["evaluate", str(out / "model.safetensors")]
     assert main([*command, "--limit", "8"]) == 0
+
+
+def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = tmp_path / "badnets"
+    write_network(network)
+    argv = ["purify", network / "model.safetensors", *MODEL, "--recipe", "clp", "--out"]
+    assert main([str(word) for word in [*argv, tmp_path / "out"]]) == 0
+    told = capsys.readouterr()
+    command = shlex.split(told.err.partition("known attack: awm ")[2])
+    assert command[-2:] == ["--manifest", str(network / "manifest.json")]
+    assert main([*command, "--limit", "32"]) == 0
+    assert "asr_all" in capsys.readouterr().out
 
 
 def test_several_checkpoints_get_a_folder_each(checkpoint: Path, tmp_path: Path) -> None:

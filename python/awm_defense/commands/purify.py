@@ -25,6 +25,7 @@ from awm_defense.commands.options import (
 )
 from awm_defense.data import Dataset, draw_defender, load_dataset
 from awm_defense.defenses import BASELINES
+from awm_defense.manifest import NAME
 from awm_defense.precision import PRECISIONS
 from awm_defense.purify import purify_many
 from awm_defense.recipes import RECIPES, get_settings
@@ -189,16 +190,24 @@ def run(args: argparse.Namespace) -> int:
         print(f"report: {folder / 'report.html'}")
         if result.interrupted:
             return INTERRUPTED
-    say(f"what it cost and what is left of a known attack: {evaluation(args, folders[0])}")
+    say(
+        f"what it cost and what is left of a known attack: {evaluation(args, folders[0], args.checkpoint[0])}"
+    )
     return 0
 
 
-def evaluation(args: argparse.Namespace, folder: Path) -> str:
-    """The command that measures a purified network; without data, NAME stands for some."""
+def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
+    """The command that measures a purified network; without data, NAME stands for some.
+
+    A manifest beside the original `checkpoint` knows the attack and has its trigger.
+    """
     words = ["awm", "evaluate", str(folder / "model.safetensors"), "--arch", args.arch]
     words += ["--num-classes", str(args.num_classes), "--dataset", args.dataset or "NAME"]
     for option in ("mean", "std"):
         values = getattr(args, option)
         words += [f"--{option}", *map(str, values)] if values else []
     words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
+    manifest = checkpoint.parent / NAME
+    if manifest.is_file():
+        return shlex.join([*words, "--manifest", str(manifest)])
     return f"{shlex.join(words)} --attack ATTACK --target T"
