@@ -263,6 +263,21 @@ def test_fine_pruning_cuts_dormant_channels_first(digits: Dataset, backdoored: n
     assert f"{len(cut)} of 64 channels are pruned" in result.notes
 
 
+def test_fine_pruning_erases_what_fine_tuning_leaves(
+    digits: Dataset, backdoored: nn.Module
+) -> None:
+    """As Liu et al. (Fine-Pruning, RAID 2018) have it of backdoors in dormant channels."""
+    images, labels = few(digits, 400)
+    results = {}
+    for name in ("finetune", "fine-pruning"):
+        settings = get_settings(name).with_options({"crop_padding": "0", "flip": "false"})
+        result = purify(backdoored, images, labels, recipe=settings, precision="fp32")
+        results[name] = measured(result.model, digits)
+    assert results["finetune"]["asr"] > 80 and results["fine-pruning"]["asr"] < 20
+    before = measured(backdoored, digits)
+    assert all(after["acc"] > before["acc"] - 2 for after in results.values())
+
+
 def test_clp_cuts_the_channel_that_stands_out_and_needs_no_data(backdoored: nn.Module) -> None:
     model = copy.deepcopy(backdoored)
     with torch.no_grad():
