@@ -190,9 +190,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"report: {folder / 'report.html'}")
         if result.interrupted:
             return INTERRUPTED
-    say(
-        f"what it cost and what is left of a known attack: {evaluation(args, folders[0], args.checkpoint[0])}"
-    )
+    command = evaluation(args, folders[0], args.checkpoint[0])
+    say(f"what it cost and what is left of a known attack: {command}")
     return 0
 
 

@@ -58,8 +58,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--cells",
         metavar="FILTER",
-        help="run only these: words with commas between them, each of which must match the "
-        "network, attack, n, method or seed; * and ? stand for other characters, | for or, as in "
+        help="run only these, and measure each of their networks as it is: words with commas "
+        "between them, each of which must match the network, attack, n, method or seed; * and ? "
+        "stand for other characters, | for or, as in "
         f"'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'; methods: {', '.join(METHODS)}",
     )
     parser.add_argument(
