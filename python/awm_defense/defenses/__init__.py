@@ -10,8 +10,16 @@ BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
     for baseline in (
         Anp(name="anp"),
-        # The AWM paper's Eq. 4.1: soft masks on weights, learned as AWM learns them.
-        Anp(name="anp-swm", units="weights", mask_optimizer="adam", mask_lr=0.01, prune=False),
+        # The AWM paper's Eq. 4.1: soft masks on weights, learned as AWM learns them. Normalising by
+        # the batch would hide that masks make what BatchNorm gets smaller.
+        Anp(
+            name="anp-swm",
+            units="weights",
+            mask_optimizer="adam",
+            mask_lr=0.01,
+            batch_statistics=False,
+            prune=False,
+        ),
         Ibau(name="ibau"),
         FineTune(name="finetune"),
         FineTune(name="fine-pruning", prune=True),
