@@ -14,10 +14,10 @@ from tqdm import tqdm
 from awm_defense.allocator import keep_freed_memory
 from awm_defense.checks import check_images, check_logits
 from awm_defense.compute import Compute
-from awm_defense.margins import grow, target_margins
+from awm_defense.margins import grow, largest_margins, target_margins
 from awm_defense.normalise import Normalise
 from awm_defense.triggers import STEPS, Kind, Sparse, kinds
-from awm_defense.verdict import THRESHOLD, Reach, Verdict, judge
+from awm_defense.verdict import THRESHOLD, Reach, Verdict, confirm, judge
 
 IMAGES = 10
 """How many of the images a search takes, at most."""
@@ -82,6 +82,10 @@ def examine(
     images, labels = images[chosen], labels[chosen]
     reaches = search(logits, images, labels, generator, progress=progress)
     verdict = judge(reaches)
+    if verdict.narrow:
+        classes = len(verdict.margins)
+        over_all = largest_margins(logits, images, classes, generator, batch=BATCH)
+        verdict = confirm(reaches, int(over_all.argmax()))
     sparse = Sparse(images)
     if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:
         second = search_second(logits, images, labels, verdict, reaches)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 STEPS = 20
 """Steps of growth, at most; they lead from one limit to the other."""
+STARTS, ASCENT, RATE = 8, 80, 0.05
+"""Images that `largest_margins` starts a class from, its steps of Adam, and their learning rate."""
 
 
 def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
@@ -42,6 +44,49 @@ def grow(
         larger = (grown + (most - least) / STEPS * slope.sign()).clamp(least, most)
         grown = torch.where(beside(reached < enough, grown), larger, grown).detach()
     return grown
+
+
+def largest_margins(
+    logits: Callable[[Tensor], Tensor],
+    like: Tensor,
+    classes: int,
+    generator: torch.Generator,
+    *,
+    batch: int,
+) -> Tensor:
+    """The largest margin of each class over all images, as far as ascent from noise finds it.
+
+    Wang et al., MM-BD: Post-Training Detection of Backdoor Attacks with Arbitrary Backdoor Pattern
+    Types Using a Maximum Margin Statistic, IEEE S&P 2024.
+
+    Args:
+        logits: the network, from images in pixel space.
+        like: images (n,c,h,w) of the size, dtype and place.
+        classes: how many.
+        generator: on the CPU, of the noise.
+        batch: images that go through the network at a time.
+
+    Returns:
+        The margins, (classes,).
+    """
+    noise = torch.rand(STARTS, *like.shape[1:], generator=generator).to(like)
+    targets = torch.arange(classes, device=like.device)
+    found = []
+    for part in targets.split(max(1, batch // STARTS)):
+        wanted = part.repeat_interleave(STARTS)
+        images = noise.repeat(len(part), 1, 1, 1).requires_grad_()
+        optimizer = torch.optim.Adam([images], RATE)
+        for _ in range(ASCENT):
+            (images.grad,) = torch.autograd.grad(
+                -target_margins(logits(images), wanted).sum(), images
+            )
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+        with torch.no_grad():
+            margins = target_margins(logits(images), wanted)
+        found.append(margins.view(-1, STARTS).max(1).values)
+    return torch.cat(found)
 
 
 def beside(each: Tensor, triggers: Tensor) -> Tensor:

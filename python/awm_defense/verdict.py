@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -68,6 +68,11 @@ class Reach:
         """Whether it stands out by more than the largest of so many honest classes would."""
         return self.score >= threshold(len(self.margins))
 
+    @property
+    def nearly(self) -> bool:
+        """Whether it stands out by so much or little less."""
+        return self.score >= NARROW * threshold(len(self.margins))
+
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
@@ -91,6 +96,8 @@ class Verdict:
         second: another trigger that makes the class stand out, (c,h,w), on pixels into which
             `trigger` can't grow. Sought where that is a sparse one and not within the smallest
             bound; None where there is none.
+        surest: of a network that would be clean by little, the class with the largest margin over
+            all images. Where that is `target`, it counts as backdoored. None elsewhere.
         recognised: whether the network takes the images for their classes, by their mean margin.
             Where it doesn't, it was not made for them as they come, and there is no scale.
     """
@@ -105,6 +112,7 @@ class Verdict:
     trigger: Tensor
     margins: Tensor
     second: Tensor | None = None
+    surest: int | None = None
     recognised: bool = True
 
     @property
@@ -126,9 +134,15 @@ class Verdict:
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
-        limit = f"(backdoored: {threshold(len(self.margins)):.1f} and more)"
+        least = threshold(len(self.margins))
+        limit = f"backdoored: {least:.1f} and more"
+        if self.surest is not None:
+            limit += (
+                f", or {NARROW * least:.1f} for the class that any image at all can reach the most "
+                f"strongly, {self.surest}"
+            )
         found = "backdoored" if self.backdoored else "clean"
-        return f"{found}{', but by little' if self.narrow else ''}: {reached} {limit}"
+        return f"{found}{', but by little' if self.narrow else ''}: {reached} ({limit})"
 
     __repr__ = __str__
 
@@ -146,6 +160,7 @@ class Verdict:
             "flips": self.flips,
             "margins": self.margins.tolist(),
             "second": self.second is not None,
+            "surest": self.surest,
         }
 
 
@@ -178,3 +193,21 @@ def judge(reaches: list[Reach]) -> Verdict:
         margins=shown.margins,
         recognised=surest.recognised,
     )
+
+
+def confirm(reaches: list[Reach], surest: int) -> Verdict:
+    """The verdict where it is clean by little, once the class with the largest margin is known.
+
+    A planted class is answered to so surely that it has the largest margin over all images, too.
+    Its trigger is the first one with which it nearly stands out: of the kind that the search would
+    have ended at, had the threshold been lower.
+
+    Args:
+        reaches: what was found within each bound, as `judge` takes it.
+        surest: the class with the largest margin over all images.
+    """
+    verdict = judge(reaches)
+    if surest == verdict.target:
+        first = next(reach for reach in reaches if reach.top == surest and reach.nearly)
+        verdict = replace(judge([first]), backdoored=True)
+    return replace(verdict, surest=surest)

@@ -17,8 +17,9 @@ from awm_defense import examine, get_recipe, purify
 from awm_defense.cli import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examine import choose, search, search_second
+from awm_defense.margins import largest_margins
 from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
-from awm_defense.verdict import Reach, Verdict, judge, threshold
+from awm_defense.verdict import Reach, Verdict, confirm, judge, threshold
 
 TARGET = 3
 
@@ -139,8 +140,8 @@ def spot(row: int, column: int) -> Tensor:
 
 
 def a_verdict(norm: float, trigger: Tensor, unit: str = "L1", backdoored: bool = True) -> Verdict:
-    margins = torch.ones(10)
-    return Verdict(backdoored, TARGET, "added to", norm, unit, 9.0, 1.0, trigger, margins)
+    margins, score = torch.ones(10), 9.0 if backdoored else 1.0
+    return Verdict(backdoored, TARGET, "added to", norm, unit, score, 1.0, trigger, margins)
 
 
 def sparse_reach(bound: float, usual: float, ease: float) -> Reach:
@@ -271,6 +272,61 @@ def test_a_clean_verdict_says_when_it_is_one_by_little() -> None:
     assert not found.narrow and str(found).startswith("backdoored: ")
     # 2.0 of 2.7, the threshold for as many classes.
     assert judge([reach([10.3, *[5.0] * 42])]).narrow
+
+
+def test_a_narrow_verdict_is_confirmed_by_the_class_that_any_image_can_reach_most() -> None:
+    reaches = [reach([7.6, *HONEST])]
+    narrow, same, other = judge(reaches), confirm(reaches, 0), confirm(reaches, 1)
+    assert same.backdoored is True and not same.narrow and str(same).startswith("backdoored: ")
+    assert other.backdoored is False and other.narrow
+    assert str(other).startswith("clean, but by little: ")
+    assert str(same).endswith(
+        "or 1.5 for the class that any image at all can reach the most strongly, 0)"
+    )
+    assert (narrow.facts()["surest"], same.facts()["surest"]) == (None, 0)
+    assert other.facts()["surest"] == 1
+
+
+def test_its_trigger_is_of_the_first_kind_within_which_the_class_nearly_stands_out() -> None:
+    others = HONEST[1:]
+    warp, wrong = reach([6.5, 4.0, *others], 0.5, "pixels"), reach([4.0, 7.6, *others], 40.0)
+    sparse, faint = reach([7.6, 4.0, *others], 10.0), reach([9.0, 4.0, *others], 1.0, "L2")
+    found = confirm([warp, wrong, sparse, faint], 0)
+    assert (found.unit, found.norm, found.target) == ("L1", 10.0, 0)
+    assert found.score == sparse.score and found.backdoored is True
+
+
+@pytest.mark.parametrize(
+    ("top", "planted", "surest", "backdoored"),
+    [(7.6, TARGET, TARGET, True), (7.6, 7, TARGET, False), (7.4, TARGET, None, False)],
+)
+def test_examine_asks_for_it_where_a_class_nearly_stands_out(
+    top: float, planted: int, surest: int | None, backdoored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    margins = torch.full((10,), 5.0)
+    margins[planted] = top
+    found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
+    module = importlib.import_module("awm_defense.examine")
+    monkeypatch.setattr(module, "search", lambda *_, **__: [found])
+    verdict = examine(Spots((4, 4)), images, labels)
+    assert (verdict.surest, verdict.backdoored) == (surest, backdoored)
+
+
+def test_largest_margins_are_over_all_images() -> None:
+    """Pixel i of the first row speaks for class i; the best image has it alone."""
+    scales = torch.tensor([1.0, 4.0, 2.0, 3.0, 0.5])
+
+    def logits(images: Tensor) -> Tensor:
+        return images[:, 0, 0, :5] * scales
+
+    like = torch.zeros(2, 3, 8, 8)
+    one, several = (
+        largest_margins(logits, like, 5, torch.Generator().manual_seed(0), batch=batch)
+        for batch in (8, 24)
+    )
+    torch.testing.assert_close(one, scales)
+    assert torch.equal(one, several)
 
 
 def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
