@@ -44,7 +44,8 @@ def examine(
     For every class universal triggers that lead there are sought (Wang et al., Neural Cleanse,
     IEEE S&P 2019), sparse and faint ones that are added to images and smooth warps of them, and
     grown as far as they go. A planted class is then reached far more strongly than any honest one:
-    its trigger is what the network was taught to answer to.
+    its trigger is what the network was taught to answer to. Where one falls short of that by
+    little, it must also be the class that any image at all can reach the most strongly.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
@@ -53,7 +54,7 @@ def examine(
         labels: their classes, int64, (n,).
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel.
         device: where to work; default: where the model is.
-        seed: of the first, small warps.
+        seed: of the first, small warps, and of noise.
         progress: show a progress bar.
 
     Returns:
@@ -84,7 +85,9 @@ def examine(
     verdict = judge(reaches)
     if verdict.narrow:
         classes = len(verdict.margins)
-        over_all = largest_margins(logits, images, classes, generator, batch=BATCH)
+        over_all = largest_margins(
+            logits, images, classes, generator, batch=BATCH, progress=progress
+        )
         verdict = confirm(reaches, int(over_all.argmax()))
     sparse = Sparse(images)
     if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 STEPS = 20
 """Steps of growth, at most; they lead from one limit to the other."""
@@ -53,6 +54,7 @@ def largest_margins(
     generator: torch.Generator,
     *,
     batch: int,
+    progress: bool = False,
 ) -> Tensor:
     """The largest margin of each class over all images, as far as ascent from noise finds it.
 
@@ -65,27 +67,31 @@ def largest_margins(
         classes: how many.
         generator: on the CPU, of the noise.
         batch: images that go through the network at a time.
+        progress: show a bar.
 
     Returns:
         The margins, (classes,).
     """
     noise = torch.rand(STARTS, *like.shape[1:], generator=generator).to(like)
     targets = torch.arange(classes, device=like.device)
+    parts = targets.split(max(1, batch // STARTS))
+    bar = tqdm(total=ASCENT * len(parts), desc="any image", unit="step", disable=not progress)
     found = []
-    for part in targets.split(max(1, batch // STARTS)):
-        wanted = part.repeat_interleave(STARTS)
-        images = noise.repeat(len(part), 1, 1, 1).requires_grad_()
-        optimizer = torch.optim.Adam([images], RATE)
-        for _ in range(ASCENT):
-            (images.grad,) = torch.autograd.grad(
-                -target_margins(logits(images), wanted).sum(), images
-            )
-            optimizer.step()
+    with bar:
+        for part in parts:
+            wanted = part.repeat_interleave(STARTS)
+            images = noise.repeat(len(part), 1, 1, 1).requires_grad_()
+            optimizer = torch.optim.Adam([images], RATE, maximize=True)
+            for _ in range(ASCENT):
+                margins = target_margins(logits(images), wanted)
+                (images.grad,) = torch.autograd.grad(margins.sum(), images)
+                optimizer.step()
+                with torch.no_grad():
+                    images.clamp_(0, 1)
+                bar.update()
             with torch.no_grad():
-                images.clamp_(0, 1)
-        with torch.no_grad():
-            margins = target_margins(logits(images), wanted)
-        found.append(margins.view(-1, STARTS).max(1).values)
+                margins = target_margins(logits(images), wanted)
+            found.append(margins.view(-1, STARTS).max(1).values)
     return torch.cat(found)
 
 
