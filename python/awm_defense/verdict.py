@@ -139,7 +139,7 @@ class Verdict:
         if self.surest is not None:
             limit += (
                 f", or {NARROW * least:.1f} for the class that any image at all can reach the most "
-                f"strongly, {self.surest}"
+                f"strongly, here class {self.surest}"
             )
         found = "backdoored" if self.backdoored else "clean"
         return f"{found}{', but by little' if self.narrow else ''}: {reached} ({limit})"

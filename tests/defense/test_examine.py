@@ -281,7 +281,7 @@ def test_a_narrow_verdict_is_confirmed_by_the_class_that_any_image_can_reach_mos
     assert other.backdoored is False and other.narrow
     assert str(other).startswith("clean, but by little: ")
     assert str(same).endswith(
-        "or 1.5 for the class that any image at all can reach the most strongly, 0)"
+        "or 1.5 for the class that any image at all can reach the most strongly, here class 0)"
     )
     assert (narrow.facts()["surest"], same.facts()["surest"]) == (None, 0)
     assert other.facts()["surest"] == 1
