@@ -21,7 +21,7 @@ KEEP = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
 # program has freed large tensors.
 ADJUSTED = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _users: set[object] = set()
 
 
@@ -64,16 +64,18 @@ def _leave(user: object) -> None:
     with _lock:
         if user not in _users:
             return
-        _users.remove(user)
-        if not _users:
-            _set(ADJUSTED)
-            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            _users.remove(user)
+        finally:
+            if not _users:
+                _set(ADJUSTED)
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 def _start_anew() -> None:
     """In a forked process: none of the parent's users go on here, and none holds the lock."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _users:
         _users.clear()
         _set(ADJUSTED)

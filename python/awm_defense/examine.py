@@ -44,8 +44,8 @@ def examine(
     For every class universal triggers that lead there are sought (Wang et al., Neural Cleanse,
     IEEE S&P 2019), sparse and faint ones that are added to images and smooth warps of them, and
     grown as far as they go. A planted class is then reached far more strongly than any honest one:
-    its trigger is what the network was taught to answer to. Where one falls short of that by
-    little, it must also be the class that any image at all can reach the most strongly.
+    its trigger is what the network was taught to answer to. One that falls short of that by little
+    must also be the class with the largest margin over all images, and stand out in that.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
@@ -88,7 +88,7 @@ def examine(
         over_all = largest_margins(
             logits, images, classes, generator, batch=BATCH, progress=progress
         )
-        verdict = confirm(reaches, int(over_all.argmax()))
+        return confirm(reaches, over_all.cpu())
     sparse = Sparse(images)
     if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:
         second = search_second(logits, images, labels, verdict, reaches)

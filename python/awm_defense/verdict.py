@@ -88,7 +88,8 @@ class Verdict:
         unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
         score: how sure: the margin of `target` in units of the median class's, or of the margin
             that clean images have of their own class where that is larger, within the bound where
-            it is the largest. From `threshold` on the network counts as backdoored.
+            it is the largest. From `threshold` on the network counts as backdoored; a little below
+            where `surest` says so, too, and the score is then of the kind of `trigger`.
         flips: the share of the images of other classes that the trigger sends to `target`.
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
@@ -97,7 +98,9 @@ class Verdict:
             `trigger` can't grow. Sought where that is a sparse one and not within the smallest
             bound; None where there is none.
         surest: of a network that would be clean by little, the class with the largest margin over
-            all images. Where that is `target`, it counts as backdoored. None elsewhere.
+            all images. Where that is `target` and stands out by three quarters of the threshold,
+            the network counts as backdoored. None elsewhere.
+        surest_score: that margin, in the units of `score`.
         recognised: whether the network takes the images for their classes, by their mean margin.
             Where it doesn't, it was not made for them as they come, and there is no scale.
     """
@@ -113,6 +116,7 @@ class Verdict:
     margins: Tensor
     second: Tensor | None = None
     surest: int | None = None
+    surest_score: float | None = None
     recognised: bool = True
 
     @property
@@ -138,8 +142,8 @@ class Verdict:
         limit = f"backdoored: {least:.1f} and more"
         if self.surest is not None:
             limit += (
-                f", or {NARROW * least:.1f} for the class that any image at all can reach the most "
-                f"strongly, here class {self.surest}"
+                f", or {NARROW * least:.1f} where the class stands out by as much over all images: "
+                f"there class {self.surest} does the most, by {self.surest_score:.1f}"
             )
         found = "backdoored" if self.backdoored else "clean"
         return f"{found}{', but by little' if self.narrow else ''}: {reached} ({limit})"
@@ -161,6 +165,7 @@ class Verdict:
             "margins": self.margins.tolist(),
             "second": self.second is not None,
             "surest": self.surest,
+            "surest_score": self.surest_score,
         }
 
 
@@ -195,19 +200,22 @@ def judge(reaches: list[Reach]) -> Verdict:
     )
 
 
-def confirm(reaches: list[Reach], surest: int) -> Verdict:
-    """The verdict where it is clean by little, once the class with the largest margin is known.
+def confirm(reaches: list[Reach], over_all: Tensor) -> Verdict:
+    """The verdict where it is clean by little, once margins over all images are known.
 
-    A planted class is answered to so surely that it has the largest margin over all images, too.
-    Its trigger is the first one with which it nearly stands out: of the kind that the search would
-    have ended at, had the threshold been lower.
+    A planted class is answered to so surely that it stands out in these, too. Its trigger is then
+    of the first kind with which it nearly stands out, the one that the search would have ended at,
+    had the threshold been lower.
 
     Args:
         reaches: what was found within each bound, as `judge` takes it.
-        surest: the class with the largest margin over all images.
+        over_all: the largest margin of each class over all images, (classes,).
     """
     verdict = judge(reaches)
-    if surest == verdict.target:
-        first = next(reach for reach in reaches if reach.top == surest and reach.nearly)
-        verdict = replace(judge([first]), backdoored=True)
-    return replace(verdict, surest=surest)
+    usual = max(float(over_all.median()), reaches[0].ease)
+    surest, score = int(over_all.argmax()), float(over_all.max()) / usual
+    if surest == verdict.target and score >= NARROW * threshold(len(over_all)):
+        near = [reach for reach in reaches if reach.top == surest and reach.nearly]
+        same = [reach for reach in near if reach.unit == near[0].unit]
+        verdict = replace(judge(same), backdoored=True)
+    return replace(verdict, surest=surest, surest_score=score)

@@ -139,6 +139,18 @@ def test_an_interrupt_on_the_way_in_gives_memory_back(calls, monkeypatch):
     assert calls == [KEEP, ADJUSTED] and not allocator._users
 
 
+def test_an_interrupt_on_the_way_out_gives_memory_back(calls, monkeypatch):
+    class Users(set):
+        def remove(self, user: object) -> None:
+            super().remove(user)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(allocator, "_users", Users())
+    with pytest.raises(KeyboardInterrupt), keep_freed_memory():
+        pass
+    assert calls == [KEEP, ADJUSTED]
+
+
 def in_fork(check) -> bool:
     """Whether `check` holds in a forked process."""
     child = os.fork()

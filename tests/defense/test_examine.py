@@ -274,26 +274,38 @@ def test_a_clean_verdict_says_when_it_is_one_by_little() -> None:
     assert judge([reach([10.3, *[5.0] * 42])]).narrow
 
 
-def test_a_narrow_verdict_is_confirmed_by_the_class_that_any_image_can_reach_most() -> None:
+OVER_ALL = torch.tensor([1.5, 0.9, 1.0, 1.0, 1.1, 0.8])
+
+
+def test_a_narrow_verdict_is_confirmed_where_the_class_stands_out_over_all_images() -> None:
     reaches = [reach([7.6, *HONEST])]
-    narrow, same, other = judge(reaches), confirm(reaches, 0), confirm(reaches, 1)
+    narrow, same = judge(reaches), confirm(reaches, OVER_ALL)
     assert same.backdoored is True and not same.narrow and str(same).startswith("backdoored: ")
-    assert other.backdoored is False and other.narrow
-    assert str(other).startswith("clean, but by little: ")
-    assert str(same).endswith(
-        "or 1.5 for the class that any image at all can reach the most strongly, here class 0)"
-    )
-    assert (narrow.facts()["surest"], same.facts()["surest"]) == (None, 0)
-    assert other.facts()["surest"] == 1
+    assert str(same).endswith("over all images: there class 0 does the most, by 1.5)")
+    for over_all in (OVER_ALL.roll(1), OVER_ALL.clamp(max=1.4)):
+        other = confirm(reaches, over_all)
+        assert other.backdoored is False and other.narrow and other.surest == over_all.argmax()
+        assert str(other).startswith("clean, but by little: ")
+    facts = [verdict.facts() for verdict in (narrow, same)]
+    assert [(fact["surest"], fact["surest_score"]) for fact in facts] == [(None, None), (0, 1.5)]
 
 
 def test_its_trigger_is_of_the_first_kind_within_which_the_class_nearly_stands_out() -> None:
     others = HONEST[1:]
     warp, wrong = reach([6.5, 4.0, *others], 0.5, "pixels"), reach([4.0, 7.6, *others], 40.0)
     sparse, faint = reach([7.6, 4.0, *others], 10.0), reach([9.0, 4.0, *others], 1.0, "L2")
-    found = confirm([warp, wrong, sparse, faint], 0)
+    found = confirm([warp, wrong, sparse, faint], OVER_ALL)
     assert (found.unit, found.norm, found.target) == ("L1", 10.0, 0)
     assert found.score == sparse.score and found.backdoored is True
+
+
+def test_with_many_classes_it_is_the_smallest_bound_within_which_the_class_stands_out() -> None:
+    """2.2 and 2.1 times the median: short of 2.7, but enough to go on to the next bound."""
+    honest = [5.0] * 42
+    bounds = ((40.0, 10.5), (10.0, 11.0), (5.0, 10.4))
+    reaches = [reach([top, *honest], bound) for bound, top in bounds]
+    found = confirm(reaches, torch.tensor([2.1, *[1.0] * 42]))
+    assert (found.norm, found.backdoored) == (5.0, True) == (judge(reaches).norm, True)
 
 
 @pytest.mark.parametrize(
