@@ -145,12 +145,14 @@ def test_purify_writes_everything(
     assert main([*command, "--limit", "8"]) == 0
 
 
+@pytest.mark.parametrize("data", [["--dataset", "digits"], ["--per-class", "0"]])
 def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     network = tmp_path / "badnets"
     write_network(network)
-    argv = ["purify", network / "model.safetensors", *MODEL, "--recipe", "clp", "--out"]
+    model = ["--arch", "small_vgg", "--num-classes", "10", *data]
+    argv = ["purify", network / "model.safetensors", *model, "--recipe", "clp", "--out"]
     assert main([str(word) for word in [*argv, tmp_path / "out"]]) == 0
     told = capsys.readouterr()
     command = shlex.split(told.err.partition("known attack: awm ")[2])

@@ -198,15 +198,17 @@ def run(args: argparse.Namespace) -> int:
 def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
     """The command that measures a purified network; without data, NAME stands for some.
 
-    A manifest beside the original `checkpoint` knows the attack and has its trigger.
+    A manifest beside the original `checkpoint` knows data and attack, and has its trigger.
     """
+    manifest = checkpoint.parent / NAME
+    dataset = args.dataset or ("" if manifest.is_file() else "NAME")
     words = ["awm", "evaluate", str(folder / "model.safetensors"), "--arch", args.arch]
-    words += ["--num-classes", str(args.num_classes), "--dataset", args.dataset or "NAME"]
+    words += ["--num-classes", str(args.num_classes)]
+    words += ["--dataset", dataset] if dataset else []
     for option in ("mean", "std"):
         values = getattr(args, option)
         words += [f"--{option}", *map(str, values)] if values else []
     words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
-    manifest = checkpoint.parent / NAME
     if manifest.is_file():
         return shlex.join([*words, "--manifest", str(manifest)])
     return f"{shlex.join(words)} --attack ATTACK --target T"
