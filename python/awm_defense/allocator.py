@@ -44,6 +44,12 @@ def keep_freed_memory() -> Iterator[None]:
         _leave(user)
 
 
+def trim() -> None:
+    """Give the system what has been freed so far; does nothing where nothing is kept."""
+    if _adjustable():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _adjustable() -> bool:
     given = os.environ
     asked = "glibc.malloc" in given.get("GLIBC_TUNABLES", "") or any(
@@ -69,7 +75,7 @@ def _leave(user: object) -> None:
         finally:
             if not _users:
                 _set(ADJUSTED)
-                ctypes.CDLL(None).malloc_trim(0)
+                trim()
 
 
 def _start_anew() -> None:

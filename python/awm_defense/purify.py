@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from awm_defense.allocator import keep_freed_memory
+from awm_defense.allocator import keep_freed_memory, trim
 from awm_defense.batches import Batches
 from awm_defense.checks import check_images
 from awm_defense.defenses import Baseline
@@ -175,6 +175,8 @@ def purify_many(
                     seed=seed,
                     notes=notes,
                 )
+                # Setting up and measuring hold more than one copy of the network.
+                trim()
             else:
                 engine.network.load(source, notes)
             engine.data.restart()

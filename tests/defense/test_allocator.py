@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import signal
@@ -67,6 +68,29 @@ def test_memory_goes_back_afterwards():
         results.clear()
         inside = resident_mb()
     assert resident_mb() < inside - 5 * 40
+
+
+@glibc
+def test_what_setting_up_has_freed_goes_back_before_the_epochs(monkeypatch):
+    module = importlib.import_module("awm_defense.purify")
+    set_up, run, found = module.make_engine, module._run, []
+
+    def make_engine(*arguments, **options):
+        results = [torch.ones(VALUES) for _ in range(10)]
+        results.clear()
+        found.append(resident_mb())
+        return set_up(*arguments, **options)
+
+    def epochs(*arguments):
+        found.append(resident_mb())
+        return run(*arguments)
+
+    monkeypatch.setattr(module, "make_engine", make_engine)
+    monkeypatch.setattr(module, "_run", epochs)
+    recipe = get_settings("official").with_options({"epochs": "1"})
+    purify(tiny_network(), torch.rand(4, 3, 32, 32), torch.arange(4), recipe=recipe)
+    inside, after = found
+    assert after < inside - 5 * 40
 
 
 def test_only_the_last_one_gives_memory_back(calls):
