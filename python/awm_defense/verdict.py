@@ -84,12 +84,12 @@ class Verdict:
         target: the class that is reached the most easily.
         kind: what its trigger does: images are "added to" or "warped".
         norm: the bound within which it was found: the smallest tried within which the class
-            stands out.
+            stands out, with the first kind that makes it do so by three quarters of the threshold.
         unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
         score: how sure: the margin of `target` in units of the median class's, or of the margin
-            that clean images have of their own class where that is larger, within the bound where
-            it is the largest. From `threshold` on the network counts as backdoored; a little below
-            where `surest` says so, too, and the score is then of the kind of `trigger`.
+            that clean images have of their own class where that is larger, for the kind and bound
+            with which it is the largest. From `threshold` on the network counts as backdoored; a
+            little below where `surest` says so, too.
         flips: the share of the images of other classes that the trigger sends to `target`.
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
@@ -134,7 +134,7 @@ class Verdict:
         change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
         reached = (
             f"{change} sends {100 * self.flips:.0f} % of other images to class {self.target}; "
-            f"grown, it leads there {self.score:.1f} times as strongly as those to the median class"
+            f"grown ones lead there up to {self.score:.1f} times as strongly as to the median class"
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
@@ -182,9 +182,12 @@ def threshold(classes: int) -> float:
 def judge(reaches: list[Reach]) -> Verdict:
     """The verdict on a network, from what was found within each bound (descending in each kind)."""
     surest = max(reaches, key=lambda reach: reach.score)
-    # The smallest bound within which the same sort of trigger makes the same class stand out.
-    same = [reach for reach in reaches if (reach.unit, reach.top) == (surest.unit, surest.top)]
-    shown = ([reach for reach in same if reach.outlying] or [surest])[-1]
+    # The sorts that are tried later are fainter, and lead elsewhere than to what was planted: if
+    # an earlier one makes the class nearly stand out, its trigger is the better one to erase.
+    first = next((reach for reach in reaches if reach.top == surest.top and reach.nearly), surest)
+    # The smallest bound within which that sort of trigger makes the class stand out.
+    same = [reach for reach in reaches if (reach.unit, reach.top) == (first.unit, surest.top)]
+    shown = ([reach for reach in same if reach.outlying] or [first])[-1]
     comparable = surest.recognised and len(shown.margins) >= FEWEST
     return Verdict(
         backdoored=surest.planted if comparable else None,
@@ -203,9 +206,7 @@ def judge(reaches: list[Reach]) -> Verdict:
 def confirm(reaches: list[Reach], over_all: Tensor) -> Verdict:
     """The verdict where it is clean by little, once margins over all images are known.
 
-    A planted class is answered to so surely that it stands out in these, too. Its trigger is then
-    of the first kind with which it nearly stands out, the one that the search would have ended at,
-    had the threshold been lower.
+    A planted class is answered to so surely that it stands out in these, too.
 
     Args:
         reaches: what was found within each bound, as `judge` takes it.
@@ -214,8 +215,5 @@ def confirm(reaches: list[Reach], over_all: Tensor) -> Verdict:
     verdict = judge(reaches)
     usual = max(float(over_all.median()), reaches[0].ease)
     surest, score = int(over_all.argmax()), float(over_all.max()) / usual
-    if surest == verdict.target and score >= NARROW * threshold(len(over_all)):
-        near = [reach for reach in reaches if reach.top == surest and reach.nearly]
-        same = [reach for reach in near if reach.unit == near[0].unit]
-        verdict = replace(judge(same), backdoored=True)
-    return replace(verdict, surest=surest, surest_score=score)
+    sure = surest == verdict.target and score >= NARROW * threshold(len(over_all))
+    return replace(verdict, backdoored=sure, surest=surest, surest_score=score)

@@ -290,13 +290,20 @@ def test_a_narrow_verdict_is_confirmed_where_the_class_stands_out_over_all_image
     assert [(fact["surest"], fact["surest_score"]) for fact in facts] == [(None, None), (0, 1.5)]
 
 
-def test_its_trigger_is_of_the_first_kind_within_which_the_class_nearly_stands_out() -> None:
+@pytest.mark.parametrize(("top", "sure"), [(8.5, False), (12.0, True)])
+def test_the_trigger_is_of_the_first_kind_with_which_the_class_nearly_stands_out(
+    top: float, sure: bool
+) -> None:
     others = HONEST[1:]
     warp, wrong = reach([6.5, 4.0, *others], 0.5, "pixels"), reach([4.0, 7.6, *others], 40.0)
-    sparse, faint = reach([7.6, 4.0, *others], 10.0), reach([9.0, 4.0, *others], 1.0, "L2")
-    found = confirm([warp, wrong, sparse, faint], OVER_ALL)
+    sparse, faint = reach([7.6, 4.0, *others], 10.0), reach([top, 4.0, *others], 1.0, "L2")
+    reaches = [warp, wrong, sparse, faint]
+    found = judge(reaches)
     assert (found.unit, found.norm, found.target) == ("L1", 10.0, 0)
-    assert found.score == sparse.score and found.backdoored is True
+    assert (found.score, found.backdoored) == (faint.score, sure)
+    assert torch.equal(found.margins, sparse.margins)
+    confirmed = confirm(reaches, OVER_ALL)
+    assert confirmed.backdoored is True and torch.equal(confirmed.trigger, found.trigger)
 
 
 def test_with_many_classes_it_is_the_smallest_bound_within_which_the_class_stands_out() -> None:
