@@ -61,7 +61,7 @@ def main() -> int:
     # Shares need the ceilings of the same run.
     chosen = f"({arguments.k}) or bench_ceilings" if arguments.k else ""
     status = pytest.main(
-        [*pattern, "-q", "--benchmark-quiet", "-k", chosen, str(HERE)], plugins=[keeper]
+        [*pattern, "-q", "-rs", "--benchmark-quiet", "-k", chosen, str(HERE)], plugins=[keeper]
     )
     found = collect(keeper.benchmarks)
     if all(row["group"].startswith(CEILING) for row in found["rows"]):
