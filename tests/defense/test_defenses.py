@@ -256,6 +256,19 @@ def test_fine_tuning_learns_the_images_at_hand(digits: Dataset) -> None:
     assert len(accuracies) == 20 and accuracies[-1] > 90 > accuracies[0]
 
 
+def test_fine_tuning_on_few_images_overfits_and_leaves_the_backdoor(
+    digits: Dataset, backdoored: nn.Module
+) -> None:
+    """As the AWM paper has it (its introduction); one image a class, three draws."""
+    settings = get_settings("finetune").with_options({"flip": "false"})
+    before = measured(backdoored, digits)
+    for seed in range(3):
+        images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=seed)
+        result = purify(backdoored, images, labels, recipe=settings, precision="fp32")
+        after = measured(result.model, digits)
+        assert after["asr"] > 80 and after["acc"] < before["acc"] - 1
+
+
 def test_fine_pruning_cuts_dormant_channels_first(digits: Dataset, backdoored: nn.Module) -> None:
     model = copy.deepcopy(backdoored)
     with torch.no_grad():  # two channels that no image wakes
