@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -53,7 +54,8 @@ def main() -> None:
     todo = [] if given.tables_only else cells
     report = run_grid(todo, place, given.out, workers=given.workers, progress=True)
     results = read_results(given.out, cells)
-    tables = [table(rows, seeds, results), verdict_table(given.nets, rows, seeds, results)]
+    lines = list(measured(rows, seeds, results))
+    tables = [table(lines), verdict_table(given.nets, lines)]
     text = "\n\n".join([*tables, describe(cells, results, None)]) + "\n"
     (given.out / "erasing.md").write_text(text)
     write_json(given.out / "erasing.json", {cell.name: found for cell, found in results.items()})
@@ -74,49 +76,62 @@ def plan(
             yield f"{arch}, {read_manifest(manifest)['dataset']}, {name}", row
 
 
-def table(rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results) -> str:
+class Line(NamedTuple):
+    """What was measured of one method on one network, over seeds."""
+
+    network: str
+    title: str
+    cell: Cell
+    found: list[dict[str, Any]]
+
+
+def measured(
+    rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results
+) -> Iterator[Line]:
+    """The lines of the tables, in order."""
+    for network, row in rows.items():
+        for title, cell in row.items():
+            found = [results[one] for one in seeds[cell] if one in results]
+            yield Line(network, title, cell, found)
+
+
+def table(lines: list[Line]) -> str:
     """A line for each network and recipe: mean ± standard deviation over seeds."""
-    lines = [
+    text = [
         "| network | recipe | ACC | ASR | asr_all | RA | seconds | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for network, row in rows.items():
-        for title, cell in row.items():
-            found = [results[one] for one in seeds[cell] if one in results]
-            values = [
-                spread([one["metrics"][name] for one in found if name in one["metrics"]], 1)
-                for name in METRICS
-            ]
-            seconds = spread([one["seconds"] for one in found if "seconds" in one], 0)
-            cells = [network, title, *values, seconds, str(len(found))]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    for network, title, _, found in lines:
+        values = [
+            spread([one["metrics"][name] for one in found if name in one["metrics"]], 1)
+            for name in METRICS
+        ]
+        seconds = spread([one["seconds"] for one in found if "seconds" in one], 0)
+        cells = [network, title, *values, seconds, str(len(found))]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text)
 
 
-def verdict_table(
-    nets: Path, rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results
-) -> str:
+def verdict_table(nets: Path, lines: list[Line]) -> str:
     """What the recipes that examine first said of each network, and its truth."""
-    lines = [
+    text = [
         "| network | recipe | planted class | looked backdoored | class named | scores | by |",
         "|---|---|---|---|---|---|---|",
     ]
-    for network, row in rows.items():
-        for title, cell in row.items():
-            found = [results[one] for one in seeds[cell] if one in results]
-            verdicts = [one["verdict"] for one in found if one.get("verdict")]
-            if not verdicts:
-                continue
-            planted = read_manifest(nets / cell.arch / cell.attack / NAME).get("target")
-            seen = [verdict for verdict in verdicts if verdict["backdoored"]]
-            named = sum(verdict["target"] == planted for verdict in seen)
-            cells = [network, title, "none" if planted is None else str(planted)]
-            cells += [f"{len(seen)} of {len(verdicts)}"]
-            cells += ["-" if planted is None else f"{named} of {len(verdicts)}"]
-            cells += [", ".join(f"{verdict['score']:.1f}" for verdict in verdicts)]
-            cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or "-"]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    for network, title, cell, found in lines:
+        verdicts = [one["verdict"] for one in found if one.get("verdict")]
+        if not verdicts:
+            continue
+        planted = read_manifest(nets / cell.arch / cell.attack / NAME).get("target")
+        seen = [verdict for verdict in verdicts if verdict["backdoored"]]
+        named = sum(verdict["target"] == planted for verdict in seen)
+        cells = [network, title, "none" if planted is None else str(planted)]
+        cells += [f"{len(seen)} of {len(verdicts)}"]
+        cells += ["-" if planted is None else f"{named} of {len(verdicts)}"]
+        cells += [", ".join(f"{verdict['score']:.1f}" for verdict in verdicts)]
+        cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or "-"]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text)
 
 
 def spread(values: list[float], digits: int) -> str:

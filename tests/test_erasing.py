@@ -96,7 +96,8 @@ def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
             verdict = {"backdoored": backdoored, "target": target, "score": 1.5 + seed}
             verdict |= {"norm": 5.0, "unit": "L1"}
             results[replace(row["default"], seed=seed)] = {"verdict": verdict}
-    lines = erasing.verdict_table(tmp_path, rows, seeds, results).splitlines()
+    found = list(erasing.measured(rows, seeds, results))
+    lines = erasing.verdict_table(tmp_path, found).splitlines()
     assert lines[2:] == [
         "| badnets | default | 8 | 2 of 3 | 1 of 3 | 1.5, 2.5, 3.5 | 5 L1 |",
         "| benign | default | none | 2 of 3 | - | 1.5, 2.5, 3.5 | 5 L1 |",
