@@ -22,7 +22,7 @@ from awm_defense.reproduce.grid import read_results, run_grid
 from awm_defense.reproduce.summary import Results, describe, mean_and_spread, with_seeds
 
 RECIPES = {"official": "awm", "paper": "paper", "default": "default"}
-METRICS = ("acc", "asr", "asr_all", "ra")
+METRICS = ("acc", "asr", "asr_all", "ra", "target_acc")
 
 
 def main() -> None:
@@ -98,8 +98,8 @@ def measured(
 def table(lines: list[Line]) -> str:
     """A line for each network and recipe: mean ± standard deviation over seeds."""
     text = [
-        "| network | recipe | ACC | ASR | asr_all | RA | seconds | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | recipe | ACC | ASR | asr_all | RA | target_acc | seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for network, title, _, found in lines:
         values = [

@@ -44,7 +44,9 @@ def evaluate(
         In percent: `acc`, clean images classified right; `asr`, triggered images sent to the
         target, images of the target class left out; `asr_all`, the same with them (as papers
         count, so its floor is the share of that class); `ra`, triggered images still classified
-        as their true class, target class left out.
+        as their true class, target class left out; `target_acc`, clean images of the target class
+        classified right: a network that has lost the class has a low `asr`, too. Without images of
+        that class, and of all-to-all attacks, there is no `target_acc`.
 
     Raises:
         ValueError: when there is nothing to measure, or sizes don't match.
@@ -57,13 +59,16 @@ def evaluate(
         raise ValueError(f"labels: expected some outside the target class {attack.target}")
     predict = partial(_predict, model, images, batch_size, mean, std, device, progress)
     clean, triggered = predict("clean"), predict("triggered", attack.apply)
-    hit = triggered == targets
-    return {
-        "acc": _percent(clean == truth),
+    hit, right = triggered == targets, clean == truth
+    found = {
+        "acc": _percent(right),
         "asr": _percent(hit[other]),
         "asr_all": _percent(hit),
         "ra": _percent((triggered == truth)[other]),
     }
+    if not other.all():
+        found["target_acc"] = _percent(right[~other])
+    return found
 
 
 def accuracy(

@@ -173,11 +173,14 @@ def _html(
         _card(f"{report['peak_memory_mb']:.0f} MB", "peak memory"),
     ]
     if "before" in report and "after" in report:
-        cards = [
-            _change("accuracy (ACC)", "acc", report, "var(--good)"),
-            _change("attack success (ASR)", "asr", report, "var(--bad)"),
-            *cards,
-        ]
+        shown = {
+            "acc": ("accuracy (ACC)", "var(--good)"),
+            "asr": ("attack success (ASR)", "var(--bad)"),
+            "target_acc": ("accuracy on the target class", "var(--good)"),
+        }
+        measured = {key: shown[key] for key in shown if key in report["before"]}
+        changes = [_change(label, key, report, bar) for key, (label, bar) in measured.items()]
+        cards = [*changes, *cards]
     small = "".join(
         f"<figure>{_img(out_dir / name, text)}<figcaption>{escape(text)}</figcaption></figure>"
         for name, text in pictures.items()
@@ -198,8 +201,8 @@ def _html(
         else f"<p>The network before: {escape(str(result.verdict))}.</p>"
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
-    shown = {"title", "before", "after", "recipe", "masks", "verdict", "notes", "history"}
-    facts = {key: value for key, value in report.items() if key not in shown}
+    elsewhere = {"title", "before", "after", "recipe", "masks", "verdict", "notes", "history"}
+    facts = {key: value for key, value in report.items() if key not in elsewhere}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -74,7 +74,7 @@ def test_evaluate_prints_one_json_object(
 ) -> None:
     assert main(["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "64", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"acc", "asr", "asr_all", "ra"}
+    assert set(found) == {"acc", "asr", "asr_all", "ra", "target_acc"}
     assert all(0 <= value <= 100 for value in found.values())
 
 
@@ -94,7 +94,7 @@ def test_evaluate_after_fine_tuning(
     argv = ["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "128", "--retune", "100"]
     assert main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    names = {"acc", "asr", "asr_all", "ra"}
+    names = {"acc", "asr", "asr_all", "ra", "target_acc"}
     assert set(found) == names | {f"retuned_{name}" for name in names}
     assert found["retuned_acc"] > found["acc"] + 10
     assert checkpoint.read_bytes() == before

@@ -49,8 +49,11 @@ def test_counts(batch_size: int) -> None:
     found = evaluate(Reader(), make_images(), LABELS, ATTACK, batch_size=batch_size)
     assert found == pytest.approx(
         # 7 images are not of the target class: 5 of them are sent there, 2 keep their class.
-        {"acc": 80, "asr": 100 * 5 / 7, "asr_all": 70, "ra": 100 * 2 / 7}
+        {"acc": 80, "asr": 100 * 5 / 7, "asr_all": 70, "ra": 100 * 2 / 7, "target_acc": 100}
     )
+    first = Attack("swap", 0, swap)
+    assert evaluate(Reader(), make_images(), LABELS, first)["target_acc"] == 75
+    assert "target_acc" not in evaluate(Reader(), make_images()[4:], LABELS[4:], first)
     assert accuracy(Reader(), make_images(), LABELS, batch_size=batch_size) == pytest.approx(80)
 
 

@@ -37,6 +37,7 @@ MEANING = {
     "asr": "triggered images sent to the target (target class left out)",
     "asr_all": "the same, target class included",
     "ra": "triggered images still classified right (target class left out)",
+    "target_acc": "test images of the target class classified right",
 }
 WAKES = 10.0
 """Points of ASR that fine-tuning brings back from which on a backdoor is said to wake up."""
@@ -139,7 +140,7 @@ def get_attack(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print acc, and with an attack asr, asr_all and ra, in percent; with --retune, twice."""
+    """Print accuracy, and with an attack what it does, in percent; with --retune, twice."""
     folder, manifest = find_manifest(args)
     if "plan" in manifest and "acc" not in manifest and not args.checkpoint.exists():
         raise ValueError(
@@ -177,11 +178,11 @@ def run(args: argparse.Namespace) -> int:
         print_json({name: round(value, 4) for name, value in (found | again).items()})
         return 0
     for name, value in found.items():
-        print(f"{name:8} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
+        print(f"{name:10} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
     if again:
         print(f"after fine-tuning on {args.retune} clean images:")
         for name in found:
-            print(f"{name:8} {again[f'retuned_{name}']:6.2f} %")
+            print(f"{name:10} {again[f'retuned_{name}']:6.2f} %")
     if "asr" in found and again:
         rise = again["retuned_asr"] - found["asr"]
         woke = "wakes up" if rise > WAKES else "does not wake up"
