@@ -33,7 +33,7 @@ def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
     report = run_grid([CELL, origin, CELL], place, tmp_path)
     assert (report.run, report.failed, report.missing) == ([CELL, origin], {}, [])
     found = read_results(tmp_path, [CELL, origin])
-    assert {"acc", "asr", "asr_all", "ra"} <= set(found[origin]["metrics"])
+    assert set(found[origin]["metrics"]) == {"acc", "asr", "asr_all", "ra"}
     assert found[origin]["recipe"] is None
     assert found[CELL]["recipe"]["name"] == "official"
     assert (found[CELL]["recipe"]["epochs"], found[CELL]["recipe"]["tau"]) == (1, 100)
