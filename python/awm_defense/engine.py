@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Literal, get_args
 
@@ -11,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from awm_defense.batches import Batch, Batches, Phase
 from awm_defense.capture import Captured
-from awm_defense.examine import choose
+from awm_defense.examine import choose, search_again
+from awm_defense.fisher import along, inverse
 from awm_defense.growth import Growth
 from awm_defense.network import WorkingNetwork
 from awm_defense.recipes import Recipe
@@ -58,7 +60,9 @@ class Engine:
         # Whether one pass over the images can label every step of a trigger phase.
         self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
         self.growth: Growth | None = None
+        self.verdict: Verdict | None = None
         self.under: Under = "delta"
+        self.natural = False
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" and captured else None
         self._capture = partial(Captured, device=device, pool=pool, enabled=captured)
         self.label, self.trigger = map(self._capture, (self.label_images, self.trigger_step))
@@ -69,6 +73,7 @@ class Engine:
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
+        self.verdict = verdict if self.recipe.grown else None
         if verdict is None or not self.recipe.grown:
             self.growth = None
             return
@@ -93,8 +98,14 @@ class Engine:
         self.enter(number)
         if self.under != "nothing":
             self._seek()
+        if self.under == "delta and grown" and number and self.recipe.search_again:
+            self._search_again()
+        if self.natural and number == 0:
+            self._weigh()
         self.start_phase()
-        self.lr.fill_(self.mask_lr * self.recipe.mask_lr_decay**number)
+        rate = self.recipe.natural_lr if self.natural else self.mask_lr
+        assert rate is not None
+        self.lr.fill_(rate * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
         for _ in range(self.data.steps):
             self.learn()
@@ -102,13 +113,18 @@ class Engine:
         return self._history(number)
 
     def enter(self, number: int) -> None:
-        """Choose what the mask steps of an epoch are under."""
+        """Choose what the mask steps of an epoch are under, and how they are taken."""
+        before = self.natural
         if self.growth is None:
             self.under = "delta"
         elif self.recipe.trigger_epochs is None or number < self.recipe.trigger_epochs:
             self.under = "delta and grown"
         else:
             self.under = "nothing"
+        self.natural = self.under == "delta and grown" and self.recipe.natural_lr is not None
+        if before and not self.natural:
+            # Its momentum is of other gradients.
+            self.network.flat.forget()
 
     def learn(self) -> None:
         """A mask step, as captured for what it is under."""
@@ -124,6 +140,43 @@ class Engine:
             self.trigger()
         bound = l1_project_ if self.recipe.trigger_ball == "project" else l1_rescale_
         bound(self.delta, self.tau)
+
+    def _search_again(self) -> None:
+        """Grow from what still leads to the verdict's class."""
+        assert self.growth is not None and self.verdict is not None
+        growth, verdict = self.growth, self.verdict
+        found = search_again(
+            verdict.target,
+            self.logits,
+            growth.images,
+            growth.labels,
+            growth.kind,
+            growth.generator,
+        )
+        again = dataclasses.replace(verdict, trigger=found, second=None)
+        growth.start(again, self.logits)
+
+    def _weigh(self) -> None:
+        """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""
+        flat, heat = self.network.flat, self.recipe.temperature
+        flat.require_grad(True)
+        self.start_phase()
+        shape = (self.data.steps, self.data.batch, self.network.classes)
+        noise = torch.randn(shape, generator=self.data.generator).to(self.delta)
+        total = torch.zeros_like(flat.theta)
+        for directions in noise:
+            logits = self.logits(self._take().images) / heat
+            along(logits, directions).backward()
+            total += flat.mask_grad().square()
+            flat.grad.zero_()
+            self.position.add_(1)
+        factors = inverse(total, flat.views(total))
+        self.position.zero_()
+        self._losses(self._take())[1].backward()
+        size = (flat.mask_grad() * factors).abs().mean()
+        flat.grad.zero_()
+        flat.require_grad(False)
+        flat.weigh(factors / size.clamp(min=torch.finfo(size.dtype).tiny))
 
     def start_phase(self) -> None:
         """Draw the next phase's batches and put them where the steps look for them."""
@@ -183,7 +236,15 @@ class Engine:
         In an epoch under grown triggers also the same under these, which count as Δ does; in one
         under nothing the images alone.
         """
-        batch = self._take()
+        losses, loss = self._losses(self._take())
+        loss.backward()
+        flat, l1 = self.network.flat, self.recipe.gamma
+        self.bad += flat.update(self.lr, l1, weighed=self.natural)[1]
+        self.mask_losses[:, : len(losses)].index_copy_(0, self.position, losses.detach()[None])
+        self.position.add_(1)
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What masks are to lower: the parts, and their weighted sum."""
         heat = self.recipe.temperature
         targets = self._targets(self.recipe.mask_targets, batch, heat)
         parts = [batch.images]
@@ -196,10 +257,7 @@ class Engine:
         logits = (self.logits(torch.cat(parts)) / heat).chunk(len(parts))
         # Times T², which keeps the gradient's size (Hinton et al., arXiv:1503.02531).
         losses = heat**2 * torch.stack([_mean_loss(p, targets, batch.weight) for p in logits])
-        (self.alpha * losses[0] + self.beta * losses[1:].sum()).backward()
-        self.bad += self.network.flat.update(self.lr, self.recipe.gamma)[1]
-        self.mask_losses[:, : len(parts)].index_copy_(0, self.position, losses.detach()[None])
-        self.position.add_(1)
+        return losses, self.alpha * losses[0] + self.beta * losses[1:].sum()
 
     def _take(self) -> Batch:
         assert self.table is not None

@@ -166,11 +166,42 @@ def search_second(
     """
     forbidden = Sparse(images).farthest(verdict.trigger.to(images)) > 0
     kind = Sparse(images, forbidden)
-    target = torch.tensor([verdict.target], device=images.device)
-    climb = _Climb(logits, images, labels, kind, target, kind.start(1, torch.Generator()))
-    climb.climb(kind.bounds[0])
+    climb = _climb_to(verdict.target, logits, images, labels, kind, torch.Generator())
     widest = next(reach for reach in reaches if reach.unit == kind.unit)
     return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
+
+
+def search_again(
+    target: int,
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    kind: Kind,
+    generator: torch.Generator,
+) -> Tensor:
+    """The trigger of one kind, within its largest bound, that leads to a class; on the CPU.
+
+    Args:
+        target: the class.
+        logits, images, labels, generator: as `search` takes them.
+        kind: of the trigger.
+    """
+    return _climb_to(target, logits, images, labels, kind, generator).triggers[0].cpu()
+
+
+def _climb_to(
+    target: int,
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    kind: Kind,
+    generator: torch.Generator,
+) -> _Climb:
+    """A search for one class, climbed to the largest bound."""
+    targets = torch.tensor([target], device=images.device)
+    climb = _Climb(logits, images, labels, kind, targets, kind.start(1, generator))
+    climb.climb(kind.bounds[0])
+    return climb
 
 
 class _Climb:

@@ -81,6 +81,7 @@ class FlatMasks:
         self.grad = torch.zeros_like(self.weight)
         self.exp_avg = torch.zeros_like(self.theta) if moments >= 1 else None
         self.exp_avg_sq = torch.zeros_like(self.theta) if moments >= 2 else None
+        self.factors: Tensor | None = None
         self.step = torch.zeros((), dtype=torch.int64, device=first.device)
         self.stats = torch.zeros(2, dtype=torch.float64, device=first.device)
         self.load(weights, scales)
@@ -101,10 +102,15 @@ class FlatMasks:
         rows = self.scale.split([shape[0] for shape in self.shapes])
         for name, part in zip(self.layers, rows, strict=True):
             part.copy_(scales[name]) if name in scales else part.fill_(1)
-        for state in (self.exp_avg, self.exp_avg_sq, self.step, self.grad):
+        self.grad.zero_()
+        self.forget()
+        self.restore(torch.ones_like(self.mask))
+
+    def forget(self) -> None:
+        """Start the optimiser afresh."""
+        for state in (self.exp_avg, self.exp_avg_sq, self.step):
             if state is not None:
                 state.zero_()
-        self.restore(torch.ones_like(self.mask))
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """`flat`, (n,), cut into one view per layer, in the layer's shape and memory format."""
@@ -125,8 +131,15 @@ class FlatMasks:
             parameter.requires_grad_(wanted)
             parameter.grad = view if wanted else None
 
-    def update(self, lr: Tensor, l1: float) -> Tensor:
-        """One `mask_step_` from `grad`, which is zeroed; returns (‖m‖₁, non-finite count)."""
+    def update(self, lr: Tensor, l1: float, *, weighed: bool = False) -> Tensor:
+        """One `mask_step_` from `grad`, which is zeroed; returns (‖m‖₁, non-finite count).
+
+        With `weighed` the gradient is multiplied by what `weigh` was given, and the step is one of
+        SGD with momentum.
+        """
+        if weighed:
+            assert self.factors is not None
+            self.grad.mul_(self.factors)
         stats = mask_step_(
             self.mask,
             self.grad,
@@ -134,7 +147,7 @@ class FlatMasks:
             self.step,
             lr=lr,
             exp_avg=self.exp_avg,
-            exp_avg_sq=self.exp_avg_sq,
+            exp_avg_sq=None if weighed else self.exp_avg_sq,
             l1=l1,
             scale=self.scale,
             row_ptr=self.row_ptr,
@@ -143,6 +156,21 @@ class FlatMasks:
         )
         self.grad.zero_()
         return stats
+
+    def mask_grad(self) -> Tensor:
+        """The masks' gradient, dW ⊙ θ · s, in θ's dtype, (n,)."""
+        gradient: Tensor = masked_weight(
+            self.theta, self.grad.to(self.theta), self.scale, row_ptr=self.row_ptr
+        )
+        return gradient
+
+    def weigh(self, factors: Tensor) -> None:
+        """Multiply gradients by `factors`, (n,), in weighed updates from now on."""
+        if self.factors is None:
+            self.factors = factors
+        else:
+            # A captured update reads it where it is.
+            self.factors.copy_(factors)
 
     def restore(self, mask: Tensor) -> None:
         """Go back to an earlier mask, (n,)."""

@@ -25,6 +25,9 @@ class Recipe(Settings):
     trigger_epochs: int | None = None
     """Epochs under Δ and the grown triggers, where there are any; after them masks recover on clean
     images alone. None: all are under triggers."""
+    search_again: bool = False
+    """Whether before each further epoch under grown triggers one is sought anew, on the network as
+    masked so far, and grown in place of the former ones."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5
@@ -56,6 +59,11 @@ class Recipe(Settings):
     that all move one way change an output by as much."""
     mask_lr_decay: float = 1.0
     """η₂ is multiplied by this after every epoch."""
+    natural_lr: float | None = None
+    """Where it is a number, epochs under grown triggers go down the natural gradient
+    (`awm_defense.fisher`), with momentum, instead of by the mask optimiser: through the weights
+    that predictions on clean images depend on the least. The first step changes masks by this on
+    the mean."""
     layers: Literal["conv", "linear", "all"] = "all"
     """Which weights are masked: convolutions, linear layers, or both."""
     trigger_targets: Literal["labels", "predictions", "original"] = "labels"
@@ -123,6 +131,7 @@ class Recipe(Settings):
             "mask_lr",
             "mask_lr_share",
             "mask_lr_decay",
+            "natural_lr",
         ):
             value = getattr(self, key)
             if value is not None and not value >= 0:
@@ -137,6 +146,11 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: expected 0 without fresh_augmentation, got {value}")
         if self.mask_lr is None and self.mask_lr_share is None:
             raise ValueError("mask_lr: expected a number where mask_lr_share is None, got None")
+        if self.natural_lr is not None and (self.mask_optimizer != "adam" or not self.grown):
+            raise ValueError(
+                "natural_lr: expected none unless mask_optimizer is 'adam' and grown > 0, "
+                f"got {self.natural_lr}"
+            )
         if not self.temperature > 0 or (self.temperature != 1 and self.mask_targets == "labels"):
             raise ValueError(
                 "temperature: expected a number > 0, and 1 unless mask_targets is 'original', "

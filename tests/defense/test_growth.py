@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -159,12 +160,36 @@ def test_the_network_forgets_what_was_grown(
     assert not any("grown_loss" in entry for entry in unseen.history)
 
 
-def test_many_models_give_what_each_gives_alone(networks: list[nn.Module], digits: Dataset) -> None:
+AGAIN = {"natural_lr": 0.01, "trigger_epochs": 2, "search_again": True}
+
+
+def test_what_is_left_is_sought_again(
+    networks: list[nn.Module], digits: Dataset, attack: Attack
+) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
-    recipe = replace(get_recipe("default"), flip=False, grown=4, epochs=2)
-    options = {"recipe": recipe, "precision": "fp32"}
+    recipe = replace(get_recipe("default"), flip=False, epochs=3, **AGAIN)
+    result = purify(networks[0], images, labels, recipe=recipe, precision="fp32")
+    assert ["grown_loss" in entry for entry in result.history] == [True, True, False]
+    # Only the second epoch differs: under the same triggers, or under new ones.
+    same = purify(
+        networks[0], images, labels, recipe=replace(recipe, search_again=False), precision="fp32"
+    )
+    assert result.history[0] == same.history[0]
+    assert result.history[1]["grown_loss"] > 1.1 * same.history[1]["grown_loss"]
+    models = (networks[0], result.model, same.model)
+    before, *after = (evaluate(model, *digits.test(), attack)["asr"] for model in models)
+    assert max(after) < before / 2
+
+
+@pytest.mark.parametrize("options", [{}, AGAIN])
+def test_many_models_give_what_each_gives_alone(
+    networks: list[nn.Module], digits: Dataset, options: dict[str, Any]
+) -> None:
+    images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
+    recipe = replace(get_recipe("default"), flip=False, grown=4, epochs=3, **options)
+    how: dict[str, Any] = {"recipe": recipe, "precision": "fp32"}
     models = [*networks, networks[0]]
-    for model, result in zip(models, purify_many(models, images, labels, **options), strict=True):
-        alone = purify(model, images, labels, **options)
+    for model, result in zip(models, purify_many(models, images, labels, **how), strict=True):
+        alone = purify(model, images, labels, **how)
         assert result.history == alone.history
         assert all(torch.equal(mask, alone.masks[name]) for name, mask in result.masks.items())

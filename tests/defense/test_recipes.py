@@ -31,6 +31,7 @@ def test_options_are_parsed_by_the_fields_type() -> None:
         ({"alpha": "2"}, "alpha: expected a number ≤ 1"),
         ({"mask_lr": "none"}, "mask_lr: expected a number where mask_lr_share is None"),
         ({"temperature": "0"}, "temperature: expected a number > 0"),
+        ({"natural_lr": "0.01"}, "natural_lr: expected none unless .*grown > 0, got 0.01"),
         ({"temperature": "5"}, "1 unless mask_targets is 'original', got 5"),
     ],
 )
