@@ -103,8 +103,8 @@ class Engine:
         if self.natural and number == 0:
             self._weigh()
         self.start_phase()
-        rate = self.recipe.natural_lr if self.natural else self.mask_lr
-        assert rate is not None
+        step = self.recipe.natural_step if self.natural else None
+        rate = self.mask_lr if step is None else self.mask_lr * step
         self.lr.fill_(rate * self.recipe.mask_lr_decay**number)
         self.network.flat.require_grad(True)
         for _ in range(self.data.steps):
@@ -121,7 +121,7 @@ class Engine:
             self.under = "delta and grown"
         else:
             self.under = "nothing"
-        self.natural = self.under == "delta and grown" and self.recipe.natural_lr is not None
+        self.natural = self.under == "delta and grown" and self.recipe.natural_step is not None
         if before and not self.natural:
             # Its momentum is of other gradients.
             self.network.flat.forget()

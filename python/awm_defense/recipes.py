@@ -59,11 +59,11 @@ class Recipe(Settings):
     that all move one way change an output by as much."""
     mask_lr_decay: float = 1.0
     """η₂ is multiplied by this after every epoch."""
-    natural_lr: float | None = None
+    natural_step: float | None = None
     """Where it is a number, epochs under grown triggers go down the natural gradient
     (`awm_defense.fisher`), with momentum, instead of by the mask optimiser: through the weights
-    that predictions on clean images depend on the least. The first step changes masks by this on
-    the mean."""
+    that predictions on clean images depend on the least. The first step changes masks by this
+    times η₂ on the mean."""
     layers: Literal["conv", "linear", "all"] = "all"
     """Which weights are masked: convolutions, linear layers, or both."""
     trigger_targets: Literal["labels", "predictions", "original"] = "labels"
@@ -131,7 +131,7 @@ class Recipe(Settings):
             "mask_lr",
             "mask_lr_share",
             "mask_lr_decay",
-            "natural_lr",
+            "natural_step",
         ):
             value = getattr(self, key)
             if value is not None and not value >= 0:
@@ -146,10 +146,10 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: expected 0 without fresh_augmentation, got {value}")
         if self.mask_lr is None and self.mask_lr_share is None:
             raise ValueError("mask_lr: expected a number where mask_lr_share is None, got None")
-        if self.natural_lr is not None and (self.mask_optimizer != "adam" or not self.grown):
+        if self.natural_step is not None and self.mask_optimizer != "adam":
             raise ValueError(
-                "natural_lr: expected none unless mask_optimizer is 'adam' and grown > 0, "
-                f"got {self.natural_lr}"
+                "natural_step: expected none unless mask_optimizer is 'adam', "
+                f"got {self.natural_step}"
             )
         if not self.temperature > 0 or (self.temperature != 1 and self.mask_targets == "labels"):
             raise ValueError(
@@ -178,7 +178,9 @@ RECIPES: dict[str, Recipe] = {
             name="default",
             examine=True,
             grown=20,
-            trigger_epochs=1,
+            trigger_epochs=2,
+            search_again=True,
+            natural_step=0.5,
             epochs=10,
             tau_share=0.01,
             alpha=0.9,

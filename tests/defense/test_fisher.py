@@ -40,7 +40,7 @@ def test_information_is_inverted_beside_its_layers_mean() -> None:
 def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
     """By plain autograd, from the same buffers; the first step has the size asked for."""
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    recipe = get_recipe("default").with_options({"natural_lr": "0.02", "grown": "2"})
+    recipe = get_recipe("default").with_options({"grown": "2"})
     device = torch.device("cpu")
     options = {"recipe": recipe, "device": device, "precision": "fp32"}
     engine = make_engine(tiny_network().eval(), images, torch.arange(10), **options)

@@ -144,44 +144,41 @@ def test_the_network_forgets_what_was_grown(
     networks: list[nn.Module], digits: Dataset, attack: Attack
 ) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
-    recipe = replace(get_recipe("default"), flip=False, temperature=1.0)
+    # Networks of digits, trained in seconds, learn a backdoor again from clean images alone.
+    recipe = replace(get_recipe("default"), flip=False, trigger_epochs=None, epochs=4)
     test_images, test_labels = digits.test()
     before = evaluate(networks[0], test_images, test_labels, attack)
     assert before["asr"] > 90
     result = purify(networks[0], images, labels, recipe=recipe)
     after = evaluate(result.model, test_images, test_labels, attack)
-    assert after["asr"] < before["asr"] / 3
+    assert after["asr"] < before["asr"] / 10
     assert after["acc"] > before["acc"] - 10
-    # One epoch under Δ and grown triggers, then clean images alone.
-    for loss in ("perturbed_loss", "grown_loss"):
-        assert [loss in entry for entry in result.history] == [True] + [False] * 9
+    assert all("grown_loss" in entry for entry in result.history)
     unseen = purify(networks[0], images, labels, recipe=replace(recipe, examine=False, epochs=3))
     assert all("perturbed_loss" in entry for entry in unseen.history)
     assert not any("grown_loss" in entry for entry in unseen.history)
 
 
-AGAIN = {"natural_lr": 0.01, "trigger_epochs": 2, "search_again": True}
-
-
-def test_what_is_left_is_sought_again(
-    networks: list[nn.Module], digits: Dataset, attack: Attack
-) -> None:
+def test_what_is_left_is_sought_again(networks: list[nn.Module], digits: Dataset) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
-    recipe = replace(get_recipe("default"), flip=False, epochs=3, **AGAIN)
+    recipe = replace(get_recipe("default"), flip=False, epochs=3)
     result = purify(networks[0], images, labels, recipe=recipe, precision="fp32")
-    assert ["grown_loss" in entry for entry in result.history] == [True, True, False]
+    # Two epochs under Δ and grown triggers, then clean images alone.
+    for loss in ("perturbed_loss", "grown_loss"):
+        assert [loss in entry for entry in result.history] == [True, True, False]
     # Only the second epoch differs: under the same triggers, or under new ones.
     same = purify(
         networks[0], images, labels, recipe=replace(recipe, search_again=False), precision="fp32"
     )
     assert result.history[0] == same.history[0]
     assert result.history[1]["grown_loss"] > 1.1 * same.history[1]["grown_loss"]
-    models = (networks[0], result.model, same.model)
-    before, *after = (evaluate(model, *digits.test(), attack)["asr"] for model in models)
-    assert max(after) < before / 2
 
 
-@pytest.mark.parametrize("options", [{}, AGAIN])
+# As it is, and without what makes later epochs and networks depend on earlier ones.
+PLAIN = {"natural_step": None, "trigger_epochs": 1, "search_again": False}
+
+
+@pytest.mark.parametrize("options", [{}, PLAIN])
 def test_many_models_give_what_each_gives_alone(
     networks: list[nn.Module], digits: Dataset, options: dict[str, Any]
 ) -> None:

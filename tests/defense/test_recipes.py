@@ -31,13 +31,16 @@ def test_options_are_parsed_by_the_fields_type() -> None:
         ({"alpha": "2"}, "alpha: expected a number ≤ 1"),
         ({"mask_lr": "none"}, "mask_lr: expected a number where mask_lr_share is None"),
         ({"temperature": "0"}, "temperature: expected a number > 0"),
-        ({"natural_lr": "0.01"}, "natural_lr: expected none unless .*grown > 0, got 0.01"),
+        (
+            {"natural_step": "0.5"},
+            "natural_step: expected none unless mask_optimizer is 'adam', got 0.5",
+        ),
         ({"temperature": "5"}, "1 unless mask_targets is 'original', got 5"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        get_recipe("official").with_options(options)
+        get_recipe("paper").with_options(options)
 
 
 def test_unknown_recipe_lists_those_there_are() -> None:

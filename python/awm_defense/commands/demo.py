@@ -29,6 +29,8 @@ PLAN = Plan(epochs=20, batch_size=32, lr=0.05, weight_decay=5e-4)
 RECIPE = replace(
     get_recipe("default"),
     trigger_epochs=None,
+    search_again=False,
+    natural_step=None,
     flip=False,
     tau=300.0,
     alpha=0.85,
