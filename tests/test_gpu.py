@@ -273,6 +273,7 @@ def test_purify_equals_that_on_a_cpu(name: str, device: str) -> None:
     model, images = tiny_network(), torch.rand(8, 3, 12, 12)
     labels = torch.arange(8) % 4
     settings = {"epochs": "1", "passes": "1", "mask_optimizer": "sgd", "mask_lr": "1"}
+    settings["natural_step"] = "none"
     recipe = get_recipe(name).with_options(settings)
     expected = purify(model, images, labels, recipe=recipe, seed=0)
     there = (model.to(device), images.to(device), labels.to(device))
