@@ -154,7 +154,8 @@ class Engine:
             growth.generator,
         )
         again = dataclasses.replace(verdict, trigger=found, second=None)
-        growth.start(again, self.logits)
+        # What grew first must not come back meanwhile.
+        growth.start(again, self.logits, keep=len(growth.grown) // 2)
 
     def _weigh(self) -> None:
         """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""

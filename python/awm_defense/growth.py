@@ -50,10 +50,13 @@ class Growth:
         shape = kind.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
 
-    def start(self, verdict: Verdict, logits: Logits, *, progress: bool = False) -> None:
+    def start(
+        self, verdict: Verdict, logits: Logits, *, keep: int = 0, progress: bool = False
+    ) -> None:
         """Forget what was grown, and grow this verdict's triggers as often as there is room for.
 
-        `logits` is the network as it was, from images in pixel space.
+        `logits` is the network as it is, from images in pixel space. The first `keep` of the
+        triggers stay what they are.
         """
         found = [t.to(self.grown) for t in (verdict.trigger, verdict.second) if t is not None]
         limits = [self.kind.limits(trigger, self.images) for trigger in found]
@@ -63,7 +66,7 @@ class Growth:
         weights = counts / counts.sum()
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
-        parts = self.grown.split(AT_ONCE)
+        parts = self.grown[keep:].split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
             least, most = limits[turn % len(limits)]
             free = torch.rand(part.shape, generator=self.generator) < KEEP

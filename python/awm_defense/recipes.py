@@ -27,7 +27,7 @@ class Recipe(Settings):
     images alone. None: all are under triggers."""
     search_again: bool = False
     """Whether before each further epoch under grown triggers one is sought anew, on the network as
-    masked so far, and grown in place of the former ones."""
+    masked so far, and grown in place of half of the former ones."""
     epochs: int = 20
     """Outer iterations E."""
     passes: int = 5

@@ -67,7 +67,7 @@ def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
         assert torch.equal(engine.position, position)
         engine.mask_step()
         assert_masks(flat.mask, expected)
-    engine.enter(1)
+    engine.enter(recipe.trigger_epochs or 0)
     assert not flat.exp_avg.any()  # type: ignore[union-attr]
 
 

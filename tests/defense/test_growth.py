@@ -69,6 +69,10 @@ def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
     saturated = (1 - images[:, :, 4, 4].amin(0)).expand(8, 3)
     torch.testing.assert_close(found[found > 0], saturated[found > 0])
     assert 0.4 < float((found > 0).double().mean()) < 0.95
+    before = growth.grown.clone()
+    growth.start(verdict(kind, pixel(20, 20)), brightness(0.1), keep=3)
+    assert torch.equal(growth.grown[:3], before[:3]) and before[3:].any()
+    assert not growth.grown[3:].any()
     growth.start(verdict(kind, pixel(20, 20)), brightness(0.1))
     assert not growth.grown.any()
 
