@@ -67,7 +67,8 @@ def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
         assert torch.equal(engine.position, position)
         engine.mask_step()
         assert_masks(flat.mask, expected)
-    engine.enter(recipe.trigger_epochs or 0)
+    assert recipe.trigger_epochs is not None
+    engine.enter(recipe.trigger_epochs)
     assert not flat.exp_avg.any()  # type: ignore[union-attr]
 
 
