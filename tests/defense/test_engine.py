@@ -138,6 +138,8 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
     if recipe.grown:
         made.follow(VERDICT)
         made.enter(epoch)
+        if made.natural:
+            made._weigh()
     return made
 
 
@@ -148,7 +150,7 @@ RECIPES = {
     "default, on clean images alone": quick("default"),
     "paper": quick("paper"),
 }
-EPOCHS = {"default, on clean images alone": 1}
+EPOCHS = {"default, on clean images alone": 2}
 UNDER = {"default": "delta and grown", "default, on clean images alone": "nothing"}
 
 
