@@ -88,11 +88,12 @@ class Line(NamedTuple):
 def measured(
     rows: dict[str, dict[str, Cell]], seeds: dict[Cell, list[Cell]], results: Results
 ) -> Iterator[Line]:
-    """The lines of the tables, in order."""
+    """The lines of the tables that there are results for, in order."""
     for network, row in rows.items():
         for title, cell in row.items():
             found = [results[one] for one in seeds[cell] if one in results]
-            yield Line(network, title, cell, found)
+            if found:
+                yield Line(network, title, cell, found)
 
 
 def table(lines: list[Line]) -> str:

@@ -65,10 +65,15 @@ def test_a_line_for_each_network_and_recipe(
         / "small_vgg-badnets-one-shot-default+epochs=1+passes=1+examine=false-seed1.json"
     )
     lost.unlink()
+    for seed in (0, 1):
+        lost.with_name(f"small_vgg-benign-one-shot-{method}-seed{seed}.json").unlink()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--tables-only"])
     erasing.main()
     assert not lost.exists()
-    assert "9 of 10 cells" in (out / "erasing.md").read_text().splitlines()[-1]
+    kept = (out / "erasing.md").read_text().splitlines()
+    assert "7 of 10 cells" in kept[-1]
+    assert [line for line in lines if line not in kept and method in line] == [lines[7]]
+    assert not any("benign" in line and method in line for line in kept)
     assert not [line for line in lines[8:] if "digits" in line]  # nothing was examined
     assert "small_vgg, digits, benign" in capsys.readouterr().out
 
