@@ -162,22 +162,31 @@ class Engine:
         flat, heat = self.network.flat, self.recipe.temperature
         flat.require_grad(True)
         self.start_phase()
-        shape = (self.data.steps, self.data.batch, self.network.classes)
-        noise = torch.randn(shape, generator=self.data.generator).to(self.delta)
         total = torch.zeros_like(flat.theta)
-        for directions in noise:
-            logits = self.logits(self._take().images) / heat
-            along(logits, directions).backward()
+        for _ in range(self.data.steps):
+            images = self._take().images
+            if self.recipe.mask_targets == "features":
+                features = self.network.features(self.network.module, images)
+                (features * self._noise(features)).sum().backward()
+            else:
+                logits = self.logits(images) / heat
+                along(logits, self._noise(logits)).backward()
             total += flat.mask_grad().square()
             flat.grad.zero_()
             self.position.add_(1)
         factors = inverse(total, flat.views(total))
+        layers = flat.views(factors)
+        for layer in layers[max(1, int(self.recipe.natural_layers * len(layers))) :]:
+            layer.zero_()
         self.position.zero_()
         self._losses(self._take())[1].backward()
         size = (flat.mask_grad() * factors).abs().mean()
         flat.grad.zero_()
         flat.require_grad(False)
         flat.weigh(factors / size.clamp(min=torch.finfo(size.dtype).tiny))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.data.generator).to(like)
 
     def start_phase(self) -> None:
         """Draw the next phase's batches and put them where the steps look for them."""
@@ -246,8 +255,6 @@ class Engine:
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What masks are to lower: the parts, and their weighted sum."""
-        heat = self.recipe.temperature
-        targets = self._targets(self.recipe.mask_targets, batch, heat)
         parts = [batch.images]
         if self.under != "nothing":
             low, high = (0.0, 1.0) if self.recipe.clip_mask_phase else (-INF, INF)
@@ -255,10 +262,28 @@ class Engine:
         if self.under == "delta and grown":
             assert self.growth is not None and batch.grown is not None
             parts.append(self.growth.apply(batch.images, *batch.grown))
-        logits = (self.logits(torch.cat(parts)) / heat).chunk(len(parts))
-        # Times T², which keeps the gradient's size (Hinton et al., arXiv:1503.02531).
-        losses = heat**2 * torch.stack([_mean_loss(p, targets, batch.weight) for p in logits])
+        held = self._distances if self.recipe.mask_targets == "features" else self._entropies
+        losses = torch.stack(held(torch.cat(parts), len(parts), batch))
         return losses, self.alpha * losses[0] + self.beta * losses[1:].sum()
+
+    def _entropies(self, images: Tensor, parts: int, batch: Batch) -> list[Tensor]:
+        """Cross-entropies of `parts` batches in one, with labels or the original's softmax."""
+        heat = self.recipe.temperature
+        targets = self._targets(self.recipe.mask_targets, batch, heat)
+        logits = (self.logits(images) / heat).chunk(parts)
+        # Times T², which keeps the gradient's size (Hinton et al., arXiv:1503.02531).
+        return [heat**2 * _mean_loss(part, targets, batch.weight) for part in logits]
+
+    def _distances(self, images: Tensor, parts: int, batch: Batch) -> list[Tensor]:
+        """Squared distances of the features of `parts` batches in one from the original's."""
+        network = self.network
+        assert network.original is not None
+        with torch.no_grad():
+            targets = network.features(network.original, batch.images)
+            size = targets.square().sum(1).mean().clamp(min=torch.finfo(targets.dtype).tiny)
+        features = network.features(network.module, network.layout(images)).chunk(parts)
+        rows = [(part - targets).square().sum(1) / size for part in features]
+        return [r.mean() if batch.weight is None else r @ batch.weight for r in rows]
 
     def _take(self) -> Batch:
         assert self.table is not None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.activations import fuse_activations
+from awm_defense.features import Entering, head
 from awm_defense.flat import FlatMasks, maskable
 from awm_defense.fold import fold_batchnorm, scale_weights
 from awm_defense.mixed_conv import use_passes
@@ -50,7 +51,7 @@ class WorkingNetwork:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = self._precision(precision, scales, notes)
         self.original = None
-        if "original" in (recipe.trigger_targets, recipe.mask_targets):
+        if recipe.trigger_targets == "original" or recipe.mask_targets != "labels":
             self.original = self._scaled(self.module, scales)
         self.flat = FlatMasks(
             self.module,
@@ -65,6 +66,9 @@ class WorkingNetwork:
             if module is not None:
                 module.to(self.dtype)
                 use_passes(module, self.precision.passes)
+        self.entering: dict[nn.Module, Entering] = {}
+        if recipe.mask_targets == "features":
+            self._watch(notes)
 
     def load(self, model: nn.Module, notes: list[str]) -> None:
         """Work on another model of the same architecture from now on, in the same buffers."""
@@ -184,6 +188,18 @@ class WorkingNetwork:
             return Precision()
         return chosen
 
+    @torch.no_grad()
+    def _watch(self, notes: list[str]) -> None:
+        """Look what enters the last linear layer, of the network and of the original."""
+        images = self.normalise(self.layout(self.sample)).to(self.dtype)
+        name = head(self.module, lambda: self.module(images))
+        if name is None:
+            notes.append("logits are held: they are not the output of a linear layer")
+            return
+        for module in (self.module, self.original):
+            assert module is not None
+            self.entering[module] = Entering(module.get_submodule(name))
+
     def layout(self, images: Tensor) -> Tensor:
         """`images` in the memory format the network runs in."""
         if self.channels_last:
@@ -196,6 +212,12 @@ class WorkingNetwork:
         if not isinstance(logits, Tensor):
             raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
         return logits.to(images.dtype)
+
+    def features(self, module: nn.Module, images: Tensor) -> Tensor:
+        """What enters the last linear layer, (n, width), or else logits, in the images' dtype."""
+        logits = self.forward(module, images)
+        entering = self.entering.get(module)
+        return logits if entering is None else entering.take().to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(self.module, images)

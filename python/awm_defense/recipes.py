@@ -63,14 +63,18 @@ class Recipe(Settings):
     """Where it is a number, epochs under grown triggers go down the natural gradient
     (`awm_defense.fisher`), with momentum, instead of by the mask optimiser: through the weights
     that predictions on clean images depend on the least. The first step changes masks by this
-    times η₂ on the mean."""
+    times η₂ on the mean of all."""
+    natural_layers: float = 1.0
+    """The share of the masked layers, from the input on, that these steps change. In the last ones
+    a trigger has become what images of its class become too."""
     layers: Literal["conv", "linear", "all"] = "all"
     """Which weights are masked: convolutions, linear layers, or both."""
     trigger_targets: Literal["labels", "predictions", "original"] = "labels"
     """What Δ leads away from: true labels, the masked network's own argmax, or the original
     network's softmax."""
-    mask_targets: Literal["labels", "original"] = "labels"
-    """What the masked network is held to: true labels, or the original network's softmax."""
+    mask_targets: Literal["labels", "original", "features"] = "labels"
+    """What the masked network is held to: true labels, the original network's softmax, or what
+    enters its last linear layer (its logits, where they aren't those of a linear layer)."""
     temperature: float = 1.0
     """What logits are divided by before both softmaxes, where masks are held to the original's."""
     clip_trigger_phase: bool = False
@@ -138,6 +142,10 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: expected a number ≥ 0, got {value}")
         if self.beta is None and self.alpha is not None and self.alpha > 1:
             raise ValueError(f"alpha: expected a number ≤ 1 (β is 1 − α), got {self.alpha}")
+        if not 0 < self.natural_layers <= 1:
+            raise ValueError(
+                f"natural_layers: expected a number in (0, 1], got {self.natural_layers}"
+            )
         for key in ("cutmix", "jitter"):
             value = getattr(self, key)
             if not 0 <= value <= 1:
@@ -151,7 +159,7 @@ class Recipe(Settings):
                 "natural_step: expected none unless mask_optimizer is 'adam', "
                 f"got {self.natural_step}"
             )
-        if not self.temperature > 0 or (self.temperature != 1 and self.mask_targets == "labels"):
+        if not self.temperature > 0 or (self.temperature != 1 and self.mask_targets != "original"):
             raise ValueError(
                 "temperature: expected a number > 0, and 1 unless mask_targets is 'original', "
                 f"got {self.temperature}"

@@ -37,21 +37,38 @@ def test_information_is_inverted_beside_its_layers_mean() -> None:
     assert found.tolist() == pytest.approx(expected)
 
 
-def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
+HELD_TO_FEATURES = {"mask_targets": "features", "temperature": "1", "natural_layers": "0.5"}
+
+
+@pytest.mark.parametrize("options", [{}, HELD_TO_FEATURES])
+def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients(options: dict[str, str]) -> None:
     """By plain autograd, from the same buffers; the first step has the size asked for."""
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    recipe = get_recipe("default").with_options({"grown": "2"})
+    recipe = get_recipe("default").with_options({"grown": "2", **options})
     device = torch.device("cpu")
-    options = {"recipe": recipe, "device": device, "precision": "fp32"}
-    engine = make_engine(tiny_network().eval(), images, torch.arange(10), **options)
+    engine = make_engine(
+        tiny_network().eval(),
+        images,
+        torch.arange(10),
+        recipe=recipe,
+        device=device,
+        precision="fp32",
+    )
     trigger = torch.zeros(3, 32, 32)
     trigger[:, 4, 4] = 1
     engine.follow(Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, trigger, torch.ones(10)))
+    # An untrained network has no class to grow a trigger to.
+    assert engine.growth is not None
+    engine.growth.grown.fill_(0.3)
     engine.enter(0)
     engine._weigh()
     flat = engine.network.flat
     assert flat.factors is not None
     assert torch.isfinite(flat.factors).all() and (flat.factors >= 0).all()
+    layers = flat.views(flat.factors)
+    changed = int(recipe.natural_layers * len(layers))
+    assert changed > 0 and all(layer.any() for layer in layers[:changed])
+    assert not any(layer.any() for layer in layers[changed:])
     engine.lr.fill_(0.02)
     momentum = torch.zeros_like(flat.mask)
     for step in range(2):

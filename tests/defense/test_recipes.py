@@ -36,6 +36,7 @@ def test_options_are_parsed_by_the_fields_type() -> None:
             "natural_step: expected none unless mask_optimizer is 'adam', got 0.5",
         ),
         ({"temperature": "5"}, "1 unless mask_targets is 'original', got 5"),
+        ({"natural_layers": "0"}, r"natural_layers: expected a number in \(0, 1\], got 0"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
