@@ -144,14 +144,20 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
 
 
 STEPS = ("label_images", "trigger_step", "mask_step")
+TO_FEATURES = quick("default", mask_targets="features", temperature=1)
 RECIPES = {
     "official": quick(),
     "default": quick("default"),
     "default, on clean images alone": quick("default"),
+    "held to features": TO_FEATURES,
     "paper": quick("paper"),
 }
 EPOCHS = {"default, on clean images alone": 2}
-UNDER = {"default": "delta and grown", "default, on clean images alone": "nothing"}
+UNDER = {
+    "default": "delta and grown",
+    "default, on clean images alone": "nothing",
+    "held to features": "delta and grown",
+}
 
 
 class NoHost(TorchDispatchMode):
@@ -249,12 +255,12 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("recipe", ["official", "default"])
-def test_many_models_give_what_each_gives_alone(recipe: str) -> None:
+@pytest.mark.parametrize("recipe", [quick(), quick("default"), TO_FEATURES])
+def test_many_models_give_what_each_gives_alone(recipe: Recipe) -> None:
     models, (images, labels) = [make("depthwise", seed) for seed in (0, 1, 0)], data()
     states = [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
-    many = list(purify_many(models, images, labels, recipe=quick(recipe), precision="fp32"))
-    alone = [purify(m, images, labels, recipe=quick(recipe), precision="fp32") for m in models]
+    many = list(purify_many(models, images, labels, recipe=recipe, precision="fp32"))
+    alone = [purify(m, images, labels, recipe=recipe, precision="fp32") for m in models]
     for one, other in zip(many, alone, strict=True):
         assert equal(one.masks, other.masks)
         assert equal(one.model.state_dict(), other.model.state_dict())
