@@ -29,8 +29,8 @@ class PurifyResult:
     """One entry an epoch: epoch, clean_loss, trigger_loss, trigger_norm (L1, in the ball),
     perturbed_loss (under Δ), mask_mean (of all masks, at its end); losses are cross-entropies at
     the recipe's temperature T, times T², or relative squared distances of features, means over the
-    epoch's steps. Epochs that seek no Δ lack
-    what is said of it; one under grown triggers has grown_loss, too."""
+    epoch's steps. Epochs that seek no Δ lack what is said of it; one under grown triggers has
+    grown_loss, too."""
     seconds: float
     """Wall-clock time of the purification."""
     peak_memory_mb: float
