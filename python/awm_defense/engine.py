@@ -276,13 +276,7 @@ class Engine:
 
     def _distances(self, images: Tensor, parts: int, batch: Batch) -> list[Tensor]:
         """Squared distances of the features of `parts` batches in one from the original's."""
-        network = self.network
-        assert network.original is not None
-        with torch.no_grad():
-            targets = network.features(network.original, batch.images)
-            size = targets.square().sum(1).mean().clamp(min=torch.finfo(targets.dtype).tiny)
-        features = network.features(network.module, network.layout(images)).chunk(parts)
-        rows = [(part - targets).square().sum(1) / size for part in features]
+        rows = self.network.distances(images, parts, batch.images)
         return [r.mean() if batch.weight is None else r @ batch.weight for r in rows]
 
     def _take(self) -> Batch:

@@ -30,10 +30,24 @@ def head(module: nn.Module, run: Callable[[], Tensor]) -> str | None:
     return next((name for name, output in made.items() if output is logits), None)
 
 
+def reach(weight: Tensor) -> Tensor:
+    """Half the squared change of logits that features make which move by 1 in some direction.
+
+    On the mean of all directions, and less what all logits have in common, which no softmax sees.
+
+    Args:
+        weight: of the layer that features enter, (classes, width).
+    """
+    own = weight.detach().float()
+    own = own - own.mean(0)
+    return own.square().sum() / (2 * own.shape[1])
+
+
 class Entering:
     """Remembers what entered a layer when it was last called."""
 
     def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
         self.seen: Tensor | None = None
         layer.register_forward_pre_hook(self._see)
 

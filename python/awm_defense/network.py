@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.activations import fuse_activations
-from awm_defense.features import Entering, head
+from awm_defense.features import Entering, head, reach
 from awm_defense.flat import FlatMasks, maskable
 from awm_defense.fold import fold_batchnorm, scale_weights
 from awm_defense.mixed_conv import use_passes
@@ -218,6 +218,28 @@ class WorkingNetwork:
         logits = self.forward(module, images)
         entering = self.entering.get(module)
         return logits if entering is None else entering.take().to(images.dtype)
+
+    def distances(self, images: Tensor, parts: int, like: Tensor) -> list[Tensor]:
+        """Squared distances of features from what the original's are for `like`, in logits.
+
+        That is, times what features that move by 1 change logits (`awm_defense.features.reach`).
+
+        Args:
+            images: `parts` batches in one, (parts·n, c, h, w).
+            parts: how many batches.
+            like: images, (n, c, h, w).
+
+        Returns:
+            One tensor (n,) a batch.
+        """
+        assert self.original is not None
+        entering = self.entering.get(self.original)
+        with torch.no_grad():
+            targets = self.features(self.original, like)
+            weight = None if entering is None else entering.layer.weight
+            size = reach(weight) if isinstance(weight, Tensor) else 0.5
+        features = self.features(self.module, self.layout(images)).chunk(parts)
+        return [size * (part - targets).square().sum(1) for part in features]
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(self.module, images)

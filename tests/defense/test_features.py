@@ -8,7 +8,7 @@ from conftest import tiny_network
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, purify
-from awm_defense.features import head
+from awm_defense.features import head, reach
 from awm_defense.models import build_model
 from awm_defense.purify import make_engine
 
@@ -63,7 +63,7 @@ def test_the_head_is_the_linear_layer_whose_output_is_returned(
 
 @pytest.mark.parametrize("make", [tiny_network, TwoHeads, NoHead])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_are_relative_squared_distances_of_features(
+def test_losses_are_squared_distances_of_features_in_logits(
     make: type[nn.Module], precision: str
 ) -> None:
     """Against features that a hook takes from the model itself; BatchNorm is folded here."""
@@ -87,10 +87,27 @@ def test_losses_are_relative_squared_distances_of_features(
             if name is None:
                 seen.append(logits)
     clean, perturbed = seen
-    expected = (perturbed - clean).square().sum() / clean.square().sum()
+    expected = (perturbed - clean).square().sum(1).mean() / 2
+    if name is not None:
+        own = model.get_submodule(name).weight
+        expected *= (own - own.mean(0)).square().sum().detach() / own.shape[1]
     assert float(losses[0].detach()) == pytest.approx(0, abs=1e-4 if precision == "bf16" else 1e-9)
     assert float(losses[1].detach()) == pytest.approx(
         float(expected), rel=0.1 if precision == "bf16" else 1e-4
+    )
+
+
+def test_reach_is_what_random_directions_change_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 7, generator=generator)
+    moves = torch.randn(200_000, 7, generator=generator)
+    moves /= moves.norm(dim=1, keepdim=True)
+    logits = moves @ weight.T
+    changes = (logits - logits.mean(1, keepdim=True)).square().sum(1) / 2
+    assert float(reach(weight)) == pytest.approx(float(changes.mean()), rel=0.01)
+    # What all logits have in common changes nothing.
+    assert float(reach(weight + torch.randn(7, generator=generator))) == pytest.approx(
+        float(reach(weight)), rel=1e-5
     )
 
 
