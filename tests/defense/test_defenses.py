@@ -209,6 +209,19 @@ def test_noise_misleads_within_its_bound(digits: Dataset, backdoored: nn.Module)
     assert misled > 2 * clean
 
 
+def test_noise_leaves_its_bound_where_it_is_not_clipped(
+    digits: Dataset, backdoored: nn.Module
+) -> None:
+    """From a random start in [−ε, ε] one step of ε, as ANP's authors' code takes it."""
+    settings: Any = get_settings("anp").with_options({"eps": "0.3", "clip_noise": "false"})
+    noisy = perturb(problem(backdoored, *few(digits)), settings)
+    values, olds = dict(noisy.named_parameters()), dict(backdoored.named_parameters())
+    names = ("1.weight", "4.weight")
+    shares = torch.cat([(values[name] / olds[name] - 1).abs() for name in names]).detach()
+    assert 0.3 < shares.max() <= 0.6 * (1 + 1e-5)
+    assert float(shares.mean()) == pytest.approx(0.3, abs=0.05)
+
+
 def test_ibau_erases(digits: Dataset, backdoored: nn.Module) -> None:
     images, labels = few(digits, 400)
     result = purify(backdoored, images, labels, recipe="ibau")

@@ -28,7 +28,7 @@ HISTORY = 20
 
 @dataclass(frozen=True)
 class Anp(Baseline):
-    """Defaults are those of the authors' released code."""
+    """Defaults are those of the authors' released code, but for `clip_noise`."""
 
     units: Literal["neurons", "weights"] = "neurons"
     """What has a mask: a channel's scale in BatchNorm, or each weight of the convolutions."""
@@ -38,6 +38,9 @@ class Anp(Baseline):
     """ε, how far a factor may be perturbed."""
     noise_steps: int = 1
     """Sign-gradient steps that look for the perturbation."""
+    clip_noise: bool = True
+    """Whether noise stays within ε, as the paper has it. The authors' code lets the steps lead from
+    a random start in [−ε, ε] to at most 2ε."""
     alpha: float = 0.2
     """Weight of the clean loss; the perturbed one has 1 − α."""
     mask_optimizer: Literal["adam", "sgd"] = "sgd"
@@ -130,7 +133,7 @@ def prune(model: nn.Module, masks: Mapping[str, Tensor], threshold: float) -> nn
 
 @torch.no_grad()
 def perturb(problem: Problem, settings: Anp) -> nn.Module:
-    """A copy of the network whose neurons mislead it the most, by noise up to ε (Eq. 3.1)."""
+    """A copy of the network whose neurons mislead it the most, by noise (Eq. 3.1)."""
     network = _Noisy(problem, settings)
     with torch.enable_grad():
         noise = network.worst_noise(problem.images, problem.labels)
@@ -180,8 +183,9 @@ class _Noisy:
         return self.problem.logits(lambda x: functional_call(self.model, values, (x,)), images)
 
     def worst_noise(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Noise in [−ε, ε], from a random start up the loss (Eq. 3.1 of the AWM paper)."""
+        """From a random start in [−ε, ε] up the loss (Eq. 3.1 of the AWM paper)."""
         eps, steps = self.settings.eps, self.settings.noise_steps
+        most = eps if self.settings.clip_noise else 2 * eps
         noise = {
             name: (2 * torch.rand(value.shape, generator=self.problem.generator) - 1).to(value)
             * eps
@@ -193,7 +197,7 @@ class _Noisy:
             loss = cross_entropy(self.logits(images, noise), labels)
             grads = torch.autograd.grad(loss, list(noise.values()))
             noise = {
-                name: (value.detach() + eps / steps * grad.sign()).clamp(-eps, eps)
+                name: (value.detach() + eps / steps * grad.sign()).clamp(-most, most)
                 for (name, value), grad in zip(noise.items(), grads, strict=True)
             }
         return noise
