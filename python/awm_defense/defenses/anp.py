@@ -28,7 +28,10 @@ HISTORY = 20
 
 @dataclass(frozen=True)
 class Anp(Baseline):
-    """Defaults are those of the authors' released code, but for `clip_noise`."""
+    """Defaults are those of the authors' released code, made for ResNet-18s, but for `clip_noise`.
+
+    Small networks need a smaller `eps`, and fewer steps.
+    """
 
     units: Literal["neurons", "weights"] = "neurons"
     """What has a mask: a channel's scale in BatchNorm, or each weight of the convolutions."""
