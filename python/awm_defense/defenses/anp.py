@@ -28,10 +28,7 @@ HISTORY = 20
 
 @dataclass(frozen=True)
 class Anp(Baseline):
-    """Defaults are those of the authors' released code, made for ResNet-18s, but for `clip_noise`.
-
-    Small networks need a smaller `eps`, and fewer steps.
-    """
+    """Defaults are those of the authors' released code, for ResNet-18s, but for `clip_noise`."""
 
     units: Literal["neurons", "weights"] = "neurons"
     """What has a mask: a channel's scale in BatchNorm, or each weight of the convolutions."""
