@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from awm_defense.allocator import keep_freed_memory
 from awm_defense.attacks import Attack
 from awm_defense.normalise import Normalise
 
 
+@keep_freed_memory()
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -71,6 +73,7 @@ def evaluate(
     return found
 
 
+@keep_freed_memory()
 def accuracy(
     model: nn.Module,
     images: Tensor,

@@ -15,6 +15,8 @@ from conftest import tiny_network
 
 from awm_defense import allocator, examine, purify
 from awm_defense.allocator import ADJUSTED, KEEP, keep_freed_memory
+from awm_defense.attacks import make_attack
+from awm_defense.metrics import evaluate
 from awm_defense.recipes import get_settings
 from awm_defense.train import Plan, train
 
@@ -213,13 +215,16 @@ def work_with(name: str) -> None:
     if name == "examine":
         examine(tiny_network().eval(), images, labels)
         return
+    if name == "evaluate":
+        evaluate(tiny_network(), images, labels, make_attack("badnets", target=0))
+        return
     recipe = get_settings(name)
     if name == "official":
         recipe = recipe.with_options({"epochs": "1", "passes": "1"})
     purify(tiny_network().eval(), images, labels, recipe=recipe)
 
 
-@pytest.mark.parametrize("name", ["official", "clp", "train", "examine"])
+@pytest.mark.parametrize("name", ["official", "clp", "train", "examine", "evaluate"])
 def test_work_keeps_memory_and_gives_it_back(calls, name):
     work_with(name)
     assert calls == [KEEP, ADJUSTED]
