@@ -41,7 +41,8 @@ def synthesize(
 
     Gradient descent on the images (Yin et al., DeepInversion, CVPR 2020): cross-entropy of the
     class, distance of the activations' mean and variance to those that each BatchNorm keeps, and
-    the variation between neighbouring pixels.
+    the variation between neighbouring pixels. Purify with a recipe made
+    `for_images(flip=..., synthetic=True)`, as `awm purify --per-class 0` does.
 
     Args:
         model: the network, images (n,c,h,w) to logits (n,classes), with BatchNorm layers; left

@@ -133,8 +133,9 @@ class Verdict:
         norm = f"{self.norm:.3g} {self.unit}"
         change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
         reached = (
-            f"{change} sends {100 * self.flips:.0f} % of other images to class {self.target}; "
-            f"grown ones lead there up to {self.score:.1f} times as strongly as to the median class"
+            f"class {self.target} is reached up to {self.score:.1f} times as strongly as the "
+            f"median class, by growing {change} that by itself sends {100 * self.flips:.0f} % of "
+            "other images there"
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -12,9 +13,10 @@ from conftest import tiny_network
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from awm_defense import synthesize
+from awm_defense import get_recipe, synthesize
 from awm_defense.checkpoint import save_model
 from awm_defense.cli import main
+from awm_defense.commands.purify import make_recipe
 from awm_defense.data import Dataset
 from awm_defense.models import build_model
 from awm_defense.train import Plan, train
@@ -73,6 +75,16 @@ def test_errors_name_the_argument(network: nn.Module) -> None:
         synthesize(plain, (3, 32, 32), classes=10)
 
 
+def test_synthetic_images_have_no_natural_steps_unless_asked_for() -> None:
+    default = get_recipe("default")
+    assert default.natural_step is not None
+    assert default.for_images(flip=True) == default
+    made = default.for_images(flip=True, synthetic=True)
+    assert made == dataclasses.replace(default, natural_step=None)
+    asked = make_recipe("default", ["natural_step=0.25"], flip=False, synthetic=True)
+    assert asked == dataclasses.replace(default, natural_step=0.25, flip=False)
+
+
 def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,12 +93,13 @@ def test_command(
     torch.manual_seed(0)
     save_model(tmp_path / "net.safetensors", build_model("small_vgg", 10))
     given = [str(tmp_path / "net.safetensors"), "--arch", "small_vgg", "--num-classes", "10"]
-    quick = ["--recipe", "official", "--set", "epochs=1", "--set", "passes=1"]
+    quick = ["--set", "examine=false", "--set", "epochs=1", "--set", "passes=1"]
     out = tmp_path / "out"
     assert main(["purify", *given, *quick, "--per-class", "0", "--out", str(out)]) == 0
     assert "50 synthetic images" in capsys.readouterr().err
     report = json.loads((out / "report.json").read_text())
     assert (report["images"], report["dataset"]) == (50, None)
+    assert report["recipe"]["natural_step"] is None
     assert load_file(out / "model.safetensors")
     for wrong, name in (
         ([*given, "--per-class", "0", "--dataset", "digits"], "--dataset"),

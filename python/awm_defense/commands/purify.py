@@ -84,10 +84,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run)
 
 
-def make_recipe(name: str, settings: Sequence[str], *, flip: bool) -> Settings:
+def make_recipe(name: str, settings: Sequence[str], *, flip: bool, synthetic: bool) -> Settings:
     """The recipe called `name` with settings such as "tau=100" applied.
 
-    `flip` says whether mirrored images still show their class.
+    `flip` and `synthetic` are those of `Settings.for_images`.
     """
     options = {}
     for setting in settings:
@@ -95,7 +95,8 @@ def make_recipe(name: str, settings: Sequence[str], *, flip: bool) -> Settings:
         if not (key and equals and value):
             raise ValueError(f"--set: expected KEY=VALUE, got {setting!r}")
         options[key.strip()] = value.strip()
-    return get_settings(name).for_images(flip=flip).with_options(options)
+    chosen = get_settings(name).for_images(flip=flip, synthetic=synthetic)
+    return chosen.with_options(options)
 
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
@@ -146,7 +147,9 @@ def run(args: argparse.Namespace) -> int:
     for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
         load_network(args, checkpoint)
     data = load_dataset(args.dataset, args.data_dir) if args.dataset else None
-    recipe = make_recipe(args.recipe, args.set, flip=data is None or data.flip)
+    recipe = make_recipe(
+        args.recipe, args.set, flip=data is None or data.flip, synthetic=data is None
+    )
     images, labels = get_images(args, data, recipe, device)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
