@@ -133,9 +133,9 @@ class Verdict:
         norm = f"{self.norm:.3g} {self.unit}"
         change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
         reached = (
-            f"class {self.target} is reached up to {self.score:.1f} times as strongly as the "
-            f"median class, by growing {change} that by itself sends {100 * self.flips:.0f} % of "
-            "other images there"
+            f"grown triggers lead to class {self.target} up to {self.score:.1f} times as strongly "
+            f"as to the median class; of these {change} by itself sends "
+            f"{100 * self.flips:.0f} % of other images there"
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
