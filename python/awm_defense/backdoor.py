@@ -212,11 +212,11 @@ def _clean_network(
 def _craft(data: Dataset, order: Order, clean: nn.Module | None, device: torch.device) -> Attack:
     seed = order.plan.seed
     some = min(CRAFT_IMAGES, len(data.train_images))
-    images, _, _ = draw_defender(data.train_images, data.train_labels, n=some, seed=seed)
+    images, _ = data.draw(n=some, seed=seed)
     return craft_attack(
         order.attack,
         order.target,
-        images=as_float(images).to(device),
+        images=images.to(device),
         model=clean,
         num_classes=len(data.classes),
         seed=seed,

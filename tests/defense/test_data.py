@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,15 @@ def test_defender_never_gets_a_test_image(digits: Dataset) -> None:
     for seed in range(5):
         images, _, _ = draw_defender(*digits.train(), per_class=20, seed=seed)
         assert not any(image.numpy().tobytes() in test for image in images)
+
+
+def test_data_set_draws_as_float(digits: Dataset) -> None:
+    bytes_ = (255 * digits.train_images).round().to(torch.uint8)
+    data = replace(digits, train_images=bytes_)
+    images, labels = data.draw(per_class=2, seed=3)
+    drawn, expected, _ = draw_defender(bytes_, digits.train_labels, per_class=2, seed=3)
+    assert torch.equal(images, drawn / 255)
+    assert torch.equal(labels, expected)
 
 
 @pytest.mark.parametrize(

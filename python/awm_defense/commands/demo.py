@@ -11,7 +11,7 @@ import torch
 from awm_defense.attacks import make_attack
 from awm_defense.checkpoint import save_model
 from awm_defense.commands.options import add_run_options, get_device, run_facts, say
-from awm_defense.data import draw_defender, load_dataset
+from awm_defense.data import load_dataset
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model
 from awm_defense.purify import purify
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     before = evaluate(model, test_images, test_labels, attack, device=device)
     save_model(args.out / "backdoored.safetensors", model)
 
-    images, labels, _ = draw_defender(train_images, train_labels, per_class=1, seed=args.seed)
+    images, labels = data.draw(per_class=1, seed=args.seed)
     say(f"2/3 purifying it with {len(images)} clean images, one a class")
     result = purify(
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True

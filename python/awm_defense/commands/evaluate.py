@@ -27,7 +27,7 @@ from awm_defense.commands.options import (
     print_json,
     say,
 )
-from awm_defense.data import draw_defender, load_dataset
+from awm_defense.data import load_dataset
 from awm_defense.manifest import NAME, read_manifest
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.purify import purify
@@ -164,11 +164,11 @@ def run(args: argparse.Namespace) -> int:
             return {"acc": accuracy(network, images, labels, **options)}
         return evaluate(network, images, labels, attack, **options)
 
-    few = draw_defender(*data.train(), n=args.retune, seed=0) if args.retune else None
+    few = data.draw(n=args.retune, seed=0) if args.retune else None
     found = measure(model)
     again: dict[str, float] = {}
     if few is not None:
-        clean, classes, _ = few
+        clean, classes = few
         say(f"fine-tuning on {args.retune} clean images")
         tuned = purify(
             model, clean, classes, recipe="finetune", mean=mean, std=std, progress=True

@@ -13,7 +13,7 @@ from awm_defense.commands.options import (
     load_network,
     print_json,
 )
-from awm_defense.data import draw_defender, load_dataset
+from awm_defense.data import load_dataset
 from awm_defense.examine import examine
 
 
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     mean, std = get_normalisation(args)
     for checkpoint in args.checkpoint:  # what can't be read is found before the work
         load_network(args, checkpoint)
-    train_images, train_labels = load_dataset(args.dataset, args.data_dir).train()
-    images, labels, _ = draw_defender(train_images, train_labels, per_class=1, seed=args.seed)
+    images, labels = load_dataset(args.dataset, args.data_dir).draw(per_class=1, seed=args.seed)
     found = {}
     for checkpoint in args.checkpoint:
         verdict = examine(

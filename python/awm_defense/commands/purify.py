@@ -23,7 +23,7 @@ from awm_defense.commands.options import (
     run_facts,
     say,
 )
-from awm_defense.data import Dataset, draw_defender, load_dataset
+from awm_defense.data import Dataset, load_dataset
 from awm_defense.defenses import BASELINES
 from awm_defense.manifest import NAME
 from awm_defense.precision import PRECISIONS
@@ -120,7 +120,7 @@ def get_images(
     """The defender's clean images and their labels; without data, some made of the network."""
     if data is not None:
         per_class = None if args.n else (args.per_class or 1)
-        return draw_defender(*data.train(), per_class=per_class, n=args.n, seed=args.seed)[:2]
+        return data.draw(per_class=per_class, n=args.n, seed=args.seed)
     mean, std = get_normalisation(args)
     return synthesize(
         load_network(args, args.checkpoint[0]),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from awm_defense.data.split import draw_defender
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -37,6 +39,15 @@ class Dataset:
     def test(self) -> tuple[Tensor, Tensor]:
         """Test images, float32 in [0,1], and their labels."""
         return as_float(self.test_images), self.test_labels
+
+    def draw(
+        self, *, per_class: int | None = None, n: int | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """A defender's few training images, float32 in [0,1], and labels (`draw_defender`)."""
+        images, labels, _ = draw_defender(
+            self.train_images, self.train_labels, per_class=per_class, n=n, seed=seed
+        )
+        return as_float(images), labels
 
 
 def as_float(images: Tensor) -> Tensor:

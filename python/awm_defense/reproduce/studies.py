@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import Attack
-from awm_defense.data import Dataset, as_float, draw_defender
+from awm_defense.data import Dataset, as_float
 from awm_defense.defenses.anp import Anp, perturb, prune
 from awm_defense.defenses.run import make_problem
 from awm_defense.metrics import accuracy, evaluate
@@ -40,14 +40,9 @@ class Trial:
 
     def defender(self) -> tuple[Tensor, Tensor]:
         """The images (n,3,H,W) in [0,1] and labels that the defender has."""
-        images, labels, _ = draw_defender(
-            self.data.train_images,
-            self.data.train_labels,
-            per_class=1 if self.n is None else None,
-            n=self.n,
-            seed=self.seed,
-        )
-        return as_float(images).to(self.device), labels.to(self.device)
+        per_class = 1 if self.n is None else None
+        images, labels = self.data.draw(per_class=per_class, n=self.n, seed=self.seed)
+        return images.to(self.device), labels.to(self.device)
 
     def test(self) -> tuple[Tensor, Tensor]:
         """The test images, as float, and labels."""
