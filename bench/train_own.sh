@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The networks of our own in results/erasing.md; a finished one is kept, an interrupted one continued,
+# so the same command can be given again. paper/adopt_ibau.sh copies the published ones.
+#
+#   bench/train_own.sh DATA TRIGGERS NETS
+#
+# DATA holds cifar-10-batches-py and GTSRB, TRIGGERS the files that I-BAU's authors published. On one
+# core of a CPU a small VGG takes ten minutes, a ResNet-18 forty.
+set -euo pipefail
+data="$1"
+triggers="$2"
+nets="$3"
+
+train() { # architecture, name, data set, options
+  echo "== $nets/$1/$2" >&2
+  awm train --arch "$1" --dataset "$3" --data-dir "$data" --out "$nets/$1/$2" --precision bf16 "${@:4}"
+}
+
+train small_vgg own_benign7 cifar10 --seed 7 --epochs 12 --attack none
+train small_vgg gtsrb_benign gtsrb --seed 7 --epochs 12 --attack none
+train small_vgg own_blended cifar10 --seed 7 --epochs 12 --attack blended --target 1
+train small_vgg own_l2_inv14 cifar10 --seed 7 --epochs 14 --attack l2_inv --target 0 \
+  --trigger-image "$triggers/l2_inv.png"
+train resnet18 start_trojan_wm cifar10 --epochs 5 --attack trojan_wm --target 2 \
+  --trigger-image "$triggers/trojan_wm.png"
+train resnet18 start_l0_inv cifar10 --epochs 5 --attack l0_inv --target 6 \
+  --trigger-image "$triggers/l0_inv.png" --trigger-mask "$triggers/mask.npy"
+train resnet18 start_l2_inv cifar10 --epochs 5 --attack l2_inv --target 0 \
+  --trigger-image "$triggers/l2_inv.png"
+train resnet18 start_blended cifar10 --epochs 5 --attack blended --target 5
