@@ -2,9 +2,9 @@
 
 python bench/erasing.py NETS --data-dir DATA --out OUT --seeds 5 --workers 2
 
-NETS holds a folder ARCH/NAME of each network, as train_all.sh and adopt.py write them. Cells are
-those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command goes on.
-OUT/erasing.json has them all, OUT/erasing.md the tables.
+NETS holds a folder ARCH/NAME of each network, as train_own.sh and paper/adopt_ibau.sh write them.
+Cells are those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command
+goes on. OUT/erasing.json has them all, OUT/erasing.md the tables.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def main() -> None:
     print(text)
     for cell, error in report.failed.items():
         print(f"{cell.name} failed: {error}")
+    for folder in report.missing:
+        print(f"{folder} has no finished network")
 
 
 def plan(
@@ -116,23 +118,32 @@ def table(lines: list[Line]) -> str:
 def verdict_table(nets: Path, lines: list[Line]) -> str:
     """What the recipes that examine first said of each network, and its truth."""
     text = [
-        "| network | recipe | planted class | looked backdoored | class named | scores | by |",
+        "| network | recipe | planted class | looked backdoored | class named "
+        "| scores (*: by the second question) | by |",
         "|---|---|---|---|---|---|---|",
     ]
     for network, title, cell, found in lines:
         verdicts = [one["verdict"] for one in found if one.get("verdict")]
         if not verdicts:
             continue
-        planted = read_manifest(nets / cell.arch / cell.attack / NAME).get("target")
+        truth = read_manifest(nets / cell.arch / cell.attack / NAME)
+        planted = truth.get("target")
         seen = [verdict for verdict in verdicts if verdict["backdoored"]]
         named = sum(verdict["target"] == planted for verdict in seen)
-        cells = [network, title, "none" if planted is None else str(planted)]
+        none = "all" if truth.get("mapping") == "all-to-all" else "none"
+        cells = [network, title, none if planted is None else str(planted)]
         cells += [f"{len(seen)} of {len(verdicts)}"]
         cells += ["-" if planted is None else f"{named} of {len(verdicts)}"]
-        cells += [", ".join(f"{verdict['score']:.1f}" for verdict in verdicts)]
+        cells += [", ".join(score(verdict) for verdict in verdicts)]
         cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or "-"]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text)
+
+
+def score(verdict: dict[str, Any]) -> str:
+    """A verdict's score, marked where the second question made the network count as backdoored."""
+    second = verdict["backdoored"] and verdict.get("surest") is not None
+    return f"{verdict['score']:.1f}" + ("*" if second else "")
 
 
 def spread(values: list[float], digits: int) -> str:

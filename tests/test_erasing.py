@@ -90,7 +90,8 @@ def test_a_folder_without_networks_is_refused(
 
 def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
     rows, seeds, results = {}, {}, {}
-    for name, truth in (("badnets", {"target": 8}), ("benign", {})):
+    truths = {"badnets": {"target": 8}, "benign": {}, "wanet": {"mapping": "all-to-all"}}
+    for name, truth in truths.items():
         (tmp_path / "small_vgg" / name).mkdir(parents=True)
         write_manifest(tmp_path / "small_vgg" / name, truth)
         row = {"before": Cell("small_vgg", name, 0, "none")}
@@ -99,13 +100,14 @@ def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
         seeds |= {cell: with_seeds(cell, 3) for cell in row.values()}
         for seed, (backdoored, target) in enumerate([(True, 8), (True, 1), (False, 8)]):
             verdict = {"backdoored": backdoored, "target": target, "score": 1.5 + seed}
-            verdict |= {"norm": 5.0, "unit": "L1"}
+            verdict |= {"norm": 5.0, "unit": "L1", "surest": None if seed == 1 else target}
             results[replace(row["default"], seed=seed)] = {"verdict": verdict}
     found = list(erasing.measured(rows, seeds, results))
     lines = erasing.verdict_table(tmp_path, found).splitlines()
     assert lines[2:] == [
-        "| badnets | default | 8 | 2 of 3 | 1 of 3 | 1.5, 2.5, 3.5 | 5 L1 |",
-        "| benign | default | none | 2 of 3 | - | 1.5, 2.5, 3.5 | 5 L1 |",
+        "| badnets | default | 8 | 2 of 3 | 1 of 3 | 1.5*, 2.5, 3.5 | 5 L1 |",
+        "| benign | default | none | 2 of 3 | - | 1.5*, 2.5, 3.5 | 5 L1 |",
+        "| wanet | default | all | 2 of 3 | - | 1.5*, 2.5, 3.5 | 5 L1 |",
     ]
 
 

@@ -2,20 +2,22 @@
 # The backdoored networks that I-BAU's authors published, where `awm reproduce` looks for networks.
 #
 #   git clone https://github.com/YiZeng623/I-BAU
-#   bench/paper/adopt_ibau.sh I-BAU NETS
+#   bench/paper/adopt_ibau.sh I-BAU NETS [PREFIX]
 #
-# A checkpoint that isn't there is left out.
+# PREFIX goes before the names of those for CIFAR-10: published_, in results/erasing.md. A checkpoint that
+# isn't there is left out.
 set -euo pipefail
-if [ $# -ne 2 ] || [ ! -d "$1/checkpoint" ]; then
-  echo "usage: bench/paper/adopt_ibau.sh IBAU NETS; IBAU holds their checkpoint/ and triggers/" >&2
+if [ $# -lt 2 ] || [ ! -d "$1/checkpoint" ]; then
+  echo "usage: bench/paper/adopt_ibau.sh IBAU NETS [PREFIX]; IBAU holds their checkpoint/ and triggers/" >&2
   exit 2
 fi
 release="$1"
 nets="$2"
+prefix="${3:-}"
 here="$(dirname "$0")"
 
 adopt() { # checkpoint, data set, classes, attack, target, options
-  local checkpoint="$release/checkpoint/$1_ckpt.pth" folder="$nets/small_vgg/$4"
+  local checkpoint="$release/checkpoint/$1_ckpt.pth" folder="$nets/small_vgg/$prefix$4"
   [ "$2" = cifar10 ] || folder="$nets/small_vgg/$2_$4"
   [ -f "$checkpoint" ] || return 0
   python "$here/../adopt.py" "$checkpoint" --arch small_vgg --dataset "$2" --num-classes "$3" \

@@ -181,7 +181,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(name="paper", mask_optimizer="sgd", mask_lr=1.0, clip_mask_phase=False),
         # What the authors' released code does.
         Recipe(name="official", layers="conv", trigger_targets="predictions", mask_lr_decay=0.9),
-        # Ours: chosen on other networks than those it is measured on (docs/default.md).
+        # Ours; docs/ablation.md has what it was chosen on.
         Recipe(
             name="default",
             examine=True,
