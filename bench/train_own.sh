@@ -5,8 +5,8 @@
 #   bench/train_own.sh DATA TRIGGERS NETS
 #
 # DATA holds cifar-10-batches-py and GTSRB; TRIGGERS is the folder triggers/ of I-BAU's repository. On
-# one core with AMX a small VGG takes ten minutes, a ResNet-18 forty. With OMP_NUM_THREADS=1 they are
-# those of the table, bit for bit, where the CPU rounds alike.
+# one core with AMX a small VGG takes ten minutes, a ResNet-18 forty. With OMP_NUM_THREADS=1 on such a core
+# the ResNet-18s came out the same, bit for bit.
 set -euo pipefail
 if [ $# -ne 3 ] || [ ! -f "$2/l2_inv.png" ]; then
   echo "usage: bench/train_own.sh DATA TRIGGERS NETS; TRIGGERS holds l2_inv.png and others" >&2
