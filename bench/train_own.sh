@@ -26,6 +26,7 @@ train small_vgg gtsrb_benign gtsrb --seed 7 --epochs 12 --attack none
 train small_vgg own_blended cifar10 --seed 7 --epochs 12 --attack blended --target 1
 train small_vgg own_l2_inv14 cifar10 --seed 7 --epochs 14 --attack l2_inv --target 0 \
   --trigger-image "$triggers/l2_inv.png"
+train resnet18 start_badnets cifar10 --epochs 5 --attack badnets --target 8
 train resnet18 start_trojan_wm cifar10 --epochs 5 --attack trojan_wm --target 2 \
   --trigger-image "$triggers/trojan_wm.png"
 train resnet18 start_l0_inv cifar10 --epochs 5 --attack l0_inv --target 6 \
