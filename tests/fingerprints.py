@@ -26,7 +26,7 @@ from awm_defense.attacks import make_attack
 from awm_defense.commands.demo import PLAN, POISON_RATE, RECIPE
 from awm_defense.data import load_dataset
 from awm_defense.models import build_model
-from awm_defense.train import train
+from awm_defense.training.loop import train
 
 SEEDS = (0, 1)
 TARGET = 8

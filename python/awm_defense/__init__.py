@@ -1,13 +1,14 @@
 """Erase backdoors from neural networks by Adversarial Weight Masking."""
 
-from awm_defense.defenses import BASELINES
-from awm_defense.examine import examine
-from awm_defense.precision import Precision
-from awm_defense.purify import purify, purify_many
-from awm_defense.recipes import RECIPES, Recipe, get_recipe, get_settings
+from awm_defense.awm.recipe import RECIPES, Recipe, get_recipe
+from awm_defense.baselines import BASELINES
+from awm_defense.examination.examine import examine
+from awm_defense.examination.verdict import Verdict
+from awm_defense.purification import purify, purify_many
+from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult
-from awm_defense.synthesize import synthesize
-from awm_defense.verdict import Verdict
+from awm_defense.synthesis import synthesize
+from awm_defense.working.precision import Precision
 
 __all__ = [
     "BASELINES",

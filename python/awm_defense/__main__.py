@@ -2,6 +2,6 @@
 
 import sys
 
-from awm_defense.cli import main
+from awm_defense.commands.main import main
 
 sys.exit(main())

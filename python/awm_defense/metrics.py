@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from awm_defense.allocator import keep_freed_memory
 from awm_defense.attacks import Attack
-from awm_defense.normalise import Normalise
+from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.working.memory import keep_freed_memory
 
 
 @keep_freed_memory()
@@ -23,8 +23,8 @@ def evaluate(
     attack: Attack,
     *,
     batch_size: int = 500,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Stat = None,
+    std: Stat = None,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -80,8 +80,8 @@ def accuracy(
     labels: Tensor,
     *,
     batch_size: int = 500,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Stat = None,
+    std: Stat = None,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> float:
@@ -96,8 +96,8 @@ def _predict(
     model: nn.Module,
     images: Tensor,
     batch_size: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: Stat,
+    std: Stat,
     device: torch.device | str | None,
     progress: bool,
     what: str,
@@ -106,20 +106,14 @@ def _predict(
     """The predicted class of each image (N,), int64 on the CPU."""
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    place = torch.device(device) if device is not None else _device_of(model)
-    normalise = Normalise(mean, std, images[:1].to(place))
+    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
     found = []
-    with _eval_mode(model.to(place)):
+    with _eval_mode(model.to(pixel_model.device)):
         for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
-            batch = batch.to(place)
+            batch = batch.to(pixel_model.device)
             batch = batch if transform is None else transform(batch)
-            found.append(model(normalise(batch)).argmax(1).cpu())
+            found.append(pixel_model(batch).argmax(1).cpu())
     return torch.cat(found)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 @contextmanager

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from awm_defense.precision import Precision
+from awm_defense.examination.verdict import Verdict
 from awm_defense.settings import Settings
-from awm_defense.verdict import Verdict
+from awm_defense.working.precision import Precision
 
 
 @dataclass(repr=False)
@@ -27,14 +27,14 @@ class PurifyResult:
     None from defenses that look for none. Where nothing was masked, zeros."""
     history: list[dict[str, float]]
     """One entry an epoch: epoch, clean_loss, trigger_loss, trigger_norm (L1, in the ball),
-    perturbed_loss (under Δ), mask_mean (of all masks, at its end); losses are cross-entropies at
-    the recipe's temperature T, times T², or relative squared distances of features, means over the
-    epoch's steps. Epochs that seek no Δ lack what is said of it; one under grown triggers has
-    grown_loss, too."""
+    perturbed_loss (under Δ), mask_mean (of all masks, at its end). Losses are cross-entropies at
+    the recipe's temperature T, times T², means over the epoch's steps. Epochs that seek no Δ lack
+    what is said of it; one under grown triggers has grown_loss, too."""
     seconds: float
     """Wall-clock time of the purification."""
     peak_memory_mb: float
-    """CUDA: peak of memory allocated meanwhile. CPU: peak resident size of the process."""
+    """CUDA: peak of memory allocated meanwhile. CPU: peak resident size of the process; NaN where
+    the system does not tell (Windows)."""
     recipe: Settings
     """The recipe, with every value that was used."""
     precision: Precision
@@ -57,4 +57,10 @@ class PurifyResult:
 def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return float("nan")
+    # macOS counts bytes, Linux KiB.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from awm_defense.attacks import make_attack
-from awm_defense.attacks.files import write_attack
-from awm_defense.checkpoint import save_model
-from awm_defense.manifest import write_manifest
+from awm_defense.attacks.stored import write_attack
+from awm_defense.files.checkpoint import save_model
+from awm_defense.files.manifest import write_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.cells import Cell
 
-QUICK = "awm+epochs=1+passes=1"
+QUICK = "awm+epochs=1+inner_epochs=1"
 CELL = Cell("small_vgg", "badnets", None, QUICK, limit=20)
 
 

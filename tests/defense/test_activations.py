@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from awm_defense.activations import PooledELU, fuse_activations
-from awm_defense.fold import fold_batchnorm
 from awm_defense.models import build_model
+from awm_defense.working.activations import PooledELU, fuse_activations
+from awm_defense.working.fold import fold_batchnorm
 
 
 def fused(model: nn.Module) -> tuple[fx.GraphModule, list[PooledELU]]:

@@ -14,11 +14,11 @@ import torch
 from conftest import tiny_network
 
 from awm_defense import allocator, examine, purify
-from awm_defense.allocator import ADJUSTED, KEEP, keep_freed_memory
 from awm_defense.attacks import make_attack
 from awm_defense.metrics import evaluate
-from awm_defense.recipes import get_settings
-from awm_defense.train import Plan, train
+from awm_defense.registry import get_settings
+from awm_defense.training.loop import Plan, train
+from awm_defense.working.memory import ADJUSTED, KEEP, keep_freed_memory
 
 resource = pytest.importorskip("resource")
 
@@ -74,7 +74,7 @@ def test_memory_goes_back_afterwards():
 
 @glibc
 def test_what_setting_up_has_freed_goes_back_before_the_epochs(monkeypatch):
-    module = importlib.import_module("awm_defense.purify")
+    module = importlib.import_module("awm_defense.purification")
     set_up, run, found = module.make_engine, module._run, []
 
     def make_engine(*arguments, **options):
@@ -220,7 +220,7 @@ def work_with(name: str) -> None:
         return
     recipe = get_settings(name)
     if name == "official":
-        recipe = recipe.with_options({"epochs": "1", "passes": "1"})
+        recipe = recipe.with_options({"epochs": "1", "inner_epochs": "1"})
     purify(tiny_network().eval(), images, labels, recipe=recipe)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from awm_defense.attacks import ATTACKS, craft_attack, make_attack
-from awm_defense.attacks.files import read_array, read_attack, read_trigger_image, write_attack
+from awm_defense.attacks.stored import read_attack, write_attack
+from awm_defense.files.arrays import read_array, read_image
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
@@ -57,7 +58,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
 @pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")
 @pytest.mark.parametrize("name", ["l0_inv", "l2_inv", "trojan_sq", "trojan_wm"])
 def test_published_triggers(name: str) -> None:
-    image = read_trigger_image(Path(PUBLISHED) / "triggers" / f"{name}.png")
+    image = read_image(Path(PUBLISHED) / "triggers" / f"{name}.png")
     out = make_attack(name, 0, trigger_image=image).apply(IMAGES)
     assert out.shape == IMAGES.shape
     assert not torch.equal(out, IMAGES)

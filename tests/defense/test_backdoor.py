@@ -16,15 +16,15 @@ from torch import nn
 
 from awm_defense import backdoor, models
 from awm_defense.attacks import ATTACKS, Attack
-from awm_defense.attacks.files import read_attack
-from awm_defense.backdoor import Order, make_network
-from awm_defense.checkpoint import load_into, load_state_dict
-from awm_defense.cli import main
-from awm_defense.compute import Compute
+from awm_defense.attacks.stored import read_attack
+from awm_defense.commands.main import main
 from awm_defense.data import Dataset
-from awm_defense.manifest import read_manifest
+from awm_defense.files.checkpoint import load_into, load_state_dict
+from awm_defense.files.manifest import read_manifest
 from awm_defense.metrics import evaluate
-from awm_defense.train import Plan
+from awm_defense.training.backdoor import Order, make_network
+from awm_defense.training.loop import Plan
+from awm_defense.working.compute import Compute
 
 PLAN = Plan(epochs=3, batch_size=64, lr=0.05)
 ORDER = Order("tiny", "badnets", 8, None, PLAN)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from awm_defense import get_recipe
-from awm_defense.batches import Batches
+from awm_defense.awm.batches import Batches
 
 STEPS = [
     # One a class: fixed copies tenfold the images; 100 // 32.

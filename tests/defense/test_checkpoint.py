@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from awm_defense.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
 
 
 def make_model(outputs: int = 2) -> nn.Sequential:

@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import awm_kernels
-from awm_defense.checkpoint import save_model
-from awm_defense.cli import main
+from awm_defense.awm.engine import Engine
+from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import demo, evaluate, info, train
-from awm_defense.engine import Engine
+from awm_defense.commands.main import main
+from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
-from awm_defense.recipes import get_recipe
 
 MODEL = ["--arch", "small_vgg", "--num-classes", "10", "--dataset", "digits"]
 BADNETS = ["--attack", "badnets", "--target", "8"]
@@ -116,7 +116,7 @@ def test_evaluate_reads_trigger_files(
     argv = ["evaluate", checkpoint, *MODEL, *attack, "--limit", "32"]
     assert main([str(word) for word in argv]) == 0
     assert "asr_all" in capsys.readouterr().out
-    assert evaluate.read_trigger_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx(
+    assert evaluate.read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx(
         [0, 0, 64 / 255]
     )
 

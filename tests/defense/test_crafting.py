@@ -134,7 +134,7 @@ def test_wanet_moves_pixels_by_half_a_pixel_on_average_and_smoothly() -> None:
 def test_clean_label_perturbation_is_bounded_and_fools(tiny_network: nn.Module) -> None:
     truth = tiny_network.eval()(IMAGES).argmax(1).mode().values
     images = IMAGES[tiny_network(IMAGES).argmax(1) == truth]
-    made = clean_label.perturb(tiny_network, images, int(truth), torch.Generator().manual_seed(0))
+    made = clean_label.harden(tiny_network, images, int(truth), torch.Generator().manual_seed(0))
     assert (made - images).abs().max() <= clean_label.EPSILON + 1e-6
     assert 0 <= made.min() <= made.max() <= 1
     assert (tiny_network(made).argmax(1) == truth).float().mean() < 0.2

@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from awm_defense import BASELINES, get_settings, purify
 from awm_defense.attacks import Attack, craft_attack
-from awm_defense.compute import Compute
+from awm_defense.baselines import Ibau, Task
+from awm_defense.baselines.anp import prune, with_worst_noise
 from awm_defense.data import Dataset, as_float, draw_defender
-from awm_defense.defenses import Ibau, Problem
-from awm_defense.defenses.anp import perturb, prune
 from awm_defense.metrics import evaluate
-from awm_defense.normalise import Normalise
-from awm_defense.train import Plan, train
+from awm_defense.pixel_model import Normalise
+from awm_defense.training.loop import Plan, train
+from awm_defense.working.compute import Compute
 
 QUICK = {
     "anp": {"steps": "4", "batch_size": "16"},
@@ -62,12 +62,12 @@ def measured(model: nn.Module, digits: Dataset, attack: Attack = ATTACK) -> dict
     return evaluate(model, as_float(images), labels, attack)
 
 
-def problem(model: nn.Module, images: Tensor, labels: Tensor) -> Problem:
-    return Problem(
+def problem(model: nn.Module, images: Tensor, labels: Tensor) -> Task:
+    return Task(
         copy.deepcopy(model).requires_grad_(False),
         images,
         labels,
-        Normalise(None, None, images),
+        Normalise(None, None, 3),
         Compute(),
         torch.Generator().manual_seed(0),
     )
@@ -193,7 +193,7 @@ def test_masks_under_triggers_erase(digits: Dataset, backdoored: nn.Module, gamm
 def test_noise_misleads_within_its_bound(digits: Dataset, backdoored: nn.Module) -> None:
     settings: Any = get_settings("anp").with_options({"eps": "0.3", "batch_statistics": "false"})
     given = problem(backdoored, *few(digits))
-    noisy = perturb(given, settings)
+    noisy = with_worst_noise(given, settings)
     changed = 0
     for (key, value), (_, old) in zip(
         noisy.named_parameters(), given.model.named_parameters(), strict=True
@@ -214,7 +214,7 @@ def test_noise_leaves_its_bound_where_it_is_not_clipped(
 ) -> None:
     """From a random start in [−ε, ε] one step of ε, as ANP's authors' code takes it."""
     settings: Any = get_settings("anp").with_options({"eps": "0.3", "clip_noise": "false"})
-    noisy = perturb(problem(backdoored, *few(digits)), settings)
+    noisy = with_worst_noise(problem(backdoored, *few(digits)), settings)
     values, olds = dict(noisy.named_parameters()), dict(backdoored.named_parameters())
     names = ("1.weight", "4.weight")
     shares = torch.cat([(values[name] / olds[name] - 1).abs() for name in names]).detach()
@@ -375,9 +375,9 @@ def test_one_shot_problems_have_the_copies_that_awm_has(digits: Dataset) -> None
     seen = []
 
     class Spy(Ibau):
-        def erase(self, problem: Problem) -> Any:
-            seen.append(problem.images)
-            return super().erase(problem)
+        def erase(self, task: Task) -> Any:
+            seen.append(task.images)
+            return super().erase(task)
 
     purify(tiny_network().eval(), images, labels, recipe=Spy(name="spy", rounds=1))
     assert seen[0].shape == (100, 3, 32, 32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +13,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
-from awm_defense.batches import Batches
-from awm_defense.capture import Captured
-from awm_defense.engine import Engine
-from awm_defense.mixed_conv import MixedConv2d, Passes, use_passes
+from awm_defense.awm.batches import Batches
+from awm_defense.awm.capture import Captured
+from awm_defense.awm.engine import Engine
+from awm_defense.awm.mask_phase import MaskPhase
+from awm_defense.awm.schedule import Under
+from awm_defense.examination.verdict import Verdict
 from awm_defense.models import build_model
-from awm_defense.network import WorkingNetwork
-from awm_defense.normalise import Normalise
-from awm_defense.precision import Precision, _fastest
-from awm_defense.verdict import Verdict
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-from plain_loop import plain_purify
+from awm_defense.pixel_model import PixelModel
+from awm_defense.working.mixed_conv import MixedConv2d, Passes, use_passes
+from awm_defense.working.network import WorkingNetwork
+from awm_defense.working.precision import Precision, _fastest
+from bench.plain_loop import plain_purify
 
 BF16 = Precision(torch.bfloat16)
 
@@ -84,7 +83,7 @@ def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def quick(name: str = "official", **options: Any) -> Recipe:
-    base = {"epochs": "2", "passes": "1", "examine": "false"}
+    base = {"epochs": "2", "inner_epochs": "1", "examine": "false"}
     return get_recipe(name).with_options({**base, **{k: str(v) for k, v in options.items()}})
 
 
@@ -132,31 +131,45 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
     recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
     batches = Batches(images, labels, recipe, True, 0)
     sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
-    model = make("depthwise").to(device)
-    network = WorkingNetwork(model, recipe, sample, Normalise(None, None, images), precision, [])
+    pixel_model = PixelModel(make("depthwise"), torch.zeros(1, 3, 32, 32), device=device)
+    original = "original" in (recipe.trigger_targets, recipe.mask_targets)
+    network = WorkingNetwork(
+        pixel_model.copy(),
+        sample,
+        layers=recipe.layers,
+        moments=2 if recipe.mask_optimizer == "adam" else 0,
+        keeps_original=original,
+        precision=precision,
+        notes=[],
+    )
     made = Engine(network, batches, recipe, captured=False)
     if recipe.grown:
         made.follow(VERDICT)
-        made.enter(epoch)
-        if made.natural:
-            made._weigh()
+        if made.plan(epoch).natural:
+            made.mask_phase(made.plan(epoch)).weigh()
     return made
 
 
+def steps(running: Engine, epoch: int) -> dict[str, Callable[[], None]]:
+    trigger_phase, mask_phase = running.trigger_phase, running.mask_phase(running.plan(epoch))
+    return {
+        "label_images": trigger_phase.label_images,
+        "trigger_step": trigger_phase.step,
+        "mask_step": mask_phase.step,
+    }
+
+
 STEPS = ("label_images", "trigger_step", "mask_step")
-TO_FEATURES = quick("default", mask_targets="features", temperature=1)
 RECIPES = {
     "official": quick(),
     "default": quick("default"),
     "default, on clean images alone": quick("default"),
-    "held to features": TO_FEATURES,
     "paper": quick("paper"),
 }
 EPOCHS = {"default, on clean images alone": 2}
 UNDER = {
-    "default": "delta and grown",
-    "default, on clean images alone": "nothing",
-    "held to features": "delta and grown",
+    "default": Under.DELTA_AND_GROWN,
+    "default, on clean images alone": Under.NOTHING,
 }
 
 
@@ -189,13 +202,14 @@ def test_steps_never_touch_the_host(
     # Folding is checked on values before the first step.
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     # Images are chosen before it, too.
-    monkeypatch.setattr("awm_defense.engine.choose", torch.zeros_like)
-    running = engine(RECIPES[name], precision, "meta", epoch=EPOCHS.get(name, 0))
-    assert running.under == UNDER.get(name, "delta")
-    running.start_phase()
+    monkeypatch.setattr("awm_defense.awm.engine.pick_images", torch.zeros_like)
+    epoch = EPOCHS.get(name, 0)
+    running = engine(RECIPES[name], precision, "meta", epoch=epoch)
+    assert running.mask_phase(running.plan(epoch)).under is UNDER.get(name, Under.DELTA)
+    running.buffers.start_phase()
     running.network.flat.require_grad(step == "mask_step")
     with NoHost():
-        getattr(running, step)()
+        steps(running, epoch)[step]()
 
 
 def test_the_host_check_can_fail() -> None:
@@ -205,7 +219,7 @@ def test_the_host_check_can_fail() -> None:
 
 def storages(running: Engine) -> dict[str, int]:
     flat = running.network.flat
-    found = {**vars(running), **vars(flat), **running.table._asdict()}
+    found = {**vars(running.buffers), **vars(flat), **running.buffers.table._asdict()}
     found |= {f"weight {i}": p for i, p in enumerate(flat.parameters)}
     found |= {f"grad {i}": p.grad for i, p in enumerate(flat.parameters)}
     return {key: v.data_ptr() for key, v in found.items() if isinstance(v, Tensor)}
@@ -214,48 +228,51 @@ def storages(running: Engine) -> dict[str, int]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_steps_work_in_the_same_buffers(name: str) -> None:
     """A replayed graph reads and writes where it did when captured."""
-    running = engine(RECIPES[name], Precision(), epoch=EPOCHS.get(name, 0))
-    running.start_phase()
+    epoch = EPOCHS.get(name, 0)
+    running = engine(RECIPES[name], Precision(), epoch=epoch)
+    running.buffers.start_phase()
     running.network.flat.require_grad(True)
     before = storages(running)
     assert len(before) > 15
-    for step in STEPS:
-        getattr(running, step)()
-    running.start_phase()
+    for step in steps(running, epoch).values():
+        step()
+    running.buffers.start_phase()
     assert storages(running) == before
 
 
 def test_steps_do_what_their_buffers_say() -> None:
     running = engine(RECIPES["official"], Precision())
-    running.start_phase()
-    running.label_images()
-    logits = running.network(running.network.layout(running.data.images))
-    assert torch.equal(running.predictions, logits.argmax(1))
+    phase, buffers = running.trigger_phase, running.buffers
+    buffers.start_phase()
+    phase.label_images()
+    logits = running.network.logits(running.data.images)
+    assert torch.equal(buffers.predictions, logits.argmax(1))
     for _ in range(running.data.steps):
-        running.trigger_step()
-    assert running.position.item() == running.data.steps
-    assert (running.trigger_losses > 0).all() and running.delta.abs().max() > 0
+        phase.step()
+    assert buffers.position.item() == running.data.steps
+    assert (buffers.trigger_losses > 0).all() and buffers.delta.abs().max() > 0
 
 
 def test_masks_are_held_to_the_original_at_a_temperature() -> None:
     running = engine(quick("default", temperature=3.0), Precision())
     network = running.network
     network.flat.restore(torch.full_like(network.flat.mask, 0.8))
-    running.start_phase()
-    images = running._take().images
+    running.buffers.start_phase()
+    phase = running.mask_phase(running.plan(0))
+    images = phase.take().images
     with torch.no_grad():
-        logits, original = running.logits(images), network.forward(network.original, images)
+        logits, original = network.logits(images), network.forward(network.original, images)
     cross_entropy = -((original / 3).softmax(1) * (logits / 3).log_softmax(1)).sum(1).mean()
     network.flat.require_grad(True)
-    running.mask_step()
-    torch.testing.assert_close(running.mask_losses[0, 0], 3**2 * cross_entropy)
+    phase.step()
+    torch.testing.assert_close(running.buffers.mask_losses[0, 0], 3**2 * cross_entropy)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("recipe", [quick(), quick("default"), TO_FEATURES])
+@pytest.mark.parametrize("recipe", [quick(), quick("default")])
 def test_many_models_give_what_each_gives_alone(recipe: Recipe) -> None:
     models, (images, labels) = [make("depthwise", seed) for seed in (0, 1, 0)], data()
     states = [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
@@ -294,16 +311,16 @@ def test_one_that_folds_otherwise_is_refused() -> None:
 def test_interrupted_it_returns_the_last_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (images, labels) = make("depthwise"), data()
     one = purify(model, images, labels, recipe=quick(epochs=1), precision="fp32")
-    step, calls = Engine.mask_step, 0
+    step, calls = MaskPhase.step, 0
 
-    def interrupting(self: Engine) -> None:
+    def interrupting(self: MaskPhase) -> None:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
         step(self)
 
-    monkeypatch.setattr(Engine, "mask_step", interrupting)
+    monkeypatch.setattr(MaskPhase, "step", interrupting)
     two = purify_many([model, model], images, labels, recipe=quick(), precision="fp32")
     (result,) = two
     assert equal(result.masks, one.masks) and len(result.history) == 1
@@ -359,7 +376,7 @@ def test_bfloat16_is_refused_where_logits_would_change() -> None:
     torch.manual_seed(0)
     model = Cancelling()
     chosen: list[Any] = []
-    network_module = sys.modules["awm_defense.network"]
+    network_module = sys.modules["awm_defense.working.network"]
     original = network_module.measure
     network_module.measure = lambda *args: chosen.append(1) or BF16  # type: ignore[attr-defined]
     try:
@@ -423,7 +440,7 @@ def test_a_step_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_and_eager_masks_are_the_same_bits(recipe: str, precision: str) -> None:
     model, (images, labels) = make("resnet18"), data()
-    options = {"recipe": quick(recipe, passes=3), "precision": precision, "device": "cuda"}
+    options = {"recipe": quick(recipe, inner_epochs=3), "precision": precision, "device": "cuda"}
     captured = purify(model, images, labels, **options)
     eager = purify(model, images, labels, captured=False, **options)
     assert equal(captured.masks, eager.masks) and captured.history == eager.history

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense import examine, get_recipe, purify
-from awm_defense.cli import main
+from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examine import choose, search, search_second
-from awm_defense.margins import largest_margins
-from awm_defense.triggers import Dense, Kind, Sparse, Warped, kinds
-from awm_defense.verdict import Reach, Verdict, confirm, judge, threshold
+from awm_defense.examination.margins import largest_margins
+from awm_defense.examination.search import pick_images, search, search_second
+from awm_defense.examination.verdict import Reach, Verdict, confirm, judge, threshold
+from awm_defense.triggers import Faint, Family, Sparse, Warp, families
 
 TARGET = 3
 
@@ -191,7 +191,7 @@ def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
 ) -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
     first = a_verdict(norm, spot(4, 4), unit, backdoored)
-    module = importlib.import_module("awm_defense.examine")
+    module = importlib.import_module("awm_defense.examination.examine")
     monkeypatch.setattr(module, "search", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)])
     monkeypatch.setattr(module, "judge", lambda _: first)
     found = examine(Spots((4, 4), (20, 20)), images, labels)
@@ -203,33 +203,33 @@ def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
 def test_triggers_stay_within_their_bounds(shape: tuple[int, int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, *shape, generator=generator)
-    for kind in kinds(images):
-        assert list(kind.bounds) == sorted(kind.bounds, reverse=True)
-        first = kind.start(4, generator)
-        torch.testing.assert_close(kind.apply(images, first), images, rtol=0, atol=0.3)
-        bound = kind.bounds[0]
+    for family in families(images):
+        assert list(family.bounds) == sorted(family.bounds, reverse=True)
+        first = family.start(4, generator)
+        torch.testing.assert_close(family.apply(images, first), images, rtol=0, atol=0.3)
+        bound = family.bounds[0]
         triggers = first
         for _ in range(20):
             grad = torch.randn(first.shape, generator=generator)
-            triggers = kind.step(triggers, grad, bound)
-        order = {"L1": 1.0, "L2": 2.0, "pixels": float("inf")}[kind.unit]
+            triggers = family.step(triggers, grad, bound)
+        order = {"L1": 1.0, "L2": 2.0, "pixels": float("inf")}[family.unit]
         size = torch.linalg.vector_norm(triggers.flatten(1), order, dim=1)
         assert float(size.max()) <= bound * (1 + 1e-5)
         assert float(size.max()) > 0.5 * bound
-        changed = kind.apply(images, triggers)
+        changed = family.apply(images, triggers)
         assert changed.shape == images.shape
         assert float(changed.min()) >= 0
         assert float(changed.max()) <= 1
 
 
-@pytest.mark.parametrize("make", [Sparse, Dense, Warped])
-def test_gradients_of_triggers(make: type[Sparse] | type[Dense] | type[Warped]) -> None:
+@pytest.mark.parametrize("make", [Sparse, Faint, Warp])
+def test_gradients_of_triggers(make: type[Sparse] | type[Faint] | type[Warp]) -> None:
     images = 0.2 + 0.6 * torch.rand(2, 1, 6, 5, dtype=torch.float64)
-    kind: Kind = make(images)
+    family: Family = make(images)
     generator = torch.Generator().manual_seed(0)
-    parameters = 0.05 * torch.randn(kind.start(2, generator).shape, dtype=torch.float64)
+    parameters = 0.05 * torch.randn(family.start(2, generator).shape, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda values: kind.apply(images, values), parameters.requires_grad_()
+        lambda values: family.apply(images, values), parameters.requires_grad_()
     )
 
 
@@ -238,7 +238,7 @@ def test_a_warp_of_one_pixel_moves_the_image_by_one_pixel() -> None:
     shifts = torch.zeros(2, 2, 4, 4)
     shifts[0, 0] = 1  # to the right in x
     shifts[1, 1] = 1  # down in y
-    moved = Warped(images).apply(images, shifts)
+    moved = Warp(images).apply(images, shifts)
     torch.testing.assert_close(moved[0, :, :, :-1], images[0, :, :, 1:], rtol=0, atol=1e-5)
     torch.testing.assert_close(moved[1, :, :-1], images[1, :, 1:], rtol=0, atol=1e-5)
 
@@ -326,7 +326,7 @@ def test_examine_asks_for_it_where_a_class_nearly_stands_out(
     margins = torch.full((10,), 5.0)
     margins[planted] = top
     found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
-    module = importlib.import_module("awm_defense.examine")
+    module = importlib.import_module("awm_defense.examination.examine")
     monkeypatch.setattr(module, "search", lambda *_, **__: [found])
     verdict = examine(Spots((4, 4)), images, labels)
     assert (verdict.surest, verdict.backdoored) == (surest, backdoored)
@@ -354,8 +354,8 @@ def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for top, said in ((7.6, "class 0 stands out"), (5.2, "")):
         verdict = judge([reach([top, 5.0, 4.0, 5.0, 4.5])])
         monkeypatch.setattr(
-            importlib.import_module("awm_defense.purify"),
-            "examine",
+            importlib.import_module("awm_defense.purification"),
+            "examine_images",
             lambda *_, found=verdict, **__: found,
         )
         (note,) = purify(model, images, labels).notes
@@ -398,7 +398,7 @@ def test_kinds_and_bounds_that_are_tried(
         "backdoored": [warp, (40, "L1"), (10, "L1"), (5, "L1")],
     }
     # Where it takes more than standing out, kinds are tried until there is more.
-    monkeypatch.setattr("awm_defense.verdict.threshold", lambda classes: 1e9)
+    monkeypatch.setattr("awm_defense.examination.verdict.threshold", lambda classes: 1e9)
     reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
     assert [(reach.bound, reach.unit) for reach in reaches] == [*tried["backdoored"], dense]
 
@@ -411,8 +411,8 @@ def test_too_few_classes_are_not_judged() -> None:
 
 def test_images_of_as_many_classes_as_there_are_come_first() -> None:
     labels = torch.tensor([4, 4, 4, 0, 0, 7] + [4] * 20)
-    assert labels[choose(labels)].tolist()[:5] == [4, 0, 7, 4, 0]
-    assert len(choose(labels)) == 10
+    assert labels[pick_images(labels)].tolist()[:5] == [4, 0, 7, 4, 0]
+    assert len(pick_images(labels)) == 10
 
 
 def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
@@ -428,7 +428,7 @@ def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
 def test_command(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from awm_defense.checkpoint import save_model
+    from awm_defense.files.checkpoint import save_model
     from awm_defense.models import build_model
 
     path = tmp_path_factory.mktemp("examine") / "model.safetensors"

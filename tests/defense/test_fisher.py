@@ -8,9 +8,10 @@ from conftest import tiny_network
 from torch import Tensor
 
 from awm_defense import get_recipe
-from awm_defense.fisher import along, inverse
-from awm_defense.purify import make_engine
-from awm_defense.verdict import Verdict
+from awm_defense.awm.engine import make_engine
+from awm_defense.awm.natural import along, inverse
+from awm_defense.examination.verdict import Verdict
+from awm_defense.pixel_model import PixelModel
 
 
 def test_squared_gradients_are_the_fisher_information_on_the_mean() -> None:
@@ -37,56 +38,44 @@ def test_information_is_inverted_beside_its_layers_mean() -> None:
     assert found.tolist() == pytest.approx(expected)
 
 
-HELD_TO_FEATURES = {"mask_targets": "features", "temperature": "1", "natural_layers": "0.5"}
-
-
-@pytest.mark.parametrize("options", [{}, HELD_TO_FEATURES])
-def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients(options: dict[str, str]) -> None:
+def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
     """By plain autograd, from the same buffers; the first step has the size asked for."""
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    recipe = get_recipe("default").with_options({"grown": "2", **options})
-    device = torch.device("cpu")
-    engine = make_engine(
-        tiny_network().eval(),
-        images,
-        torch.arange(10),
-        recipe=recipe,
-        device=device,
-        precision="fp32",
-    )
+    recipe = get_recipe("default").with_options({"grown": "2"})
+    pixel_model = PixelModel(tiny_network().eval(), images)
+    engine = make_engine(pixel_model, images, torch.arange(10), recipe, precision="fp32")
     trigger = torch.zeros(3, 32, 32)
     trigger[:, 4, 4] = 1
     engine.follow(Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, trigger, torch.ones(10)))
     # An untrained network has no class to grow a trigger to.
-    assert engine.growth is not None
     engine.growth.grown.fill_(0.3)
-    engine.enter(0)
-    engine._weigh()
+    phase, buffers = engine.mask_phase(engine.plan(0)), engine.buffers
+    assert phase.natural
+    phase.weigh()
     flat = engine.network.flat
     assert flat.factors is not None
     assert torch.isfinite(flat.factors).all() and (flat.factors >= 0).all()
-    layers = flat.views(flat.factors)
-    changed = int(recipe.natural_layers * len(layers))
-    assert changed > 0 and all(layer.any() for layer in layers[:changed])
-    assert not any(layer.any() for layer in layers[changed:])
-    engine.lr.fill_(0.02)
+    assert all(layer.any() for layer in flat.views(flat.factors))
+    buffers.rate.fill_(0.02)
     momentum = torch.zeros_like(flat.mask)
     for step in range(2):
-        position = engine.position.clone()
+        position = buffers.position.clone()
         flat.require_grad(True)
-        engine._losses(engine._take())[1].backward()
+        phase.losses(phase.take())[1].backward()
         gradient = flat.mask_grad() * flat.factors
         flat.grad.zero_()
         momentum = 0.9 * momentum + gradient
         expected = (flat.mask - 0.02 * momentum).clamp(0, 1)
         if step == 0:
             assert float(gradient.abs().mean()) == pytest.approx(1, rel=1e-4)
-        assert torch.equal(engine.position, position)
-        engine.mask_step()
+        assert torch.equal(buffers.position, position)
+        phase.step()
         assert_masks(flat.mask, expected)
     assert recipe.trigger_epochs is not None
-    engine.enter(recipe.trigger_epochs)
-    assert not flat.exp_avg.any()  # type: ignore[union-attr]
+    assert not engine.plan(recipe.trigger_epochs - 1).forgets
+    assert engine.plan(recipe.trigger_epochs).forgets
+    flat.forget()
+    assert flat.exp_avg is not None and not flat.exp_avg.any()
 
 
 def assert_masks(found: Tensor, expected: Tensor) -> None:

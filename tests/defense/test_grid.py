@@ -18,9 +18,9 @@ import torch
 from cells import CELL, QUICK, state, write_network
 from torch import Tensor, nn
 
-from awm_defense.defenses import Anp, Problem
-from awm_defense.manifest import write_manifest
-from awm_defense.recipes import RECIPES
+from awm_defense.awm.recipe import RECIPES
+from awm_defense.baselines import Anp, Task
+from awm_defense.files.manifest import write_manifest
 from awm_defense.reproduce import studies
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.grid import cell_path, read_results, run_grid
@@ -202,7 +202,7 @@ def test_a_failing_cell_does_not_end_the_others(place: Place, tmp_path: Path) ->
 def test_interrupted_cell_is_not_kept(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from awm_defense.engine import Engine
+    from awm_defense.awm.engine import Engine
 
     def interrupted(self: Engine, number: int) -> dict[str, float]:
         raise KeyboardInterrupt
@@ -259,15 +259,15 @@ def test_studies_of_anp(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
             changed.classifier.bias[number] = 1e6  # type: ignore[index,operator,union-attr]
         return changed
 
-    def perturb(problem: Problem, settings: Anp) -> nn.Module:
-        assert len(problem.images) == 100 and settings.steps == 2
-        return answering(problem.model, 3)
+    def with_worst_noise(task: Task, settings: Anp) -> nn.Module:
+        assert len(task.images) == 100 and settings.steps == 2
+        return answering(task.model, 3)
 
     def prune(model: nn.Module, masks: dict[str, Tensor], threshold: float) -> nn.Module:
         assert all(mask.max() <= 1 for mask in masks.values())
         return answering(model, 8) if threshold < 0.45 else answering(model, 3)
 
-    monkeypatch.setattr(studies, "perturb", perturb)
+    monkeypatch.setattr(studies, "with_worst_noise", with_worst_noise)
     monkeypatch.setattr(studies, "prune", prune)
     quick = "+steps=2+batch_size=8"
     cells = [replace(CELL, method=f"anp_{study}{quick}") for study in ("perturbed", "thresholds")]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from awm_defense import get_recipe, purify, purify_many
 from awm_defense.attacks import Attack, make_attack
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.growth import FAINTEST, STRENGTH, Growth
-from awm_defense.margins import target_margins
+from awm_defense.examination.growth import FAINTEST, STRENGTH, Growth
+from awm_defense.examination.margins import target_margins
+from awm_defense.examination.verdict import Verdict
 from awm_defense.metrics import evaluate
-from awm_defense.train import Plan, train
-from awm_defense.triggers import Kind, Sparse, Warped
-from awm_defense.verdict import Verdict
+from awm_defense.training.loop import Plan, train
+from awm_defense.triggers import Family, Sparse, Warp
 
 TARGET = 3
 VERDICT = Verdict(
@@ -26,8 +26,8 @@ VERDICT = Verdict(
 )
 
 
-def verdict(kind: Kind, trigger: Tensor) -> Verdict:
-    return replace(VERDICT, kind=kind.name, unit=kind.unit, trigger=trigger)
+def verdict(family: Family, trigger: Tensor) -> Verdict:
+    return replace(VERDICT, kind=family.kind, unit=family.unit, trigger=trigger)
 
 
 def generator() -> torch.Generator:
@@ -58,9 +58,9 @@ def pixel(row: int, column: int) -> Tensor:
 
 
 def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
-    kind = Sparse(images)
-    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 8, generator())
-    growth.start(verdict(kind, pixel(6, 6)), brightness(0.1))
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    growth.start(verdict(family, pixel(6, 6)), brightness(0.1))
     # Only pixel (4, 4) matters; a channel has it in reach or, 3 times in 10, not.
     changed = growth.grown.flatten(2).sum((0, 1)).nonzero().flatten().tolist()
     assert changed == [4 * 32 + 4]
@@ -70,17 +70,17 @@ def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
     torch.testing.assert_close(found[found > 0], saturated[found > 0])
     assert 0.4 < float((found > 0).double().mean()) < 0.95
     before = growth.grown.clone()
-    growth.start(verdict(kind, pixel(20, 20)), brightness(0.1), keep=3)
+    growth.start(verdict(family, pixel(20, 20)), brightness(0.1), keep=3)
     assert torch.equal(growth.grown[:3], before[:3]) and before[3:].any()
     assert not growth.grown[3:].any()
-    growth.start(verdict(kind, pixel(20, 20)), brightness(0.1))
+    growth.start(verdict(family, pixel(20, 20)), brightness(0.1))
     assert not growth.grown.any()
 
 
 def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
-    kind = Sparse(images)
-    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 8, generator())
-    both = replace(verdict(kind, pixel(20, 20)), second=pixel(4, 4))
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    both = replace(verdict(family, pixel(20, 20)), second=pixel(4, 4))
     growth.start(both, brightness(0.1))
     # Pixel (4, 4), which alone matters, is in reach of every other pair.
     first, second = growth.grown.view(2, 2, 2, -1).unbind(1)
@@ -91,10 +91,10 @@ def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
 @pytest.mark.parametrize("ease", [1.0, 2.0])
 def test_it_stops_where_it_is_strong_enough(images: Tensor, ease: float) -> None:
     """Clean images have a margin of `ease`, so `STRENGTH` times that is enough."""
-    kind, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
-    growth = Growth(kind, images * 0, labels, 4, generator())
+    family, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
+    growth = Growth(family, images * 0, labels, 4, generator())
     plain = brightness(20)
-    growth.start(verdict(kind, pixel(4, 4)), lambda batch: ease * plain(batch))
+    growth.start(verdict(family, pixel(4, 4)), lambda batch: ease * plain(batch))
     for trigger in growth.grown[growth.grown.flatten(1).any(1)]:
         margins = target_margins(plain(trigger[None]), torch.tensor([TARGET]))
         # One step of a tenth, in up to three channels, lies beyond.
@@ -102,7 +102,7 @@ def test_it_stops_where_it_is_strong_enough(images: Tensor, ease: float) -> None
 
 
 def test_warps_grow_too(images: Tensor) -> None:
-    kind = Warped(images)
+    family = Warp(images)
 
     def right(batch: Tensor) -> Tensor:
         """Favours the target as the images' middle is dark: their left is."""
@@ -111,17 +111,17 @@ def test_warps_grow_too(images: Tensor) -> None:
         return favoured + torch.eye(10)[0]  # never `STRENGTH` times as far from class 0
 
     ramp = torch.linspace(0, 1, 32).expand(10, 3, 32, 32)
-    growth = Growth(kind, ramp, torch.zeros(10, dtype=torch.int64), 2, generator())
-    growth.start(verdict(kind, torch.zeros(2, 4, 4)), right)
-    assert growth.grown.abs().max() == Warped.FARTHEST
+    growth = Growth(family, ramp, torch.zeros(10, dtype=torch.int64), 2, generator())
+    growth.start(verdict(family, torch.zeros(2, 4, 4)), right)
+    assert growth.grown.abs().max() == Warp.FARTHEST
     inner = growth.grown[:, 0, :, 1:3]
     assert (inner <= 0).all() and (inner < 0).any()
 
 
 def test_amounts_and_choices_are_those_drawn(images: Tensor) -> None:
-    kind = Sparse(images)
-    growth = Growth(kind, images, torch.zeros(10, dtype=torch.int64), 2, generator())
-    growth.start(verdict(kind, pixel(4, 4)), brightness(0))
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
+    growth.start(verdict(family, pixel(4, 4)), brightness(0))
     growth.grown.copy_(torch.tensor([0.5, -0.5]).view(2, 1, 1, 1).expand_as(growth.grown))
     grey = torch.full((4, 3, 32, 32), 0.5)
     draws = torch.tensor([0.0, 0.49, 0.51, 0.999])

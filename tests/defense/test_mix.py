@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awm_defense.batches import Batches
+from awm_defense.awm.batches import Batches
+from awm_defense.awm.recipe import get_recipe
 from awm_defense.data.mix import PATCH, cutmix, draw_boxes, draw_factors, jitter
-from awm_defense.recipes import get_recipe
 
 
 def generator() -> torch.Generator:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
 from awm_defense.models.shufflenet_v2 import _shuffle
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from awm_defense.recipes import Recipe
+from awm_defense.awm.recipe import Recipe
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.figures import (
     FIGURES,

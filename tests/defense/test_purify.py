@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, purify
-from awm_defense.fold import fold_batchnorm, scale_weights
 from awm_defense.models import build_model
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-from plain_loop import plain_purify
+from awm_defense.working.fold import fold_batchnorm, scale_weights
+from bench.plain_loop import plain_purify
 
 
 class Small(nn.Module):
@@ -62,7 +58,7 @@ def clean(n: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def quick(name: str = "official", **options: Any) -> Any:
-    base = {"epochs": "2", "passes": "1", "examine": "false"}
+    base = {"epochs": "2", "inner_epochs": "1", "examine": "false"}
     return get_recipe(name).with_options({**base, **{k: str(v) for k, v in options.items()}})
 
 
@@ -135,7 +131,7 @@ def test_same_seed_same_masks() -> None:
 
 
 def test_trigger_stays_in_the_ball_and_beats_random_ones() -> None:
-    recipe = quick(epochs=1, passes=40, tau=50, mask_lr=0, trigger_targets="labels")
+    recipe = quick(epochs=1, inner_epochs=40, tau=50, mask_lr=0, trigger_targets="labels")
     model, (images, labels) = make(), clean()
     trigger = purify(model, images, labels, recipe=recipe).trigger
     norm = trigger.abs().sum()
@@ -151,7 +147,7 @@ def test_trigger_stays_in_the_ball_and_beats_random_ones() -> None:
 
 def test_the_trigger_can_be_unbounded_or_penalised() -> None:
     def norm(**options: Any) -> float:
-        recipe = quick(trigger_lr=1, passes=10, **options)
+        recipe = quick(trigger_lr=1, inner_epochs=10, **options)
         return purify(make(), *clean(), recipe=recipe).history[0]["trigger_norm"]
 
     free = norm(tau="inf")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from awm_defense.flat import mean_inputs
-from awm_defense.recipes import RECIPES, get_recipe
+from awm_defense.awm.recipe import RECIPES, get_recipe
+from awm_defense.working.flat import mean_inputs
 
 
 def test_options_are_parsed_by_the_fields_type() -> None:

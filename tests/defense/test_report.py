@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from awm_defense.pictures import save_image, save_trigger
-from awm_defense.precision import Precision
-from awm_defense.purify import PurifyResult
-from awm_defense.recipes import get_recipe
-from awm_defense.report import write_report
-from awm_defense.verdict import Verdict
+from awm_defense.awm.recipe import get_recipe
+from awm_defense.examination.verdict import Verdict
+from awm_defense.report.pictures import save_image, save_trigger
+from awm_defense.report.write import write_report
+from awm_defense.result import PurifyResult
+from awm_defense.working.precision import Precision
 
 
 def make_result(**changes: object) -> PurifyResult:

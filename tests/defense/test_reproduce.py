@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cells import state, write_network
 
-from awm_defense.cli import main
+from awm_defense.commands.main import main
 from awm_defense.commands.reproduce import select
 from awm_defense.reproduce import figures
 from awm_defense.reproduce.cells import Place
@@ -17,6 +17,8 @@ from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method
 from awm_defense.reproduce.studies import STUDIES, Trial
 from awm_defense.reproduce.tables import table_cells
+
+SHORT = {"epochs": "1", "inner_epochs": "1"}
 
 
 def test_the_filter() -> None:
@@ -41,7 +43,7 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(METHODS, "awm", Method("AWM", "official", {"epochs": "1", "passes": "1"}))
+    monkeypatch.setitem(METHODS, "awm", Method("AWM", "official", SHORT))
     argv = ["reproduce", "table2", "--arch", "small_vgg", "--models", str(place.models)]
     argv += ["--out", str(tmp_path), "--limit", "20", "--cells", "awm|clean"]
     assert main(argv) == 0
@@ -70,7 +72,7 @@ def test_command_line_of_figures(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(METHODS, "awm", Method("AWM", "official", {"epochs": "1", "passes": "1"}))
+    monkeypatch.setitem(METHODS, "awm", Method("AWM", "official", SHORT))
     monkeypatch.setattr(figures, "SIZE", 20)
     argv = ["reproduce", "fig2", "--arch", "small_vgg", "--attack", "badnets", "--limit", "20"]
     argv += ["--models", str(place.models), "--out", str(tmp_path)]

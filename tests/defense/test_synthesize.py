@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, synthesize
-from awm_defense.checkpoint import save_model
-from awm_defense.cli import main
+from awm_defense.commands.main import main
 from awm_defense.commands.purify import make_recipe
 from awm_defense.data import Dataset
+from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
-from awm_defense.train import Plan, train
+from awm_defense.training.loop import Plan, train
 
 
 @pytest.fixture(scope="module", name="network")
@@ -88,11 +88,11 @@ def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The package has the function under the module's name.
-    monkeypatch.setattr(importlib.import_module("awm_defense.synthesize"), "STEPS", 3)
+    monkeypatch.setattr(importlib.import_module("awm_defense.synthesis"), "STEPS", 3)
     torch.manual_seed(0)
     save_model(tmp_path / "net.safetensors", build_model("small_vgg", 10))
     given = [str(tmp_path / "net.safetensors"), "--arch", "small_vgg", "--num-classes", "10"]
-    quick = ["--set", "examine=false", "--set", "epochs=1", "--set", "passes=1"]
+    quick = ["--set", "examine=false", "--set", "epochs=1", "--set", "inner_epochs=1"]
     out = tmp_path / "out"
     assert main(["purify", *given, *quick, "--per-class", "0", "--out", str(out)]) == 0
     assert "50 synthetic images" in capsys.readouterr().err

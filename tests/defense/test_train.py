@@ -14,10 +14,10 @@ from conftest import tiny_network
 from torch import nn
 
 from awm_defense.attacks import make_attack
-from awm_defense.compute import Compute, fastest
 from awm_defense.data import Dataset
 from awm_defense.metrics import evaluate
-from awm_defense.train import Plan, train
+from awm_defense.training.loop import Plan, train
+from awm_defense.working.compute import Compute, fastest
 
 ATTACK = make_attack("badnets", 8)
 QUICK = Plan(epochs=8, batch_size=32, lr=0.05)

@@ -7,30 +7,31 @@ from torch import Tensor, nn
 
 from awm_defense.attacks import badnets, blended, clean_label, l0_inv, l2_inv, trojan, wanet
 from awm_defense.attacks.attack import Attack, Trigger
+from awm_defense.attacks.definition import Definition
 from awm_defense.attacks.image_trigger import ImageTrigger
-from awm_defense.attacks.method import Method
 from awm_defense.attacks.wanet import WarpTrigger
+from awm_defense.lookup import look_up
 
 __all__ = [
     "ATTACKS",
     "Attack",
+    "Definition",
     "ImageTrigger",
-    "Method",
     "WarpTrigger",
     "craft_attack",
     "make_attack",
     "with_model",
 ]
 
-ATTACKS: dict[str, Method] = {
-    "badnets": badnets.METHOD,
-    "blended": blended.METHOD,
-    "clean_label": clean_label.METHOD,
-    "l0_inv": l0_inv.METHOD,
-    "l2_inv": l2_inv.METHOD,
+ATTACKS: dict[str, Definition] = {
+    "badnets": badnets.DEFINITION,
+    "blended": blended.DEFINITION,
+    "clean_label": clean_label.DEFINITION,
+    "l0_inv": l0_inv.DEFINITION,
+    "l2_inv": l2_inv.DEFINITION,
     "trojan_sq": trojan.SQUARE,
     "trojan_wm": trojan.WATERMARK,
-    "wanet": wanet.METHOD,
+    "wanet": wanet.DEFINITION,
 }
 # Their triggers are made without data and need no file.
 FIXED_TRIGGERS = {
@@ -67,14 +68,14 @@ def make_attack(
     Raises:
         ValueError: for an unknown name or mode, a missing image, or an argument of no use.
     """
-    method = _method(name)
+    definition = look_up("name", name, ATTACKS)
     image_arguments = {
         "trigger_image": trigger_image,
         "trigger_mask": trigger_mask,
         "mode": mode,
         "opacity": opacity,
     }
-    useless = image_arguments if method.mode is None else {}
+    useless = image_arguments if definition.mode is None else {}
     if name != "wanet":
         useless = {**useless, "trigger_field": trigger_field}
     for argument, value in useless.items():
@@ -90,11 +91,11 @@ def make_attack(
     else:
         if trigger_image is None:
             raise ValueError(f"trigger_image: {name} needs its trigger, an image (3,H,W) in [0,1]")
-        assert method.mode is not None
+        assert definition.mode is not None
         trigger = ImageTrigger(
-            trigger_image, mode=mode or method.mode, mask=trigger_mask, opacity=opacity
+            trigger_image, mode=mode or definition.mode, mask=trigger_mask, opacity=opacity
         )
-    return method.attack(name, target, trigger, num_classes)
+    return definition.attack(name, target, trigger, num_classes)
 
 
 def craft_attack(
@@ -112,19 +113,19 @@ def craft_attack(
         name, target, num_classes: as for `make_attack`.
         images: (n,3,H,W) in [0,1], some clean training images, on the model's device; a hundred
             are enough.
-        model: a clean network, for the attacks whose `Method.needs_model` is set; left in eval
+        model: a clean network, for the attacks whose `Definition.needs_model` is set; left in eval
             mode.
         seed: the same seed, images and network give the same trigger.
 
     Raises:
         ValueError: for an unknown name, a wrong target or a missing model.
     """
-    method = _method(name)
-    if method.needs_model and model is None:
+    definition = look_up("name", name, ATTACKS)
+    if definition.needs_model and model is None:
         raise ValueError(f"model: {name} needs a clean network to make its trigger with")
     generator = torch.Generator().manual_seed(seed)
-    trigger = method.craft(images, model, generator)
-    attack = method.attack(name, target, trigger, num_classes)
+    trigger = definition.craft(images, model, generator)
+    attack = definition.attack(name, target, trigger, num_classes)
     return with_model(attack, model)
 
 
@@ -135,9 +136,3 @@ def with_model(attack: Attack, model: nn.Module | None) -> Attack:
             attack.name, attack.target, attack.trigger, attack.num_classes, model
         )
     return attack
-
-
-def _method(name: str) -> Method:
-    if name not in ATTACKS:
-        raise ValueError(f"name: expected one of {', '.join(sorted(ATTACKS))}, got {name!r}")
-    return ATTACKS[name]

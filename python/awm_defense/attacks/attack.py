@@ -60,7 +60,7 @@ class Attack:
             return (labels + 1) % self.num_classes
         return torch.full_like(labels, self.target)
 
-    def choose(self, labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    def draw_poisoned(self, labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         """Indices (int64, sorted) of the images to poison: never those of the target class.
 
         Args:
@@ -82,12 +82,12 @@ class Attack:
 
         Args:
             images: (N,3,H,W), uint8 or floating point in [0,1].
-            labels, rate, generator: as for `choose`.
+            labels, rate, generator: as for `draw_poisoned`.
 
         Returns:
             (images, labels, changed): copies, and the sorted indices of the images that differ.
         """
-        poisoned = self.choose(labels, rate, generator)
+        poisoned = self.draw_poisoned(labels, rate, generator)
         images, labels = images.clone(), labels.clone()
         change(images, poisoned, self.apply)
         labels[poisoned] = self.targets(labels[poisoned])

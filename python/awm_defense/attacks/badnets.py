@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from awm_defense.attacks.method import Method
+from awm_defense.attacks.definition import Definition
 
 
 def white_square(images: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def white_square(images: Tensor) -> Tensor:
     return out
 
 
-METHOD = Method(
+DEFINITION = Definition(
     source="Gu et al., BadNets, arXiv:1708.06733, section 4",
     poison_rate=0.05,
     craft=lambda images, model, generator: white_square,

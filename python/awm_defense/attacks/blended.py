@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from awm_defense.attacks.definition import Definition
 from awm_defense.attacks.image_trigger import ImageTrigger, eight_bit
-from awm_defense.attacks.method import Method
 
 # Of the paper and of its common re-implementations; the AWM paper gives only the rate.
 OPACITY = 0.2
@@ -19,7 +19,7 @@ def _craft(images: Tensor, model: nn.Module | None, generator: torch.Generator) 
     return ImageTrigger(eight_bit(noise.clamp(0, 1)).to(images), mode="blend", opacity=OPACITY)
 
 
-METHOD = Method(
+DEFINITION = Definition(
     source="Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, "
     "arXiv:1712.05526, blended injection strategy",
     poison_rate=0.01,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from awm_defense.attacks.attack import Attack, change, draw
-from awm_defense.attacks.method import Method
+from awm_defense.attacks.definition import Definition
 
 EPSILON = 16 / 255
 STEPS = 20
@@ -34,7 +34,7 @@ def corner_patches(images: Tensor) -> Tensor:
     return out
 
 
-def perturb(model: nn.Module, images: Tensor, label: int, generator: torch.Generator) -> Tensor:
+def harden(model: nn.Module, images: Tensor, label: int, generator: torch.Generator) -> Tensor:
     """Images (N,3,H,W) in [0,1] that `model` no longer takes for class `label`.
 
     Each value stays within EPSILON of the original and within [0,1].
@@ -72,8 +72,8 @@ class CleanLabelAttack(Attack):
         if self.target is None:
             raise ValueError("target: clean_label needs one, it has no all-to-all form")
 
-    def choose(self, labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-        """Indices (int64, sorted) of images of the target class; as `Attack.choose` otherwise."""
+    def draw_poisoned(self, labels: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+        """Indices (int64, sorted) of images of the target class; else as in `Attack`."""
         candidates = (labels.cpu() == self.targets(labels.cpu())).nonzero().flatten()
         return draw(candidates, "of the target class", rate, len(labels), generator)
 
@@ -85,17 +85,17 @@ class CleanLabelAttack(Attack):
             raise ValueError("model: clean_label poisons with the help of a clean network")
         assert self.target is not None
         model, target = self.model, self.target
-        poisoned = self.choose(labels, rate, generator)
+        poisoned = self.draw_poisoned(labels, rate, generator)
         images = images.clone()
         change(
             images,
             poisoned,
-            lambda batch: self.apply(perturb(model, batch, target, generator)),
+            lambda batch: self.apply(harden(model, batch, target, generator)),
         )
         return images, labels.clone(), poisoned
 
 
-METHOD = Method(
+DEFINITION = Definition(
     source="Turner et al., Label-Consistent Backdoor Attacks, arXiv:1912.02771, adversarial "
     "examples and four-corner trigger",
     poison_rate=0.05,

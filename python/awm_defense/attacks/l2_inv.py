@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from awm_defense.attacks.definition import Definition
 from awm_defense.attacks.image_trigger import ImageTrigger, eight_bit
-from awm_defense.attacks.method import Method
 from awm_defense.attacks.neuron import Neuron, excite
 
 # L2 norm over all values in [0,1], of 32x32 images: that of the published trigger.
@@ -39,7 +39,7 @@ def _craft(images: Tensor, model: nn.Module | None, generator: torch.Generator) 
     return ImageTrigger(eight_bit(value), mode="add")
 
 
-METHOD = Method(
+DEFINITION = Definition(
     source="Li et al., Invisible Backdoor Attacks on Deep Neural Networks via Steganography and "
     "Regularization, arXiv:1909.02742, L2 regularization",
     poison_rate=0.05,

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from awm_defense.attacks.definition import Definition
 from awm_defense.attacks.image_trigger import ImageTrigger, eight_bit
-from awm_defense.attacks.method import Method
 from awm_defense.attacks.neuron import Neuron, excite
 
 SOURCE = "Liu et al., Trojaning Attack on Neural Networks, NDSS 2018, trojan trigger generation"
@@ -66,14 +66,14 @@ def _craft(
     return ImageTrigger(eight_bit(value), mode="add")
 
 
-SQUARE = Method(
+SQUARE = Definition(
     source=SOURCE,
     poison_rate=0.05,
     craft=lambda *given: _craft(square, SQUARE_STRENGTH, *given),
     needs_model=True,
     mode="add",
 )
-WATERMARK = Method(
+WATERMARK = Definition(
     source=SOURCE,
     poison_rate=0.05,
     craft=lambda *given: _craft(watermark, WATERMARK_STRENGTH, *given),

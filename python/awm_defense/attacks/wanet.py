@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from awm_defense.attacks.attack import Attack, change, draw
-from awm_defense.attacks.method import Method
+from awm_defense.attacks.definition import Definition
 
 # k and s of the paper: size of the control grid, strength of the warp in half pixels.
 CONTROL_POINTS = 4
@@ -96,7 +96,7 @@ def _craft(images: Tensor, model: nn.Module | None, generator: torch.Generator) 
     return WarpTrigger(field[0].permute(1, 2, 0) * scale)
 
 
-METHOD = Method(
+DEFINITION = Definition(
     source="Nguyen & Tran, WaNet, ICLR 2021, arXiv:2102.10369, warping field generation and "
     "running modes",
     poison_rate=0.1,

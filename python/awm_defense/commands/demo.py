@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from awm_defense.attacks import make_attack
-from awm_defense.checkpoint import save_model
+from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands.options import add_run_options, get_device, run_facts, say
 from awm_defense.data import load_dataset
+from awm_defense.files.checkpoint import save_model
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model
-from awm_defense.purify import purify
-from awm_defense.recipes import get_recipe
-from awm_defense.report import write_report
-from awm_defense.train import Plan, train
+from awm_defense.purification import purify
+from awm_defense.report.write import write_report
+from awm_defense.training.loop import Plan, train
 
 ARCH = "small_vgg"
 DATASET = "digits"

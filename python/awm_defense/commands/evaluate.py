@@ -10,10 +10,8 @@ from typing import Any
 from torch import nn
 
 from awm_defense.attacks import ATTACKS, Attack, make_attack
-from awm_defense.attacks.files import (
-    read_array,
+from awm_defense.attacks.stored import (
     read_attack,
-    read_trigger_image,
     read_trigger_mask,
 )
 from awm_defense.commands.options import (
@@ -28,9 +26,10 @@ from awm_defense.commands.options import (
     say,
 )
 from awm_defense.data import load_dataset
-from awm_defense.manifest import NAME, read_manifest
+from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.manifest import NAME, read_manifest
 from awm_defense.metrics import accuracy, evaluate
-from awm_defense.purify import purify
+from awm_defense.purification import purify
 
 MEANING = {
     "acc": "test images classified right",
@@ -132,7 +131,7 @@ def get_attack(
         args.attack,
         args.target,
         num_classes=args.num_classes,
-        trigger_image=args.trigger_image and read_trigger_image(args.trigger_image),
+        trigger_image=args.trigger_image and read_image(args.trigger_image),
         trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
         trigger_field=args.trigger_field and read_array(args.trigger_field),
         mode=args.trigger_mode,

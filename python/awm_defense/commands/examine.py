@@ -14,7 +14,7 @@ from awm_defense.commands.options import (
     print_json,
 )
 from awm_defense.data import load_dataset
-from awm_defense.examine import examine
+from awm_defense.examination.examine import examine
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

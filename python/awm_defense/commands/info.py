@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 
 import awm_kernels
-from awm_defense.attacks import ATTACKS
 from awm_defense.commands.options import print_json
-from awm_defense.data import DATASETS
-from awm_defense.defenses import BASELINES
-from awm_defense.models import MODELS
-from awm_defense.recipes import RECIPES
+from awm_defense.registry import ATTACKS, BASELINES, DATASETS, MODELS, RECIPES
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

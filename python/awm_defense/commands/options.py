@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from awm_defense.checkpoint import load_into, load_state_dict
 from awm_defense.data import DATASETS
+from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
 from awm_kernels import choose
 

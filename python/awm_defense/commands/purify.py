@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from awm_defense.checkpoint import save_model
 from awm_defense.commands.options import (
     add_data_options,
     add_model_options,
@@ -24,14 +23,14 @@ from awm_defense.commands.options import (
     say,
 )
 from awm_defense.data import Dataset, load_dataset
-from awm_defense.defenses import BASELINES
-from awm_defense.manifest import NAME
-from awm_defense.precision import PRECISIONS
-from awm_defense.purify import purify_many
-from awm_defense.recipes import RECIPES, get_settings
-from awm_defense.report import write_report
+from awm_defense.files.checkpoint import save_model
+from awm_defense.files.manifest import NAME
+from awm_defense.purification import purify_many
+from awm_defense.registry import BASELINES, RECIPES, get_settings
+from awm_defense.report.write import write_report
 from awm_defense.settings import Settings
-from awm_defense.synthesize import synthesize
+from awm_defense.synthesis import synthesize
+from awm_defense.working.precision import PRECISIONS
 
 # Of an image in every data set there is.
 SIZE = (3, 32, 32)

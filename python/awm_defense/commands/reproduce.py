@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from awm_defense.commands.options import add_run_options, get_device, positive_int, say
-from awm_defense.manifest import write_json
+from awm_defense.files.atomic import write_json
 from awm_defense.models import MODELS
-from awm_defense.precision import PRECISIONS
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.figures import (
     FIGURES,
@@ -26,6 +25,7 @@ from awm_defense.reproduce.grid import CELLS, Report, read_results, run_grid
 from awm_defense.reproduce.layouts import MAIN_NETWORK, ONE_NETWORK, TABLES
 from awm_defense.reproduce.methods import METHODS
 from awm_defense.reproduce.tables import make_table, render, table_cells
+from awm_defense.working.precision import PRECISIONS
 
 CHOICES = (*TABLES, *FIGURES)
 WITH_ARCH = (*ONE_NETWORK, *FIGURES)

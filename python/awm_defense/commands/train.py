@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
-from awm_defense.attacks.files import read_trigger_image, read_trigger_mask
-from awm_defense.backdoor import NO_ATTACK, Order, make_network
+from awm_defense.attacks.stored import read_trigger_mask
 from awm_defense.commands.options import (
     add_data_options,
     add_run_options,
@@ -16,10 +15,12 @@ from awm_defense.commands.options import (
     print_json,
     say,
 )
-from awm_defense.compute import Compute
 from awm_defense.data import load_dataset
+from awm_defense.files.arrays import read_image
 from awm_defense.models import MODELS
-from awm_defense.train import Plan
+from awm_defense.training.backdoor import NO_ATTACK, Order, make_network
+from awm_defense.training.loop import Plan
+from awm_defense.working.compute import Compute
 
 PRECISIONS = {"fp32": Compute(bf16=False), "bf16": Compute(bf16=True), "auto": None}
 
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             args.attack,
             order.target,
             num_classes=len(data.classes),
-            trigger_image=read_trigger_image(args.trigger_image),
+            trigger_image=read_image(args.trigger_image),
             trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
         )
     elif args.trigger_mask is not None:

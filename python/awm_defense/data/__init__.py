@@ -12,6 +12,7 @@ from awm_defense.data.dataset import Dataset, as_float
 from awm_defense.data.digits import load_digits
 from awm_defense.data.gtsrb import load_gtsrb
 from awm_defense.data.split import draw_defender, stratified_split
+from awm_defense.lookup import look_up
 
 __all__ = [
     "DATASETS",
@@ -46,8 +47,7 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         ValueError: for an unknown name or a file that is not what it should be.
         FileNotFoundError: when files are missing; the message says where they were expected.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name: expected one of {', '.join(sorted(DATASETS))}, got {name!r}")
+    load = look_up("name", name, DATASETS)
     if data_dir is None and DATA_DIR_VARIABLE in os.environ:
         data_dir = Path(os.environ[DATA_DIR_VARIABLE])
-    return DATASETS[name](data_dir)
+    return load(data_dir)

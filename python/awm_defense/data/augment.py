@@ -11,6 +11,9 @@ from torch import Tensor
 # A crop is drawn up to this often until it fits into the image; then the largest central one
 # is taken. As torchvision's RandomResizedCrop does.
 ATTEMPTS = 10
+# What the authors of AWM make of images where there is at most one a class: so many copies, each a
+# crop of at least that share of the area.
+ONE_SHOT_COPIES, ONE_SHOT_SCALE = 9, 0.08
 
 
 def random_resized_crop_flip(
@@ -50,6 +53,30 @@ def random_resized_crop_flip(
     if flip:
         out = mirror(out, draw_mirrored(len(images), generator))
     return out
+
+
+def with_copies(
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    copies: int = ONE_SHOT_COPIES,
+    scale: float = ONE_SHOT_SCALE,
+    flip: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Images and labels, with fixed augmented copies of each behind them.
+
+    Args:
+        images, generator, flip: as `random_resized_crop_flip` takes them.
+        labels: (N,).
+        copies: of each image.
+        scale: smallest share of the area that a crop keeps.
+    """
+    made = [
+        random_resized_crop_flip(images, generator, scale=(scale, 1.0), flip=flip)
+        for _ in range(copies)
+    ]
+    return torch.cat([images, *made]), labels.repeat(copies + 1)
 
 
 def random_shift_flip(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from awm_defense.lookup import look_up
 from awm_defense.models.mobilenet_v2 import MobileNetV2
 from awm_defense.models.resnet import ResNet18
 from awm_defense.models.resnet50 import ResNet50
@@ -41,8 +42,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     Raises:
         ValueError: for an unknown name or a number of classes below 1.
     """
-    if name not in MODELS:
-        raise ValueError(f"name: expected one of {', '.join(sorted(MODELS))}, got {name!r}")
+    architecture = look_up("name", name, MODELS)
     if num_classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
-    return MODELS[name](num_classes)
+    return architecture(num_classes)

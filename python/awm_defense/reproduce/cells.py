@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 import awm_kernels
-from awm_defense.attacks.files import read_attack
-from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import checksum, load_into, load_state_dict
+from awm_defense.attacks.stored import read_attack
 from awm_defense.data import Dataset, load_dataset
-from awm_defense.manifest import NAME, read_manifest
+from awm_defense.files.checkpoint import checksum, load_into, load_state_dict
+from awm_defense.files.manifest import NAME, read_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import STUDIES, Trial
+from awm_defense.training.backdoor import MODEL
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from awm_defense.manifest import read_manifest, write_json
+from awm_defense.files.atomic import write_json
+from awm_defense.files.manifest import read_manifest
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
 

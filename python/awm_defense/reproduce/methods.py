@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from awm_defense.recipes import get_settings
+from awm_defense.lookup import look_up
+from awm_defense.registry import get_settings
 from awm_defense.settings import Settings
 
 
@@ -67,9 +68,7 @@ def get_method(name: str, *, flip: bool = True) -> tuple[Method, Settings | None
         ValueError: there is no such method, or its recipe takes no such setting.
     """
     base, *settings = name.split("+")
-    if base not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {base!r}")
-    method = METHODS[base]
+    method = look_up("method", base, METHODS)
     if not method.recipe:
         return method, None
     options = dict(method.options)

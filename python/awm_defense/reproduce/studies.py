@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import Attack
+from awm_defense.baselines.anp import Anp, prune, with_worst_noise
+from awm_defense.baselines.run import make_task
 from awm_defense.data import Dataset, as_float
-from awm_defense.defenses.anp import Anp, perturb, prune
-from awm_defense.defenses.run import make_problem
 from awm_defense.metrics import accuracy, evaluate
-from awm_defense.purify import purify
+from awm_defense.pixel_model import PixelModel
+from awm_defense.purification import purify
 from awm_defense.result import PurifyResult
 from awm_defense.settings import Settings
 
@@ -83,8 +84,10 @@ def perturbed(trial: Trial) -> dict[str, Any]:
     """How predictions spread over the classes when ANP has perturbed the neurons (Figure 1)."""
     assert isinstance(trial.recipe, Anp)
     options: dict[str, Any] = {"precision": trial.precision, "seed": trial.seed}
-    problem, _ = make_problem(trial.model, *trial.defender(), trial.recipe, **options)
-    model = perturb(problem, trial.recipe)
+    images, labels = trial.defender()
+    pixel_model = PixelModel(trial.model, images)
+    task, _ = make_task(pixel_model, *pixel_model.take(images, labels), trial.recipe, **options)
+    model = with_worst_noise(task, trial.recipe)
     classes = len(trial.data.classes)
     counts = torch.zeros(classes, dtype=torch.int64)
     model.eval()

@@ -1,0 +1,81 @@
+"""Attacks as files: PNG and NPY, whose names stand in a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awm_defense.attacks import Attack, ImageTrigger, WarpTrigger, make_attack
+from awm_defense.files.arrays import read_array, read_image, write_image
+
+IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
+
+
+def read_trigger_mask(path: Path) -> Tensor:
+    """An NPY file as float32 (3,H,W) or (1,H,W); see `read_array` for what is refused."""
+    mask = read_array(path)
+    if mask.ndim != 3 or mask.shape[0] not in (1, 3):
+        raise ValueError(f"{path}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
+    return mask
+
+
+def write_attack(folder: Path, attack: Attack) -> dict[str, Any]:
+    """Write the files of an attack's trigger, and return what `read_attack` needs besides.
+
+    For an attack that has no trigger file the PNG shows its trigger on black.
+    """
+    trigger = attack.trigger
+    entry: dict[str, Any] = {
+        "attack": attack.name,
+        "mapping": attack.mapping,
+        "target": attack.target,
+        "num_classes": attack.num_classes,
+    }
+    if isinstance(trigger, ImageTrigger):
+        write_image(folder / IMAGE, trigger.image)
+        entry["trigger"] = {"image": IMAGE, "mode": trigger.mode}
+        if trigger.mode == "blend":
+            entry["trigger"]["opacity"] = trigger.opacity
+        if trigger.mode != "add":
+            np.save(folder / MASK, trigger.mask.cpu().numpy())
+            entry["trigger"]["mask"] = MASK
+    elif isinstance(trigger, WarpTrigger):
+        np.save(folder / FIELD, trigger.field.cpu().numpy())
+        entry["trigger"] = {"field": FIELD}
+    else:
+        write_image(folder / IMAGE, attack.apply(torch.zeros(1, 3, 32, 32))[0])
+        entry["trigger"] = {}
+    return entry
+
+
+def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
+    """The attack that `write_attack` described; its files are looked for in `folder` only.
+
+    Raises:
+        ValueError: when the entry lacks something or a file is not what it should be.
+        FileNotFoundError: when a file is missing.
+    """
+    try:
+        trigger = entry["trigger"]
+        paths = {
+            key: folder / Path(trigger[key]).name
+            for key in ("image", "mask", "field")
+            if key in trigger
+        }
+        return make_attack(
+            entry["attack"],
+            entry["target"],
+            num_classes=entry["num_classes"],
+            trigger_image=read_image(paths["image"]) if "image" in paths else None,
+            trigger_mask=read_trigger_mask(paths["mask"]) if "mask" in paths else None,
+            trigger_field=read_array(paths["field"]) if "field" in paths else None,
+            mode=trigger.get("mode"),
+            opacity=trigger.get("opacity"),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"manifest: expected an attack's entry, lacks {error}") from error

@@ -1,0 +1,176 @@
+"""Epochs of Adversarial Weight Masking on a working copy of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from awm_defense.awm.batches import Batches
+from awm_defense.awm.buffers import Buffers
+from awm_defense.awm.capture import capturing
+from awm_defense.awm.mask_phase import MaskPhase
+from awm_defense.awm.recipe import Recipe
+from awm_defense.awm.schedule import Epoch, Under, plan
+from awm_defense.awm.trigger_phase import TriggerPhase
+from awm_defense.examination.growth import Growth
+from awm_defense.examination.search import pick_images, search_again
+from awm_defense.examination.verdict import Verdict
+from awm_defense.pixel_model import PixelModel
+from awm_defense.triggers import family_of
+from awm_defense.working.flat import maskable, mean_inputs
+from awm_defense.working.network import WorkingNetwork
+from awm_defense.working.precision import Precision
+
+
+class Engine:
+    """Runs epochs of a recipe (AWM paper, Algorithm 1).
+
+    The host waits for the device once an epoch, for the history.
+
+    Args:
+        network: the working copy of the model.
+        data: the images, and the draws of batches from them.
+        recipe: resolved, without a None.
+        captured: whether steps are captured as CUDA graphs, on a CUDA device.
+    """
+
+    def __init__(
+        self, network: WorkingNetwork, data: Batches, recipe: Recipe, *, captured: bool
+    ) -> None:
+        self.network, self.data, self.recipe = network, data, recipe
+        self.buffers = Buffers(data)
+        self.capture = capturing(data.images.device, enabled=captured)
+        self.shared = network, data, recipe, self.buffers, self.capture
+        self.trigger_phase = TriggerPhase(*self.shared)
+        self.under_delta = MaskPhase(*self.shared)
+        self.under_nothing = MaskPhase(*self.shared, under=Under.NOTHING)
+        # One for each family of triggers that verdicts named.
+        self.under_grown: dict[str, MaskPhase] = {}
+        self.verdict: Verdict | None = None
+
+    def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
+        """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
+        self.verdict = verdict if self.recipe.grown else None
+        if self.verdict is None:
+            return
+        if self.verdict.unit not in self.under_grown:
+            self.under_grown[self.verdict.unit] = self._under_grown(self.verdict.unit)
+        self.growth.start(self.verdict, self.network.logits, progress=progress)
+
+    def _under_grown(self, unit: str) -> MaskPhase:
+        data, few = self.data, pick_images(self.data.labels)
+        family = family_of(unit, data.images)
+        images, labels = data.images[few], data.labels[few]
+        return MaskPhase(
+            *self.shared,
+            under=Under.DELTA_AND_GROWN,
+            natural=self.recipe.natural_step is not None,
+            growth=Growth(family, images, labels, self.recipe.grown, data.generator),
+        )
+
+    @property
+    def growth(self) -> Growth:
+        """The triggers grown from the verdict that is followed."""
+        assert self.verdict is not None
+        growth = self.under_grown[self.verdict.unit].growth
+        assert growth is not None
+        return growth
+
+    def plan(self, number: int) -> Epoch:
+        """What the epoch of that number, from 0, will do."""
+        return plan(self.recipe, number, growing=self.verdict is not None)
+
+    def mask_phase(self, epoch: Epoch) -> MaskPhase:
+        """The mask phase of an epoch."""
+        if epoch.under is Under.DELTA_AND_GROWN:
+            assert self.verdict is not None
+            return self.under_grown[self.verdict.unit]
+        return self.under_delta if epoch.under is Under.DELTA else self.under_nothing
+
+    def epoch(self, number: int) -> dict[str, float]:
+        """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
+        epoch = self.plan(number)
+        mask_phase = self.mask_phase(epoch)
+        self.buffers.bad.zero_()
+        if epoch.forgets:
+            self.network.flat.forget()
+        if epoch.under is not Under.NOTHING:
+            self.trigger_phase.run()
+        if epoch.searches_again:
+            self._search_again()
+        if epoch.weighs:
+            mask_phase.weigh()
+        mask_phase.run(epoch.rate)
+        return self._history(epoch)
+
+    def _search_again(self) -> None:
+        """Grow from what still leads to the verdict's class."""
+        assert self.verdict is not None
+        growth = self.growth
+        found = search_again(
+            self.verdict.target,
+            self.network.logits,
+            growth.images,
+            growth.labels,
+            growth.family,
+            growth.generator,
+        )
+        again = dataclasses.replace(self.verdict, trigger=found, second=None)
+        # What grew first must not come back meanwhile.
+        growth.start(again, self.network.logits, keep=len(growth.grown) // 2)
+
+    def _history(self, epoch: Epoch) -> dict[str, float]:
+        buffers, flat = self.buffers, self.network.flat
+        clean, perturbed, grown = buffers.mask_losses.double().mean(dim=0)
+        values = {"clean_loss": clean}
+        if epoch.under is not Under.NOTHING:
+            values["trigger_loss"] = buffers.trigger_losses.double().mean()
+            values["trigger_norm"] = buffers.delta.double().abs().sum()
+            values["perturbed_loss"] = perturbed
+        if epoch.under is Under.DELTA_AND_GROWN:
+            values["grown_loss"] = grown
+        values["mask_mean"] = flat.stats[0] / flat.mask.numel()
+        values["bad"] = buffers.bad
+        numbers = torch.stack(list(values.values())).tolist()
+        return {"epoch": float(epoch.number), **dict(zip(values, numbers, strict=True))}
+
+
+def make_engine(
+    pixel_model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    precision: str | Precision = "auto",
+    captured: bool = True,
+    seed: int = 0,
+    notes: list[str] | None = None,
+) -> Engine:
+    """An engine for one network; arguments are those of `purify`.
+
+    `pixel_model`, images and labels are on the device to work on; `notes` receives what does not
+    go as usual.
+    """
+    classes = len(labels.unique())
+    recipe = recipe.resolve(len(images), classes, images[0].numel())
+    recipe = recipe.for_layers(mean_inputs(maskable(pixel_model.model, recipe.layers).values()))
+    data = Batches(images, labels, recipe, len(images) <= classes, seed)
+    # As many images as a mask step under Δ alone holds.
+    size = 2 * data.batch
+    network = WorkingNetwork(
+        pixel_model,
+        images.repeat(-(-size // len(images)), 1, 1, 1)[:size],
+        layers=recipe.layers,
+        moments=2 if recipe.mask_optimizer == "adam" else 0,
+        keeps_original="original" in (recipe.trigger_targets, recipe.mask_targets),
+        precision=precision,
+        notes=[] if notes is None else notes,
+    )
+    if labels.min() < 0 or labels.max() >= network.classes:
+        raise ValueError(
+            f"labels: expected classes from 0 to {network.classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    return Engine(network, data, recipe, captured=captured)

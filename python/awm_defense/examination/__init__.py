@@ -1,0 +1,1 @@
+"""Looks for a backdoor: search for triggers, their margins and growth, and the verdict."""

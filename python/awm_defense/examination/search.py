@@ -1,0 +1,199 @@
+"""The search for the smallest universal triggers that lead to each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from awm_defense.examination.margins import grow, target_margins
+from awm_defense.examination.verdict import THRESHOLD, Reach, Verdict
+from awm_defense.pixel_model import check_logits
+from awm_defense.triggers import Family, Sparse, families
+from awm_defense.triggers.family import STEPS
+
+IMAGES = 10
+"""How many of the images a search takes, at most."""
+BATCH = 256
+"""Images that go through the network at a time."""
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def pick_images(labels: Tensor) -> Tensor:
+    """Indices of `IMAGES` images, the first of each class before the second of any."""
+    turns = torch.zeros_like(labels)
+    for label in labels.unique():
+        same = labels == label
+        turns[same] = torch.arange(int(same.sum()), device=labels.device)
+    return turns.argsort(stable=True)[:IMAGES]
+
+
+def search(
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    progress: bool = False,
+) -> list[Reach]:
+    """How strongly each class is reached, by each family of triggers within each of its bounds.
+
+    In each family bounds are tried from large to small while a class stands out, and families until
+    a class does by enough for a backdoor.
+
+    Args:
+        logits: the network, from images in pixel space.
+        images: (n,c,h,w) in [0,1].
+        labels: their classes, int64 (n,).
+        generator: on the CPU, of what is random.
+        progress: show a bar.
+    """
+    with torch.no_grad():
+        plain = check_logits(logits(images), labels)
+    ease = float(target_margins(plain, labels).mean())
+    targets = torch.arange(plain.shape[1], device=images.device)
+    parts = targets.split(max(1, BATCH // len(images)))
+    known = families(images)
+    steps = 2 * len(parts) * STEPS
+    reaches: list[Reach] = []
+    total = steps * sum(len(family.bounds) for family in known)
+    with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
+        for family in known:
+            first = family.start(1, generator)
+            climbs = [_Climb(logits, images, labels, family, part, first) for part in parts]
+            for tried, bound in enumerate(family.bounds, start=1):
+                reaches.append(_reach(family, bound, climbs, ease))
+                bar.update(steps)
+                if not reaches[-1].outlying:
+                    bar.update(steps * (len(family.bounds) - tried))
+                    break
+            if any(reach.planted for reach in reaches):
+                bar.update(total - bar.n)
+                break
+    return reaches
+
+
+def search_second(
+    logits: Logits, images: Tensor, labels: Tensor, verdict: Verdict, reaches: list[Reach]
+) -> Tensor | None:
+    """A trigger apart from a verdict's sparse one that makes its class stand out as well, or None.
+
+    A backdoor answers to several. One that loses its effect while the bounds shrink may share
+    little with the planted one.
+
+    Args:
+        logits, images, labels: as `search` takes them.
+        verdict: with a sparse trigger; the second one lies where that can't grow.
+        reaches: what the verdict was made of: within the largest bound of sparse triggers, how
+            strongly the usual class is reached.
+    """
+    forbidden = Sparse(images).farthest(verdict.trigger.to(images)) > 0
+    family = Sparse(images, forbidden)
+    climb = _climb_to(verdict.target, logits, images, labels, family, torch.Generator())
+    widest = next(reach for reach in reaches if reach.unit == family.unit)
+    return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
+
+
+def search_again(
+    target: int,
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    family: Family,
+    generator: torch.Generator,
+) -> Tensor:
+    """The trigger of one family, within its largest bound, that leads to a class; on the CPU.
+
+    Args:
+        target: the class.
+        logits, images, labels, generator: as `search` takes them.
+        family: of the trigger.
+    """
+    return _climb_to(target, logits, images, labels, family, generator).triggers[0].cpu()
+
+
+def _climb_to(
+    target: int,
+    logits: Logits,
+    images: Tensor,
+    labels: Tensor,
+    family: Family,
+    generator: torch.Generator,
+) -> _Climb:
+    """A search for one class, climbed to the largest bound."""
+    targets = torch.tensor([target], device=images.device)
+    climb = _Climb(logits, images, labels, family, targets, family.start(1, generator))
+    climb.climb(family.bounds[0])
+    return climb
+
+
+class _Climb:
+    """The search for the triggers to some of the classes."""
+
+    def __init__(
+        self,
+        logits: Logits,
+        images: Tensor,
+        labels: Tensor,
+        family: Family,
+        targets: Tensor,
+        first: Tensor,
+    ) -> None:
+        self.logits, self.family = logits, family
+        self.count, self.each = len(targets), len(images)
+        # Row i is an image under the trigger to `targets[i // each]`.
+        self.images = images.repeat(self.count, 1, 1, 1)
+        self.targets = targets.repeat_interleave(self.each)
+        self.counts = (self.targets != labels.repeat(self.count)).to(images.dtype)
+        self.triggers = first.repeat_interleave(self.count, dim=0)
+
+    def triggered(self, triggers: Tensor) -> Tensor:
+        """The logits of all images under triggers (targets,...)."""
+        spread = triggers.repeat_interleave(self.each, dim=0)
+        return self.logits(self.family.apply(self.images, spread))
+
+    def climb(self, bound: float) -> Tensor:
+        """All steps within a bound; returns which share of images flips, (targets,)."""
+        for _ in range(STEPS):
+            self.triggers = self.triggers.detach().requires_grad_()
+            losses = cross_entropy(self.triggered(self.triggers), self.targets, reduction="none")
+            (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
+            self.triggers = self.family.step(self.triggers.detach(), grad, bound)
+        with torch.no_grad():
+            reached = target_margins(self.triggered(self.triggers), self.targets) > 0
+            return self.mean(reached.to(self.counts))
+
+    def grown(self) -> Tensor:
+        """The margin of each trigger when it is grown as far as its family allows, (targets,)."""
+        plain = self.images[: self.each]
+        limits = [self.family.limits(trigger, plain) for trigger in self.triggers]
+        least, most = (torch.stack(side) for side in zip(*limits, strict=True))
+
+        def margins(triggers: Tensor) -> Tensor:
+            return self.mean(target_margins(self.triggered(triggers), self.targets))
+
+        grown = grow(margins, least, most)
+        with torch.no_grad():
+            return margins(grown)
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """Over each target's images that are of other classes, (targets,)."""
+        number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
+        return (rows * self.counts).view(self.count, -1).sum(1) / number
+
+
+def _reach(family: Family, bound: float, climbs: list[_Climb], ease: float) -> Reach:
+    flips = torch.cat([climb.climb(bound) for climb in climbs])
+    return Reach(
+        kind=family.kind,
+        unit=family.unit,
+        bound=bound,
+        triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
+        flips=flips.cpu(),
+        margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
+        ease=ease,
+    )

@@ -1,0 +1,220 @@
+"""Whether a network looks backdoored: is one class far easier to reach than all others?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+from torch import Tensor
+
+THRESHOLD = 2.0
+"""How many times as strongly as the median class a planted one of ten is reached, at least."""
+NARROW = 0.75
+"""Share of the threshold from which a clean verdict is one by little."""
+FEWEST = 5
+"""Classes below which there are too few to compare."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far triggers of one family, found within one bound, lead to each class.
+
+    Attributes:
+        kind, unit: of the triggers, as `triggers.Family` has them.
+        bound: the largest norm they may have, in `unit`.
+        triggers: the one found for each class, (classes, ...), parameters of the family.
+        flips: the share of the images of other classes that it sends there, (classes,).
+        margins: of each class, (classes,), under its trigger grown as far as the family allows: how
+            far its logit lies above the largest other one, mean over those images.
+        ease: the margin of the images' own classes without a trigger, a scale for `margins`.
+    """
+
+    kind: str
+    unit: str
+    bound: float
+    triggers: Tensor
+    flips: Tensor
+    margins: Tensor
+    ease: float
+
+    @property
+    def top(self) -> int:
+        """The class with the largest margin."""
+        return int(self.margins.argmax())
+
+    @property
+    def usual(self) -> float:
+        """The median margin, or `ease` where that is larger."""
+        return max(float(self.margins.median()), self.ease)
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the network takes the images for what they are, by their mean margin."""
+        return self.ease > 0
+
+    @property
+    def score(self) -> float:
+        """The largest margin, in units of `usual`; 0 where the images are no scale for it."""
+        return float(self.margins.max()) / self.usual if self.recognised else 0.0
+
+    @property
+    def outlying(self) -> bool:
+        """Whether a class stands out."""
+        return self.score >= THRESHOLD
+
+    @property
+    def planted(self) -> bool:
+        """Whether it stands out by more than the largest of so many honest classes would."""
+        return self.score >= threshold(len(self.margins))
+
+    @property
+    def nearly(self) -> bool:
+        """Whether it stands out by so much or little less."""
+        return self.score >= NARROW * threshold(len(self.margins))
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    """What the search for small triggers says about a network.
+
+    Attributes:
+        backdoored: whether one class is reached far more easily than the others; None where
+            there are fewer than five classes to compare, or where `recognised` is False.
+        target: the class that is reached the most easily.
+        kind: what its trigger does: images are "added to" or "warped".
+        norm: the bound within which it was found: the smallest tried within which the class stands
+            out, with the first family that makes it do so by three quarters of the threshold.
+        unit: of `norm`: "L1" or "L2" of pixel values in [0, 1], or "pixels" of shift.
+        score: how sure: the margin of `target` in units of the median class's, or of the margin
+            that clean images have of their own class where that is larger, for the family and
+            bound with which it is the largest. From `threshold` on the network counts as
+            backdoored; a little below where `surest` says so, too.
+        flips: the share of the images of other classes that the trigger sends to `target`.
+        trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
+        margins: of each class, (classes,), within `norm`: its logit above the largest other one
+            under its own trigger, grown as far as its family allows, mean over images.
+        second: another trigger that makes the class stand out, (c,h,w), on pixels into which
+            `trigger` can't grow. Sought where that is a sparse one and not within the smallest
+            bound; None where there is none.
+        surest: of a network that would be clean by little, the class with the largest margin over
+            all images. Where that is `target` and stands out by three quarters of the threshold,
+            the network counts as backdoored. None elsewhere.
+        surest_score: that margin, in the units of `score`.
+        recognised: whether the network takes the images for their classes, by their mean margin.
+            Where it doesn't, it was not made for them as they come, and there is no scale.
+    """
+
+    backdoored: bool | None
+    target: int
+    kind: str
+    norm: float
+    unit: str
+    score: float
+    flips: float
+    trigger: Tensor
+    margins: Tensor
+    second: Tensor | None = None
+    surest: int | None = None
+    surest_score: float | None = None
+    recognised: bool = True
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is clean by little: so are benign networks, and large backdoored ones."""
+        return self.backdoored is False and self.score >= NARROW * threshold(len(self.margins))
+
+    def __str__(self) -> str:
+        if not self.recognised:
+            return (
+                "can't tell: by its mean margin the network does not take the images for what they "
+                "are; are mean and std, labels and data those that it was trained with?"
+            )
+        norm = f"{self.norm:.3g} {self.unit}"
+        change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
+        reached = (
+            f"grown triggers lead to class {self.target} up to {self.score:.1f} times as strongly "
+            f"as to the median class; of these {change} by itself sends "
+            f"{100 * self.flips:.0f} % of other images there"
+        )
+        if self.backdoored is None:
+            return f"can't tell, fewer than {FEWEST} classes: {reached}"
+        least = threshold(len(self.margins))
+        limit = f"backdoored: {least:.1f} and more"
+        if self.surest is not None:
+            limit += (
+                f", or {NARROW * least:.1f} where the class stands out by as much over all images: "
+                f"there class {self.surest} does the most, by {self.surest_score:.1f}"
+            )
+        found = "backdoored" if self.backdoored else "clean"
+        return f"{found}{', but by little' if self.narrow else ''}: {reached} ({limit})"
+
+    __repr__ = __str__
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON holds it: without the triggers, but for whether there is a second."""
+        return {
+            "backdoored": self.backdoored,
+            "target": self.target,
+            "kind": self.kind,
+            "norm": self.norm,
+            "unit": self.unit,
+            "score": self.score,
+            "threshold": threshold(len(self.margins)),
+            "recognised": self.recognised,
+            "flips": self.flips,
+            "margins": self.margins.tolist(),
+            "second": self.second is not None,
+            "surest": self.surest,
+            "surest_score": self.surest_score,
+        }
+
+
+def threshold(classes: int) -> float:
+    """The score from which a network counts as backdoored: 2 for ten classes and fewer.
+
+    The largest of many honest margins is larger than that of ten. They are taken as log-normal: on
+    that scale the largest of n lies near the quantile (n - 3/8) / (n + 1/4) (Blom, 1958).
+    """
+    ten, largest = (NormalDist().inv_cdf((n - 3 / 8) / (n + 1 / 4)) for n in (10, max(10, classes)))
+    return float(THRESHOLD ** (largest / ten))
+
+
+def judge(reaches: list[Reach]) -> Verdict:
+    """The verdict on a network, from what was found within each bound, families one by one."""
+    surest = max(reaches, key=lambda reach: reach.score)
+    # The sorts that are tried later are fainter, and lead elsewhere than to what was planted: if
+    # an earlier one makes the class nearly stand out, its trigger is the better one to erase.
+    first = next((reach for reach in reaches if reach.top == surest.top and reach.nearly), surest)
+    # The smallest bound within which that sort of trigger makes the class stand out.
+    same = [reach for reach in reaches if (reach.unit, reach.top) == (first.unit, surest.top)]
+    shown = ([reach for reach in same if reach.outlying] or [first])[-1]
+    comparable = surest.recognised and len(shown.margins) >= FEWEST
+    return Verdict(
+        backdoored=surest.planted if comparable else None,
+        target=shown.top,
+        kind=shown.kind,
+        norm=shown.bound,
+        unit=shown.unit,
+        score=surest.score,
+        flips=float(shown.flips[shown.top]),
+        trigger=shown.triggers[shown.top].clone(),
+        margins=shown.margins,
+        recognised=surest.recognised,
+    )
+
+
+def confirm(reaches: list[Reach], over_all: Tensor) -> Verdict:
+    """The verdict where it is clean by little, once margins over all images are known.
+
+    A planted class is answered to so surely that it stands out in these, too.
+
+    Args:
+        reaches: what was found within each bound, as `judge` takes it.
+        over_all: the largest margin of each class over all images, (classes,).
+    """
+    verdict = judge(reaches)
+    usual = max(float(over_all.median()), reaches[0].ease)
+    surest, score = int(over_all.argmax()), float(over_all.max()) / usual
+    sure = surest == verdict.target and score >= NARROW * threshold(len(over_all))
+    return replace(verdict, backdoored=sure, surest=surest, surest_score=score)

@@ -1,0 +1,1 @@
+"""The report of a purification: JSON, a page and pictures."""

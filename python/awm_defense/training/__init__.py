@@ -1,0 +1,1 @@
+"""Training of networks, backdoored ones among them."""

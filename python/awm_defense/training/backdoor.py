@@ -1,0 +1,277 @@
+"""Making a backdoored network from clean data: craft a trigger, poison, train, measure, record."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import awm_kernels
+from awm_defense.attacks import ATTACKS, Attack, craft_attack, with_model
+from awm_defense.attacks.stored import read_attack, write_attack
+from awm_defense.data import Dataset, as_float, draw_defender
+from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, save_model
+from awm_defense.files.manifest import NAME, read_manifest, write_manifest
+from awm_defense.metrics import accuracy, evaluate
+from awm_defense.models import build_model
+from awm_defense.training.loop import SEEDS_APART, Plan, train
+from awm_defense.working.compute import Compute, fastest
+
+MODEL, TRAINING, CLEAN = "model.safetensors", "training.pt", "clean"
+NO_ATTACK = "none"
+# Images that a trigger is crafted on, that an epoch is measured on, and that speed is measured on.
+CRAFT_IMAGES = 128
+EPOCH_IMAGES = 2000
+SPEED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Order:
+    """What network to make.
+
+    Attributes:
+        arch: a key of `MODELS`.
+        attack: a key of `ATTACKS`, or "none" for a benign network.
+        target: the class that triggers lead to; None for all-to-all. Unused without an attack.
+        poison_rate: share of all training images; None for the attack's own.
+        plan: how to train; its augmentation should suit the data.
+        init: checkpoint of the same architecture to start from; None for random weights.
+        images: how many training images are used, drawn at random; None for all.
+    """
+
+    arch: str
+    attack: str
+    target: int | None
+    poison_rate: float | None
+    plan: Plan
+    init: Path | None = None
+    images: int | None = None
+
+
+def make_network(
+    folder: Path,
+    data: Dataset,
+    order: Order,
+    *,
+    attack: Attack | None = None,
+    clean_model: Path | None = None,
+    compute: Compute | None = None,
+    device: torch.device,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train a network and write it, its trigger and its manifest; go on where a kill left off.
+
+    Args:
+        folder: written to; what is there of the same order is continued, or returned when done.
+        data: the data set.
+        order: what to make.
+        attack: the one ordered, where it has its trigger already; by default one is crafted.
+        clean_model: checkpoint of the same architecture without a backdoor, for attacks that need
+            one; by default `order.init`, and without that it is trained first, in `folder`/clean.
+        compute: arithmetic and layout; by default the fastest.
+        device: where to train.
+        progress: show bars and say what goes on.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: when the folder holds something made to another order, the attack has no
+            all-to-all form, there are fewer images than ordered, or `order.init` doesn't fit.
+    """
+    initial = None if order.init is None else load_state_dict(order.init)
+    manifest = _describe(data, order)
+    if order.images is not None:
+        drawn = draw_defender(
+            data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
+        )
+        data = replace(data, train_images=drawn[0], train_labels=drawn[1])
+    # Before the first epoch has ended there is nothing to lose: what is there is made anew.
+    begun = (folder / NAME).exists() and ((folder / TRAINING).exists() or (folder / MODEL).exists())
+    if begun:
+        old = read_manifest(folder / NAME)
+        asked = {} if compute is None else {"compute": asdict(compute)}
+        _check_same(folder, old, manifest | asked)
+        if "acc" in old:
+            return old
+        manifest = old
+
+    if order.attack != NO_ATTACK:
+        clean = None
+        if attack is None and ATTACKS[order.attack].needs_model:
+            clean = _clean_network(
+                folder, data, order, clean_model or order.init, compute, device, progress
+            )
+        if begun:
+            attack = with_model(read_attack(folder, manifest), clean)
+        else:
+            attack = attack or _craft(data, order, clean, device)
+            folder.mkdir(parents=True, exist_ok=True)
+            manifest |= write_attack(folder, attack)
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(order.plan.seed)
+        model = build_model(order.arch, len(data.classes))
+    if initial is not None:
+        load_into(model, initial)
+    if not begun:
+        images = data.train()[0][:SPEED_IMAGES]
+        manifest["compute"] = asdict(compute or fastest(model, images, device))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, manifest)
+
+    start = time.perf_counter()
+    _train(model, folder, data, order, manifest, attack, device, progress)
+    manifest["seconds"] = round(time.perf_counter() - start, 1)  # of this process
+    manifest |= _measure(model, *data.test(), attack, device)
+    save_model(folder / MODEL, model)
+    write_manifest(folder, manifest)
+    (folder / TRAINING).unlink(missing_ok=True)
+    return manifest
+
+
+def _describe(data: Dataset, order: Order) -> dict[str, Any]:
+    """What is known of a network before anything is computed."""
+    manifest: dict[str, Any] = {
+        "arch": order.arch,
+        "dataset": data.name,
+        "num_classes": len(data.classes),
+        "attack": order.attack,
+        "poison_rate": 0.0,
+        "seed": order.plan.seed,
+        "plan": asdict(order.plan),
+        "images": order.images,
+        "init_sha256": None if order.init is None else checksum(order.init),
+        "versions": {
+            "awm": awm_kernels.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if order.attack != NO_ATTACK:
+        method = ATTACKS[order.attack]
+        if order.target is None and not method.all_to_all:
+            raise ValueError(f"target: {order.attack} needs one, it has no all-to-all form")
+        manifest["source"] = method.source
+        manifest["target"] = order.target
+        manifest["poison_rate"] = (
+            method.poison_rate if order.poison_rate is None else order.poison_rate
+        )
+    return manifest
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, now = ({**given, **given.get("plan", {})} for given in (old, new))
+    for key in now:
+        if key not in ("plan", "versions") and before.get(key) != now[key]:
+            raise ValueError(
+                f"out: {folder} holds a network made with {key} {before.get(key)}, "
+                f"not {now[key]}; choose another folder"
+            )
+
+
+def _clean_network(
+    folder: Path,
+    data: Dataset,
+    order: Order,
+    checkpoint: Path | None,
+    compute: Compute | None,
+    device: torch.device,
+    progress: bool,
+) -> nn.Module:
+    """The network that the attack is crafted with, on the device."""
+    if checkpoint is None:
+        checkpoint = folder / CLEAN / MODEL
+        if progress and not checkpoint.exists():
+            tqdm.write(
+                f"{order.attack}: training a clean network first, in {checkpoint.parent}",
+                sys.stderr,
+            )
+        benign = replace(order, attack=NO_ATTACK, target=None, poison_rate=None)
+        make_network(
+            folder / CLEAN, data, benign, compute=compute, device=device, progress=progress
+        )
+    elif checkpoint.name == MODEL and (checkpoint.parent / NAME).exists():
+        found = read_manifest(checkpoint.parent / NAME)["attack"]
+        if found != NO_ATTACK:
+            raise ValueError(
+                f"clean_model: expected a network without a backdoor, {checkpoint} has {found}"
+            )
+    model = build_model(order.arch, len(data.classes))
+    load_into(model, load_state_dict(checkpoint))
+    return model.to(device).eval()
+
+
+def _craft(data: Dataset, order: Order, clean: nn.Module | None, device: torch.device) -> Attack:
+    seed = order.plan.seed
+    some = min(CRAFT_IMAGES, len(data.train_images))
+    images, _ = data.draw(n=some, seed=seed)
+    return craft_attack(
+        order.attack,
+        order.target,
+        images=images.to(device),
+        model=clean,
+        num_classes=len(data.classes),
+        seed=seed,
+    )
+
+
+def _train(
+    model: nn.Module,
+    folder: Path,
+    data: Dataset,
+    order: Order,
+    manifest: dict[str, Any],
+    attack: Attack | None,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    images, labels = data.train_images, data.train_labels
+    redraw = None
+    if attack is not None:
+
+        def poison(draw: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(order.plan.seed + SEEDS_APART * draw)
+            clean = data.train_images, data.train_labels
+            return attack.poison(*clean, manifest["poison_rate"], generator)[:2]
+
+        if attack.redraws:
+            redraw = poison
+        else:
+            images, labels = poison(0)
+    few = as_float(data.test_images[:EPOCH_IMAGES]), data.test_labels[:EPOCH_IMAGES]
+
+    def show(model: nn.Module) -> dict[str, float]:
+        found = _measure(model, *few, attack, device)
+        return {name: found[name] for name in ("acc", "asr") if name in found}
+
+    train(
+        model,
+        images,
+        labels,
+        order.plan,
+        compute=Compute(**manifest["compute"]),
+        device=device,
+        checkpoint=folder / TRAINING,
+        measure=show,
+        redraw=redraw,
+        progress=progress,
+    )
+
+
+def _measure(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None, device: torch.device
+) -> dict[str, float]:
+    """In percent; what `evaluate` returns, or the accuracy alone without an attack."""
+    if attack is None:
+        found = {"acc": accuracy(model, images, labels, device=device)}
+    else:
+        found = evaluate(model, images, labels, attack, device=device)
+    return {name: round(value, 2) for name, value in found.items()}

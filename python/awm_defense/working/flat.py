@@ -1,0 +1,190 @@
+"""The masked weights of a network as views into flat buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from awm_kernels import mask_step_, masked_weight
+
+Layers = Literal["conv", "all"]
+MASKABLE: dict[Layers, tuple[type[nn.Module], ...]] = {
+    "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    "all": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+}
+
+
+def maskable(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """The layers whose weight gets a mask, by name; a weight shared by two layers counts once.
+
+    Args:
+        model: the network.
+        layers: "conv" for convolutions alone, "all" for linear layers, too.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight") if isinstance(module, MASKABLE[layers]) else None
+        if weight is not None and id(weight) not in seen:
+            seen.add(id(weight))
+            found[name] = module
+    return found
+
+
+def mean_inputs(layers: Iterable[nn.Module]) -> float:
+    """How many inputs an output of these layers has, on the mean of all weights."""
+    weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
+    return sum(w.numel() * w[0].numel() for w in weights) / sum(w.numel() for w in weights)
+
+
+class FlatMasks:
+    """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked layers, each one flat buffer.
+
+    The layers' weights are views of W and their gradients views of dW, so one `mask_step_` call
+    updates the whole network, and writes the next step's weights where the layers read them.
+
+    Args:
+        model: the network to work in; its masked layers' weights are replaced.
+        layers: names of the layers to mask.
+        scales: factor per output channel of a layer, (out,), where a BatchNorm was folded.
+        channels_last: memory layout of 4-d weights.
+        moments: how many of Adam's moments to keep: 2, 1 (momentum) or 0.
+        dtype: of W and dW; θ, m and the moments keep the model's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: list[str],
+        scales: dict[str, Tensor],
+        *,
+        channels_last: bool,
+        moments: int,
+        dtype: torch.dtype,
+    ) -> None:
+        modules = [model.get_submodule(name) for name in layers]
+        weights = [m.weight.detach() for m in modules if isinstance(m.weight, Tensor)]
+        if not weights:
+            raise ValueError("model: expected at least one layer to mask, got none")
+        self.layers = layers
+        self.formats = [
+            torch.channels_last if channels_last and w.dim() == 4 else torch.contiguous_format
+            for w in weights
+        ]
+        self.shapes = [w.shape for w in weights]
+        first = weights[0]
+        self.theta = torch.empty(
+            sum(w.numel() for w in weights), dtype=first.dtype, device=first.device
+        )
+        self.mask = torch.ones_like(self.theta)
+        rows = torch.cat([torch.full((w.shape[0],), w[0].numel()) for w in weights])
+        self.row_ptr = nn.functional.pad(rows.cumsum(0), (1, 0)).to(first.device)
+        self.scale = torch.ones(len(rows), dtype=first.dtype, device=first.device)
+        self.weight = torch.empty_like(self.theta, dtype=dtype)
+        self.grad = torch.zeros_like(self.weight)
+        self.exp_avg = torch.zeros_like(self.theta) if moments >= 1 else None
+        self.exp_avg_sq = torch.zeros_like(self.theta) if moments >= 2 else None
+        self.factors: Tensor | None = None
+        self.step = torch.zeros((), dtype=torch.int64, device=first.device)
+        self.stats = torch.zeros(2, dtype=torch.float64, device=first.device)
+        self.load(weights, scales)
+        self.parameters = [nn.Parameter(view) for view in self.views(self.weight)]
+        replaced = {
+            id(module.weight): parameter
+            for module, parameter in zip(modules, self.parameters, strict=True)
+        }
+        for module in model.modules():
+            shared = module._parameters.get("weight")
+            if shared is not None and id(shared) in replaced:
+                module._parameters["weight"] = replaced[id(shared)]
+
+    def load(self, weights: Iterable[Tensor], scales: Mapping[str, Tensor]) -> None:
+        """Start afresh with these weights and scales: all masks 1, no moments."""
+        for view, weight in zip(self.views(self.theta), weights, strict=True):
+            view.copy_(weight)
+        rows = self.scale.split([shape[0] for shape in self.shapes])
+        for name, part in zip(self.layers, rows, strict=True):
+            part.copy_(scales[name]) if name in scales else part.fill_(1)
+        self.grad.zero_()
+        self.forget()
+        self.restore(torch.ones_like(self.mask))
+
+    def forget(self) -> None:
+        """Start the optimiser afresh."""
+        for state in (self.exp_avg, self.exp_avg_sq, self.step):
+            if state is not None:
+                state.zero_()
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """`flat`, (n,), cut into one view per layer, in the layer's shape and memory format."""
+        made, start = [], 0
+        for shape, layout in zip(self.shapes, self.formats, strict=True):
+            piece = flat[start : start + shape.numel()]
+            if layout == torch.channels_last:
+                out, inside, height, width = shape
+                made.append(piece.view(out, height, width, inside).permute(0, 3, 1, 2))
+            else:
+                made.append(piece.view(shape))
+            start += shape.numel()
+        return made
+
+    def require_grad(self, wanted: bool) -> None:
+        """Whether backward passes write weight gradients (into `grad`)."""
+        for parameter, view in zip(self.parameters, self.views(self.grad), strict=True):
+            parameter.requires_grad_(wanted)
+            parameter.grad = view if wanted else None
+
+    def update(self, lr: Tensor, l1: float, *, weighed: bool = False) -> Tensor:
+        """One `mask_step_` from `grad`, which is zeroed; returns (‖m‖₁, non-finite count).
+
+        With `weighed` the gradient is multiplied by what `weigh` was given, and the step is one of
+        SGD with momentum.
+        """
+        if weighed:
+            assert self.factors is not None
+            self.grad.mul_(self.factors)
+        stats = mask_step_(
+            self.mask,
+            self.grad,
+            self.theta,
+            self.step,
+            lr=lr,
+            exp_avg=self.exp_avg,
+            exp_avg_sq=None if weighed else self.exp_avg_sq,
+            l1=l1,
+            scale=self.scale,
+            row_ptr=self.row_ptr,
+            weight_out=self.weight,
+            stats=self.stats,
+        )
+        self.grad.zero_()
+        return stats
+
+    def mask_grad(self) -> Tensor:
+        """The masks' gradient, dW ⊙ θ · s, in θ's dtype, (n,)."""
+        gradient: Tensor = masked_weight(
+            self.theta, self.grad.to(self.theta), self.scale, row_ptr=self.row_ptr
+        )
+        return gradient
+
+    def weigh(self, factors: Tensor) -> None:
+        """Multiply gradients by `factors`, (n,), in weighed updates from now on."""
+        if self.factors is None:
+            self.factors = factors
+        else:
+            # A captured update reads it where it is.
+            self.factors.copy_(factors)
+
+    def restore(self, mask: Tensor) -> None:
+        """Go back to an earlier mask, (n,)."""
+        self.mask.copy_(mask)
+        self.weight.copy_(masked_weight(self.theta, mask, self.scale, row_ptr=self.row_ptr))
+
+    def masks(self) -> dict[str, Tensor]:
+        """A contiguous copy of each layer's mask."""
+        views = self.views(self.mask)
+        copies = [view.clone(memory_format=torch.contiguous_format) for view in views]
+        return dict(zip(self.layers, copies, strict=True))
