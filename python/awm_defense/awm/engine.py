@@ -11,6 +11,7 @@ from awm_defense.awm.batches import Batches
 from awm_defense.awm.buffers import Buffers
 from awm_defense.awm.capture import capturing
 from awm_defense.awm.mask_phase import MaskPhase
+from awm_defense.awm.phase import Work
 from awm_defense.awm.recipe import Recipe
 from awm_defense.awm.schedule import Epoch, Under, plan
 from awm_defense.awm.trigger_phase import TriggerPhase
@@ -41,11 +42,11 @@ class Engine:
     ) -> None:
         self.network, self.data, self.recipe = network, data, recipe
         self.buffers = Buffers(data)
-        self.capture = capturing(data.images.device, enabled=captured)
-        self.shared = network, data, recipe, self.buffers, self.capture
-        self.trigger_phase = TriggerPhase(*self.shared)
-        self.under_delta = MaskPhase(*self.shared)
-        self.under_nothing = MaskPhase(*self.shared, under=Under.NOTHING)
+        capture = capturing(data.images.device, enabled=captured)
+        self.work = Work(network, data, recipe, self.buffers, capture)
+        self.trigger_phase = TriggerPhase(self.work)
+        self.under_delta = MaskPhase(self.work)
+        self.under_nothing = MaskPhase(self.work, under=Under.NOTHING)
         # One for each family of triggers that verdicts named.
         self.under_grown: dict[str, MaskPhase] = {}
         self.verdict: Verdict | None = None
@@ -64,7 +65,7 @@ class Engine:
         family = family_of(unit, data.images)
         images, labels = data.images[few], data.labels[few]
         return MaskPhase(
-            *self.shared,
+            self.work,
             under=Under.DELTA_AND_GROWN,
             natural=self.recipe.natural_step is not None,
             growth=Growth(family, images, labels, self.recipe.grown, data.generator),

@@ -5,15 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awm_defense.awm.batches import Batch, Batches
-from awm_defense.awm.buffers import Buffers
-from awm_defense.awm.capture import Capture
+from awm_defense.awm.batches import Batch
 from awm_defense.awm.natural import along, inverse
-from awm_defense.awm.phase import Phase, bounds, mean_loss
-from awm_defense.awm.recipe import Recipe
+from awm_defense.awm.phase import Phase, Work, bounds, mean_loss
 from awm_defense.awm.schedule import Under
 from awm_defense.examination.growth import Growth
-from awm_defense.working.network import WorkingNetwork
 from awm_kernels import perturb
 
 
@@ -21,8 +17,7 @@ class MaskPhase(Phase):
     """Steps on the masks, all under the same.
 
     Args:
-        network, data, recipe, buffers: as `Phase` takes them.
-        capture: of the step, which holds what the step is under.
+        work: what it works on. A captured step holds what it is under.
         under: what that is.
         natural: whether steps go down the natural gradient.
         growth: the grown triggers, where there are any.
@@ -30,19 +25,15 @@ class MaskPhase(Phase):
 
     def __init__(
         self,
-        network: WorkingNetwork,
-        data: Batches,
-        recipe: Recipe,
-        buffers: Buffers,
-        capture: Capture,
+        work: Work,
         *,
         under: Under = Under.DELTA,
         natural: bool = False,
         growth: Growth | None = None,
     ) -> None:
-        super().__init__(network, data, recipe, buffers)
+        super().__init__(work)
         self.under, self.natural, self.growth = under, natural, growth
-        self.learn = capture(self.step)
+        self.learn = work.capture(self.step)
 
     def run(self, rate: float) -> None:
         """All steps, at a rate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,24 +11,35 @@ from torch.nn.functional import cross_entropy
 
 from awm_defense.awm.batches import Batch, Batches
 from awm_defense.awm.buffers import Buffers
+from awm_defense.awm.capture import Capture
 from awm_defense.awm.recipe import Recipe
 from awm_defense.working.network import WorkingNetwork
 
 
-class Phase:
-    """Steps on batches of the defender's images.
+class Work(NamedTuple):
+    """What the phases work on.
 
-    Args:
+    Attributes:
         network: the working copy of the model.
         data: the images, and the draws of batches from them.
         recipe: resolved, without a None.
         buffers: what steps read and write.
+        capture: of steps, as CUDA graphs.
     """
 
-    def __init__(
-        self, network: WorkingNetwork, data: Batches, recipe: Recipe, buffers: Buffers
-    ) -> None:
-        self.network, self.data, self.recipe, self.buffers = network, data, recipe, buffers
+    network: WorkingNetwork
+    data: Batches
+    recipe: Recipe
+    buffers: Buffers
+    capture: Capture
+
+
+class Phase:
+    """Steps on batches of the defender's images."""
+
+    def __init__(self, work: Work) -> None:
+        self.network, self.data, self.recipe, self.buffers, _ = work
+        recipe = work.recipe
         # Whether one pass over the images can label every step of a trigger phase.
         self.labels_once = recipe.trigger_targets == "predictions" and not recipe.fresh_augmentation
 

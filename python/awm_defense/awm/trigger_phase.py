@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from awm_defense.awm.batches import Batches
-from awm_defense.awm.buffers import Buffers
-from awm_defense.awm.capture import Capture
-from awm_defense.awm.phase import Phase, bounds, mean_loss
-from awm_defense.awm.recipe import Recipe
-from awm_defense.working.network import WorkingNetwork
+from awm_defense.awm.phase import Phase, Work, bounds, mean_loss
 from awm_kernels import l1_rescale_, perturb, trigger_step_
 
 
 class TriggerPhase(Phase):
     """Climbs the loss in Δ, and brings Δ into the L1 ball."""
 
-    def __init__(
-        self,
-        network: WorkingNetwork,
-        data: Batches,
-        recipe: Recipe,
-        buffers: Buffers,
-        capture: Capture,
-    ) -> None:
-        super().__init__(network, data, recipe, buffers)
-        self.label, self.climb = capture(self.label_images), capture(self.step)
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self.label, self.climb = work.capture(self.label_images), work.capture(self.step)
 
     def run(self) -> None:
         """All steps; Δ starts from nothing."""

@@ -10,7 +10,7 @@ import torch
 
 from awm_defense.attacks import make_attack
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands.options import add_run_options, get_device, run_facts, say
+from awm_defense.commands import options
 from awm_defense.data import load_dataset
 from awm_defense.files.checkpoint import save_model
 from awm_defense.metrics import evaluate
@@ -49,13 +49,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--out", type=Path, default=Path("awm-demo"), metavar="DIR", help="report folder (awm-demo)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train a backdoored network on the digits, purify it from one image a class, report."""
-    device = get_device(args.device)
+    device = options.get_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(DATASET)
     train_images, train_labels = data.train()
@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     attack = make_attack("badnets", TARGET)
 
     torch.manual_seed(args.seed)  # for the initial weights; what follows has seeds of its own
-    say(f"1/3 training a backdoored {ARCH} on {len(train_images)} {DATASET} (target {TARGET})")
+    options.say(
+        f"1/3 training a backdoored {ARCH} on {len(train_images)} {DATASET} (target {TARGET})"
+    )
     generator = torch.Generator().manual_seed(args.seed)
     poisoned_images, poisoned_labels, _ = attack.poison(
         train_images, train_labels, POISON_RATE, generator
@@ -80,17 +82,17 @@ def run(args: argparse.Namespace) -> int:
     save_model(args.out / "backdoored.safetensors", model)
 
     images, labels = data.draw(per_class=1, seed=args.seed)
-    say(f"2/3 purifying it with {len(images)} clean images, one a class")
+    options.say(f"2/3 purifying it with {len(images)} clean images, one a class")
     result = purify(
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True
     )
     if result.verdict is not None:
-        say(f"verdict: {result.verdict}")
+        options.say(f"verdict: {result.verdict}")
     after = evaluate(result.model, test_images, test_labels, attack, device=device)
     save_model(args.out / "model.safetensors", result.model)
     save_model(args.out / "masks.safetensors", result.masks)
 
-    say("3/3 writing the report")
+    options.say("3/3 writing the report")
     # A picture that the trigger changes the answer of: not one of the target class.
     clean = test_images[test_labels != TARGET][0]
     write_report(
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             "dataset": DATASET,
             "attack": attack.name,
             "target": TARGET,
-            **run_facts(args, device, len(images)),
+            **options.run_facts(args, device, len(images)),
         },
         triggered_image=attack.apply(clean[None])[0],
         clean_image=clean,

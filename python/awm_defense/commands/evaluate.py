@@ -14,17 +14,7 @@ from awm_defense.attacks.stored import (
     read_attack,
     read_trigger_mask,
 )
-from awm_defense.commands.options import (
-    add_data_options,
-    add_model_options,
-    add_run_options,
-    get_device,
-    get_normalisation,
-    load_network,
-    positive_int,
-    print_json,
-    say,
-)
+from awm_defense.commands import options
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_array, read_image
 from awm_defense.files.manifest import NAME, read_manifest
@@ -60,8 +50,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "need not be given; an option that is given counts more. Without an attack, accuracy alone "
         "is measured.",
     )
-    add_model_options(parser, "MODEL", required=False)
-    add_data_options(parser, required=False)
+    options.add_model_options(parser, "MODEL", required=False)
+    options.add_data_options(parser, required=False)
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
     parser.add_argument("--attack", choices=sorted(ATTACKS))
     goal = parser.add_mutually_exclusive_group()
@@ -80,17 +70,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--trigger-mode", choices=("add", "replace", "blend"))
     parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="only the first N test images"
+        "--limit", type=options.positive_int, metavar="N", help="only the first N test images"
     )
     parser.add_argument(
         "--retune",
-        type=positive_int,
+        type=options.positive_int,
         metavar="N",
         help="also measure it after fine-tuning on N clean training images: a backdoor that only "
         "sleeps wakes up",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -147,34 +137,34 @@ def run(args: argparse.Namespace) -> int:
         )
     fill_in(args, manifest)
     attack = get_attack(args, folder, manifest)
-    device = get_device(args.device)
-    mean, std = get_normalisation(args)
-    model = load_network(args, args.checkpoint).to(device)
+    device = options.get_device(args.device)
+    mean, std = options.get_normalisation(args)
+    model = options.load_network(args, args.checkpoint).to(device)
     data = load_dataset(args.dataset, args.data_dir)
     images, labels = data.test()
     images, labels = images[: args.limit], labels[: args.limit]
-    say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")
-    options: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
+    options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")
+    measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     if attack is None:
-        say("no attack is named: accuracy alone")
+        options.say("no attack is named: accuracy alone")
 
     def measure(network: nn.Module) -> dict[str, float]:
         if attack is None:
-            return {"acc": accuracy(network, images, labels, **options)}
-        return evaluate(network, images, labels, attack, **options)
+            return {"acc": accuracy(network, images, labels, **measuring)}
+        return evaluate(network, images, labels, attack, **measuring)
 
     few = data.draw(n=args.retune, seed=0) if args.retune else None
     found = measure(model)
     again: dict[str, float] = {}
     if few is not None:
         clean, classes = few
-        say(f"fine-tuning on {args.retune} clean images")
+        options.say(f"fine-tuning on {args.retune} clean images")
         tuned = purify(
             model, clean, classes, recipe="finetune", mean=mean, std=std, progress=True
         ).model
         again = {f"retuned_{name}": value for name, value in measure(tuned).items()}
     if args.json:
-        print_json({name: round(value, 4) for name, value in (found | again).items()})
+        options.print_json({name: round(value, 4) for name, value in (found | again).items()})
         return 0
     for name, value in found.items():
         print(f"{name:10} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())

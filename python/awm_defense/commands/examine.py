@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from awm_defense.commands.options import (
-    add_data_options,
-    add_model_options,
-    add_run_options,
-    get_device,
-    get_normalisation,
-    load_network,
-    print_json,
-)
+from awm_defense.commands import options
 from awm_defense.data import load_dataset
 from awm_defense.examination.examine import examine
 
@@ -22,10 +14,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "examine", help="say whether checkpoints look backdoored, and toward which class"
     )
-    add_model_options(parser, "CHECKPOINT", nargs="+")
-    add_data_options(parser)
+    options.add_model_options(parser, "CHECKPOINT", nargs="+")
+    options.add_data_options(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw of images")
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output, by checkpoint"
     )
@@ -34,15 +26,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict on each checkpoint."""
-    device = get_device(args.device)
-    mean, std = get_normalisation(args)
+    device = options.get_device(args.device)
+    mean, std = options.get_normalisation(args)
     for checkpoint in args.checkpoint:  # what can't be read is found before the work
-        load_network(args, checkpoint)
+        options.load_network(args, checkpoint)
     images, labels = load_dataset(args.dataset, args.data_dir).draw(per_class=1, seed=args.seed)
     found = {}
     for checkpoint in args.checkpoint:
         verdict = examine(
-            load_network(args, checkpoint),
+            options.load_network(args, checkpoint),
             images,
             labels,
             mean=mean,
@@ -55,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"{checkpoint}: {verdict}")
         found[str(checkpoint)] = verdict.facts()
     if args.json:
-        print_json(found)
+        options.print_json(found)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import awm_kernels
-from awm_defense.commands.options import print_json
+from awm_defense.commands import options
 from awm_defense.registry import ATTACKS, BASELINES, DATASETS, MODELS, RECIPES
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what there is."""
     found = collect()
     if args.json:
-        print_json(found)
+        options.print_json(found)
         return 0
     for name, value in found.items():
         if isinstance(value, list):

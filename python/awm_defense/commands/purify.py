@@ -10,18 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from awm_defense.commands.options import (
-    add_data_options,
-    add_model_options,
-    add_run_options,
-    get_device,
-    get_normalisation,
-    load_network,
-    natural,
-    positive_int,
-    run_facts,
-    say,
-)
+from awm_defense.commands import options
 from awm_defense.data import Dataset, load_dataset
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.manifest import NAME
@@ -41,16 +30,18 @@ INTERRUPTED = 130
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `awm purify` to the command line."""
     parser = commands.add_parser("purify", help="erase the backdoor of a checkpoint")
-    add_model_options(parser, "CHECKPOINT", nargs="+")
-    add_data_options(parser, required=False)
+    options.add_model_options(parser, "CHECKPOINT", nargs="+")
+    options.add_data_options(parser, required=False)
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "--per-class",
-        type=natural,
+        type=options.natural,
         metavar="K",
         help="clean images per class (default: 1); 0: without any, from images made of the network",
     )
-    amount.add_argument("--n", type=positive_int, metavar="N", help="clean images in all, instead")
+    amount.add_argument(
+        "--n", type=options.positive_int, metavar="N", help="clean images in all, instead"
+    )
     parser.add_argument(
         "--recipe",
         choices=[*RECIPES, *BASELINES],
@@ -66,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="change one hyper-parameter of the recipe; repeatable",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -88,14 +79,14 @@ def make_recipe(name: str, settings: Sequence[str], *, flip: bool, synthetic: bo
 
     `flip` and `synthetic` are those of `Settings.for_images`.
     """
-    options = {}
+    changes = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals and value):
             raise ValueError(f"--set: expected KEY=VALUE, got {setting!r}")
-        options[key.strip()] = value.strip()
+        changes[key.strip()] = value.strip()
     chosen = get_settings(name).for_images(flip=flip, synthetic=synthetic)
-    return chosen.with_options(options)
+    return chosen.with_options(changes)
 
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
@@ -120,9 +111,9 @@ def get_images(
     if data is not None:
         per_class = None if args.n else (args.per_class or 1)
         return data.draw(per_class=per_class, n=args.n, seed=args.seed)
-    mean, std = get_normalisation(args)
+    mean, std = options.get_normalisation(args)
     return synthesize(
-        load_network(args, args.checkpoint[0]),
+        options.load_network(args, args.checkpoint[0]),
         SIZE,
         classes=args.num_classes,
         mean=mean,
@@ -140,11 +131,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--dataset: expected, except with --per-class 0, which reads no image")
     if args.per_class == 0 and len(args.checkpoint) > 1:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
-    device = get_device(args.device)
-    mean, std = get_normalisation(args)
+    device = options.get_device(args.device)
+    mean, std = options.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint)
     for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
-        load_network(args, checkpoint)
+        options.load_network(args, checkpoint)
     data = load_dataset(args.dataset, args.data_dir) if args.dataset else None
     recipe = make_recipe(
         args.recipe, args.set, flip=data is None or data.flip, synthetic=data is None
@@ -154,9 +145,9 @@ def run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
     kind = "clean" if data is not None else "synthetic"
-    say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
+    options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
     results = purify_many(
-        (load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
+        (options.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
         images,
         labels,
         recipe=recipe,
@@ -180,20 +171,20 @@ def run(args: argparse.Namespace) -> int:
                 "checkpoint": checkpoint.name,
                 "arch": args.arch,
                 "dataset": args.dataset,
-                **run_facts(args, device, len(images)),
+                **options.run_facts(args, device, len(images)),
             },
             clean_image=images[0],
         )
         if result.verdict is not None:
             print(f"verdict: {result.verdict}")
         for note in result.notes:
-            say(f"note: {note}")
+            options.say(f"note: {note}")
         print(f"purified in {result.seconds:.1f} s: {folder / 'model.safetensors'}")
         print(f"report: {folder / 'report.html'}")
         if result.interrupted:
             return INTERRUPTED
     command = evaluation(args, folders[0], args.checkpoint[0])
-    say(f"what it cost and what is left of a known attack: {command}")
+    options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from awm_defense.commands.options import add_run_options, get_device, positive_int, say
+from awm_defense.commands import options
 from awm_defense.files.atomic import write_json
 from awm_defense.models import MODELS
 from awm_defense.reproduce.cells import Cell, Place
@@ -64,14 +64,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         f"'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'; methods: {', '.join(METHODS)}",
     )
     parser.add_argument(
-        "--seeds", type=positive_int, default=1, metavar="N", help="seeds 0 to N-1 (1)"
+        "--seeds", type=options.positive_int, default=1, metavar="N", help="seeds 0 to N-1 (1)"
     )
     parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="measure on the first N test images only"
+        "--limit",
+        type=options.positive_int,
+        metavar="N",
+        help="measure on the first N test images only",
     )
     parser.add_argument(
         "--workers",
-        type=positive_int,
+        type=options.positive_int,
         default=1,
         metavar="N",
         help="cells at a time, each with 1/N of the cores (1)",
@@ -100,7 +103,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="another attack (a folder of a network) than "
         + ", ".join(f"{attack} in {what}" for what, attack in ONE_ATTACK.items()),
     )
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -151,12 +154,12 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
         )
     except KeyboardInterrupt:
-        say("the same command goes on with the cells that are not finished")
+        options.say("the same command goes on with the cells that are not finished")
         raise
     results = read_results(args.out, cells)
     _tell(report)
     if not results:
-        say(
+        options.say(
             "nothing is measured, so nothing is written"
             + ("" if args.arch or args.what not in WITH_ARCH else "; --arch takes another network")
         )
@@ -171,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 def _place(args: argparse.Namespace) -> Place:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.ray is None:  # the machines of a cluster may have what this one lacks
-        get_device(device)
+        options.get_device(device)
     data_dir = args.data_dir and args.data_dir.resolve()
     return Place(args.models.resolve(), data_dir, device, args.precision)
 
@@ -192,10 +195,10 @@ def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
 
 def _tell(report: Report) -> None:
     if report.missing:
-        say(f"no network in {', '.join(map(str, report.missing))}")
+        options.say(f"no network in {', '.join(map(str, report.missing))}")
     for error in dict.fromkeys(report.failed.values()):
         names = [cell.name for cell, found in report.failed.items() if found == error]
         others = "" if len(names) == 1 else f" and {len(names) - 1} more"
-        say(f"failed: {names[0]}{others}: {error}")
+        options.say(f"failed: {names[0]}{others}: {error}")
     if report.failed:
-        say(f"{len(report.failed)} cells failed; the same command tries them again")
+        options.say(f"{len(report.failed)} cells failed; the same command tries them again")

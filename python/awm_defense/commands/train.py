@@ -7,14 +7,7 @@ from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
 from awm_defense.attacks.stored import read_trigger_mask
-from awm_defense.commands.options import (
-    add_data_options,
-    add_run_options,
-    get_device,
-    positive_int,
-    print_json,
-    say,
-)
+from awm_defense.commands import options
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_image
 from awm_defense.models import MODELS
@@ -45,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--all-to-all", action="store_true", help="send each class to the next one instead"
     )
     parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
-    add_data_options(parser)
+    options.add_data_options(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--clean-model",
@@ -76,12 +69,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
     )
     parser.add_argument(
-        "--images", type=positive_int, metavar="N", help="training images to use (default: all)"
+        "--images",
+        type=options.positive_int,
+        metavar="N",
+        help="training images to use (default: all)",
     )
     defaults = Plan()
     for name, kind, what in (
-        ("epochs", positive_int, "passes over the images"),
-        ("batch_size", positive_int, "images a step"),
+        ("epochs", options.positive_int, "passes over the images"),
+        ("batch_size", options.positive_int, "images a step"),
         ("lr", float, "the highest learning rate, in the middle of the training"),
         ("weight_decay", float, "as SGD takes it"),
         ("label_smoothing", float, "share of the label that goes to all classes"),
@@ -105,14 +101,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="auto",
         help="auto measures at the start which is fastest, and records it",
     )
-    add_run_options(parser)
+    options.add_run_options(parser)
     parser.add_argument("--json", action="store_true", help="the manifest on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the network and print its accuracy and attack success rate."""
-    device = get_device(args.device)
+    device = options.get_device(args.device)
     data = load_dataset(args.dataset, args.data_dir)
     if not 0 <= args.target < len(data.classes):
         raise ValueError(
@@ -160,10 +156,10 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
         )
     except KeyboardInterrupt:
-        say("the same command goes on after the last whole epoch")
+        options.say("the same command goes on after the last whole epoch")
         raise
     if args.json:
-        print_json(manifest)
+        options.print_json(manifest)
     else:
         asr = f", ASR {manifest['asr']:.2f} %" if "asr" in manifest else ""
         print(f"ACC {manifest['acc']:.2f} %{asr}: {args.out}")
