@@ -14,7 +14,7 @@ from conftest import tiny_network
 from PIL import Image
 from torch import nn
 
-from awm_defense import backdoor, models
+from awm_defense import models
 from awm_defense.attacks import ATTACKS, Attack
 from awm_defense.attacks.stored import read_attack
 from awm_defense.commands.main import main
@@ -22,6 +22,7 @@ from awm_defense.data import Dataset
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.files.manifest import read_manifest
 from awm_defense.metrics import evaluate
+from awm_defense.training import backdoor
 from awm_defense.training.backdoor import Order, make_network
 from awm_defense.training.loop import Plan
 from awm_defense.working.compute import Compute

@@ -13,17 +13,18 @@ import pytest
 import torch
 from conftest import tiny_network
 
-from awm_defense import allocator, examine, purify
+from awm_defense import examine, purify
 from awm_defense.attacks import make_attack
 from awm_defense.metrics import evaluate
 from awm_defense.registry import get_settings
 from awm_defense.training.loop import Plan, train
+from awm_defense.working import memory
 from awm_defense.working.memory import ADJUSTED, KEEP, keep_freed_memory
 
 resource = pytest.importorskip("resource")
 
 glibc = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or not allocator._adjustable(),
+    platform.libc_ver()[0] != "glibc" or not memory._adjustable(),
     reason="needs the GNU C library, with settings that are not from the environment",
 )
 VALUES = 12_000_000
@@ -50,8 +51,8 @@ def resident_mb() -> float:
 def calls(monkeypatch):
     """What the C library is told, which it is not."""
     found: list[dict[int, int]] = []
-    monkeypatch.setattr(allocator, "_set", found.append)
-    monkeypatch.setattr(allocator, "_adjustable", lambda: True)
+    monkeypatch.setattr(memory, "_set", found.append)
+    monkeypatch.setattr(memory, "_adjustable", lambda: True)
     return found
 
 
@@ -131,7 +132,7 @@ def test_threads_count_together(calls):
 )
 def test_settings_of_the_environment_stay(monkeypatch, name, value):
     found = []
-    monkeypatch.setattr(allocator, "_set", found.append)
+    monkeypatch.setattr(memory, "_set", found.append)
     monkeypatch.setenv(name, value)
     with keep_freed_memory():
         pass
@@ -140,7 +141,7 @@ def test_settings_of_the_environment_stay(monkeypatch, name, value):
 
 def test_another_c_library_is_left_alone(monkeypatch):
     found = []
-    monkeypatch.setattr(allocator, "_set", found.append)
+    monkeypatch.setattr(memory, "_set", found.append)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with keep_freed_memory():
         pass
@@ -159,10 +160,10 @@ def test_an_interrupt_on_the_way_in_gives_memory_back(calls, monkeypatch):
         if options is KEEP:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(allocator, "_set", interrupted)
+    monkeypatch.setattr(memory, "_set", interrupted)
     with pytest.raises(KeyboardInterrupt), keep_freed_memory():
         pass
-    assert calls == [KEEP, ADJUSTED] and not allocator._users
+    assert calls == [KEEP, ADJUSTED] and not memory._users
 
 
 def test_an_interrupt_on_the_way_out_gives_memory_back(calls, monkeypatch):
@@ -171,7 +172,7 @@ def test_an_interrupt_on_the_way_out_gives_memory_back(calls, monkeypatch):
             super().remove(user)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(allocator, "_users", Users())
+    monkeypatch.setattr(memory, "_users", Users())
     with pytest.raises(KeyboardInterrupt), keep_freed_memory():
         pass
     assert calls == [KEEP, ADJUSTED]
@@ -201,7 +202,7 @@ def test_forked_processes_start_without(calls):
         return anew and calls == [KEEP, ADJUSTED, KEEP, ADJUSTED]
 
     held = keep_freed_memory()
-    with held, allocator._lock:
+    with held, memory._lock:
         assert in_fork(starts_anew)
         assert calls == [KEEP]
     assert calls == [KEEP, ADJUSTED]
