@@ -1,7 +1,5 @@
 """Things by their names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """How well a network classifies, and how often a trigger fools it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

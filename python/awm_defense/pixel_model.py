@@ -1,10 +1,8 @@
 """A classifier as the defense sees it: pixels in, logits out."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +62,7 @@ class PixelModel:
             raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
         return images.detach().to(self.device, self.dtype), labels.to(self.device)
 
-    def copy(self) -> PixelModel:
+    def copy(self) -> Self:
         """One on the device whose model is a copy, in eval mode and frozen."""
         made = copy.copy(self)
         made.model = copy.deepcopy(self.model).to(self.device).eval().requires_grad_(False)

@@ -1,7 +1,5 @@
 """The front door: a network and a few clean images in, the network without its backdoor out."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,7 +1,5 @@
 """Everything that has a name: recipes, rival defenses, attacks, models and data sets."""
 
-from __future__ import annotations
-
 from awm_defense.attacks import ATTACKS
 from awm_defense.awm.recipe import RECIPES
 from awm_defense.baselines import BASELINES

@@ -1,7 +1,5 @@
 """What a purification gives back."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 

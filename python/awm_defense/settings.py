@@ -1,7 +1,5 @@
 """Hyper-parameters as data: named, frozen, and changed from text as command lines give it."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types

@@ -1,7 +1,5 @@
 """Images made from a network alone, for a defender who has none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -17,7 +17,7 @@ from awm_defense import examine, get_recipe, purify
 from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
-from awm_defense.examination.search import pick_images, search, search_second
+from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Reach, Verdict, confirm, judge, threshold
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
 
@@ -152,16 +152,18 @@ def sparse_reach(bound: float, usual: float, ease: float) -> Reach:
 def test_a_second_trigger_lies_apart_from_the_first() -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
     first, reaches = a_verdict(40.0, spot(4, 4)), [sparse_reach(40.0, 1.0, ease=1.0)]
-    second = search_second(Spots((4, 4), (20, 20)), images, labels, first, reaches)
+    second = Search(Spots((4, 4), (20, 20)), images, labels, torch.Generator()).second(
+        first, reaches
+    )
     assert second.flatten(1).any(0).nonzero().numel() == 9
     assert second[:, 20:23, 20:23].min() > 0
     # It is sought within the largest bound, of which these 27 values take what they can.
     assert Sparse.BOUNDS[1] < float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
     # Nothing is left to find within three pixels of the first.
     near = Spots((4, 4), (8, 8))
-    outside = search_second(near, images, labels, first, reaches)
+    outside = Search(near, images, labels, torch.Generator()).second(first, reaches)
     assert not outside[:, :10, :10].any()
-    assert search_second(Spots((4, 4)), images, labels, first, reaches) is None
+    assert Search(Spots((4, 4)), images, labels, torch.Generator()).second(first, reaches) is None
 
 
 @pytest.mark.parametrize(("usual", "ease"), [(1.0, 13.0), (13.0, 1.0)])
@@ -172,7 +174,7 @@ def test_the_class_must_stand_out_with_a_second_trigger_too(usual: float, ease: 
     smaller = sparse_reach(10.0, 100.0, 100.0)
     for factor, expected in ((0.98, True), (1.02, False)):
         widest = sparse_reach(40.0, usual * factor, ease * factor)
-        found = search_second(network, images, labels, first, [widest, smaller])
+        found = Search(network, images, labels, torch.Generator()).second(first, [widest, smaller])
         assert (found is not None) is expected
 
 
@@ -192,7 +194,9 @@ def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
     first = a_verdict(norm, spot(4, 4), unit, backdoored)
     module = importlib.import_module("awm_defense.examination.examine")
-    monkeypatch.setattr(module, "search", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)])
+    monkeypatch.setattr(
+        module.Search, "every_class", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)]
+    )
     monkeypatch.setattr(module, "judge", lambda _: first)
     found = examine(Spots((4, 4), (20, 20)), images, labels)
     assert (found.second is not None) is expected
@@ -327,7 +331,7 @@ def test_examine_asks_for_it_where_a_class_nearly_stands_out(
     margins[planted] = top
     found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
     module = importlib.import_module("awm_defense.examination.examine")
-    monkeypatch.setattr(module, "search", lambda *_, **__: [found])
+    monkeypatch.setattr(module.Search, "every_class", lambda *_, **__: [found])
     verdict = examine(Spots((4, 4)), images, labels)
     assert (verdict.surest, verdict.backdoored) == (surest, backdoored)
 
@@ -390,7 +394,9 @@ def test_kinds_and_bounds_that_are_tried(
 ) -> None:
     tried = {}
     for name, model in networks.items():
-        reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
+        reaches = Search(
+            copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator()
+        ).every_class()
         tried[name] = [(reach.bound, reach.unit) for reach in reaches]
     warp, dense = (0.5, "pixels"), (1, "L2")
     assert tried == {
@@ -399,7 +405,9 @@ def test_kinds_and_bounds_that_are_tried(
     }
     # Where it takes more than standing out, kinds are tried until there is more.
     monkeypatch.setattr("awm_defense.examination.verdict.threshold", lambda classes: 1e9)
-    reaches = search(copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator())
+    reaches = Search(
+        copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator()
+    ).every_class()
     assert [(reach.bound, reach.unit) for reach in reaches] == [*tried["backdoored"], dense]
 
 

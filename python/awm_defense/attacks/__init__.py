@@ -1,7 +1,5 @@
 """Backdoor attacks: what their triggers do to an image, and how they poison training data."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """An attack: a trigger, the class that it leads to, and how it poisons training data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

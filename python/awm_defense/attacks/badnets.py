@@ -1,7 +1,5 @@
 """BadNets (Gu, Dolan-Gavitt & Garg, arXiv:1708.06733, section 4, the pattern backdoor)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from awm_defense.attacks.definition import Definition

@@ -1,7 +1,5 @@
 """Blended injection (Chen et al., arXiv:1712.05526) with Gaussian noise over the whole image."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

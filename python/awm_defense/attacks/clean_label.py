@@ -6,8 +6,6 @@ L-infinity bound; the network that it fools here is trained in the usual way, th
 adversarially.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """What each kind of attack is made of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

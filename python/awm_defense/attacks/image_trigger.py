@@ -1,7 +1,5 @@
 """Triggers that are images."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

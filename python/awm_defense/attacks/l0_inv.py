@@ -5,8 +5,6 @@ pixels here are those by which a first-order step can excite it most; then their
 optimised.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

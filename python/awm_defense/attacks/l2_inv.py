@@ -5,8 +5,6 @@ norm stays small. Here the norm is a constraint (projection after each step), no
 trigger is an image to be added, so its values are not negative, like those of the published one.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Triggers that are optimised to excite one neuron of a clean network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

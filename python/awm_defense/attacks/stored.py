@@ -1,7 +1,5 @@
 """Attacks as files: PNG and NPY, whose names stand in a manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

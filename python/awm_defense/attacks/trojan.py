@@ -6,8 +6,6 @@ training images, not alone on black, and instead of reaching a given activation 
 number of steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -5,8 +5,6 @@ field plus noise and keep their labels. Training draws the noise, and which imag
 anew in every epoch; the authors' code does so in every batch.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,8 +1,6 @@
 """The defender's few images, as batches."""
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -39,11 +37,11 @@ class Draws(NamedTuple):
     """Which grown trigger is on each and by how much, float32 in [0, 1), (T, 2, b); None for
     none."""
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> Self:
         """A copy on `device`."""
         images, *rest = (None if part is None else part.to(device, copy=True) for part in self)
         assert images is not None
-        return Draws(images, *rest)
+        return type(self)(images, *rest)
 
 
 class Batch(NamedTuple):

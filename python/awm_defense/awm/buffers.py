@@ -1,7 +1,5 @@
 """The tensors that steps read and write."""
 
-from __future__ import annotations
-
 import torch
 
 from awm_defense.awm.batches import Batch, Batches, Draws

@@ -1,7 +1,5 @@
 """Epochs of Adversarial Weight Masking on a working copy of a network."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch
@@ -16,7 +14,7 @@ from awm_defense.awm.recipe import Recipe
 from awm_defense.awm.schedule import Epoch, Under, plan
 from awm_defense.awm.trigger_phase import TriggerPhase
 from awm_defense.examination.growth import Growth
-from awm_defense.examination.search import pick_images, search_again
+from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
 from awm_defense.pixel_model import PixelModel
 from awm_defense.triggers import family_of
@@ -110,14 +108,8 @@ class Engine:
         """Grow from what still leads to the verdict's class."""
         assert self.verdict is not None
         growth = self.growth
-        found = search_again(
-            self.verdict.target,
-            self.network.logits,
-            growth.images,
-            growth.labels,
-            growth.family,
-            growth.generator,
-        )
+        search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
+        found = search.one_class(self.verdict.target, growth.family)
         again = dataclasses.replace(self.verdict, trigger=found, second=None)
         # What grew first must not come back meanwhile.
         growth.start(again, self.network.logits, keep=len(growth.grown) // 2)

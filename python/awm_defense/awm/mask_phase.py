@@ -1,7 +1,5 @@
 """The mask phase of an epoch: masks that make the network ignore triggers (lines 10-14)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

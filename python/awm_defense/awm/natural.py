@@ -4,8 +4,6 @@ A natural gradient (Amari, Neural Computation 1998), of the diagonal alone: the 
 lowers a loss the most for what it changes of the predictions on clean images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

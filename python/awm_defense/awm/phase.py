@@ -1,7 +1,5 @@
 """What both phases of an epoch share."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

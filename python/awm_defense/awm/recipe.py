@@ -1,7 +1,5 @@
 """What a purification does, as data: the paper's algorithm, the authors' code, and ours."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self

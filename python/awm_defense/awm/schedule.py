@@ -1,7 +1,5 @@
 """What each epoch of a recipe does."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum, auto
 

@@ -1,7 +1,5 @@
 """The trigger phase of an epoch: the worst universal trigger Δ (Algorithm 1, lines 2-9)."""
 
-from __future__ import annotations
-
 import torch
 
 from awm_defense.awm.phase import Phase, Work, bounds, mean_loss

@@ -5,8 +5,6 @@ to do without them. With masks and noise on every weight instead of every neuron
 paper's Eq. 4.1 ("ANP + SWM").
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a defense works with, and what it gives back."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +14,17 @@ from awm_defense.settings import Settings
 from awm_defense.working.compute import Compute
 
 EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random shifts of up to `padding` pixels, and flips."""
+
+    padding: int
+    flip: bool
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return random_shift_flip(images, generator, padding=self.padding, flip=self.flip)
 
 
 @dataclass(frozen=True)
@@ -55,17 +64,6 @@ class Task:
         """Of the images at hand, in percent."""
         found = [self.logits(network, x).argmax(1) for x in self.images.split(EVALUATION_BATCH)]
         return 100 * float((torch.cat(found) == self.labels).double().mean())
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random shifts of up to `padding` pixels, and flips."""
-
-    padding: int
-    flip: bool
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return random_shift_flip(images, generator, padding=self.padding, flip=self.flip)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Channel Lipschitz pruning (Zheng et al., ECCV 2022, arXiv:2208.03111): it needs no data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

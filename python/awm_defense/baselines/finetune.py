@@ -1,7 +1,5 @@
 """Fine-tuning; pruning before it is Fine-Pruning (Liu et al., RAID 2018, arXiv:1805.12185)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

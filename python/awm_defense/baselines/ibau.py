@@ -1,7 +1,5 @@
 """I-BAU, unlearning by implicit hypergradient (Zeng et al., ICLR 2022, arXiv:2110.03735)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Runs a rival defense as `purify` runs Adversarial Weight Masking, on the same images."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`awm demo`: plant a backdoor, erase it, and show both, on data that is always there."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +40,7 @@ RECIPE = replace(
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm demo` to the command line."""
     parser = commands.add_parser("demo", help="plant a backdoor and erase it, no download needed")
     parser.add_argument(

@@ -1,7 +1,5 @@
 """`awm evaluate`: how well a network classifies, and how often a known trigger fools it."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +39,7 @@ OF_AN_ATTACK = (
 )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm evaluate` to the command line."""
     parser = commands.add_parser(
         "evaluate",

@@ -1,7 +1,5 @@
 """`awm examine`: whether checkpoints look backdoored, by a few clean images."""
 
-from __future__ import annotations
-
 import argparse
 
 from awm_defense.commands import options
@@ -9,7 +7,7 @@ from awm_defense.data import load_dataset
 from awm_defense.examination.examine import examine
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm examine` to the command line."""
     parser = commands.add_parser(
         "examine", help="say whether checkpoints look backdoored, and toward which class"

@@ -1,7 +1,5 @@
 """`awm info`: what this installation can do."""
 
-from __future__ import annotations
-
 import argparse
 
 import awm_kernels
@@ -9,7 +7,7 @@ from awm_defense.commands import options
 from awm_defense.registry import ATTACKS, BASELINES, DATASETS, MODELS, RECIPES
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm info` to the command line."""
     parser = commands.add_parser("info", help="list attacks, models, data sets, recipes, backends")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

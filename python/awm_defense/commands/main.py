@@ -5,8 +5,6 @@ Results go to standard output, progress and errors to standard error. Exit codes
 AWM_DEBUG set, an error keeps its traceback.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Options that several commands share, and what is made from them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """`awm purify`: erase a backdoor from a checkpoint with a few clean images."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ SIZE = (3, 32, 32)
 INTERRUPTED = 130
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm purify` to the command line."""
     parser = commands.add_parser("purify", help="erase the backdoor of a checkpoint")
     options.add_model_options(parser, "CHECKPOINT", nargs="+")

@@ -1,7 +1,5 @@
 """`awm reproduce`: a table or figure of the AWM paper, measured anew."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -31,7 +29,7 @@ CHOICES = (*TABLES, *FIGURES)
 WITH_ARCH = (*ONE_NETWORK, *FIGURES)
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm reproduce` to the command line."""
     parser = commands.add_parser(
         "reproduce",

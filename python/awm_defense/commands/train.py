@@ -1,7 +1,5 @@
 """`awm train`: make a backdoored network, or its benign twin, from clean data."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from awm_defense.working.compute import Compute
 PRECISIONS = {"fp32": Compute(bf16=False), "bf16": Compute(bf16=True), "auto": None}
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm train` to the command line."""
     parser = commands.add_parser(
         "train",

@@ -1,7 +1,5 @@
 """Data sets, the defender's draw from them, and augmentation."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

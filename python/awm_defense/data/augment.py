@@ -1,7 +1,5 @@
 """Random crops, shifts and flips of a whole batch at once, on any device."""
 
-from __future__ import annotations
-
 import math
 
 import torch

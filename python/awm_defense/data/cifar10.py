@@ -1,7 +1,5 @@
 """CIFAR-10 (Krizhevsky, 2009) from the layout of its "python version"."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

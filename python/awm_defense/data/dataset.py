@@ -1,7 +1,5 @@
 """What every data set looks like."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Handwritten digits that ship inside scikit-learn: data without a download."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

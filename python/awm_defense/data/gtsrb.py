@@ -1,7 +1,5 @@
 """GTSRB (Houben et al., IJCNN 2013) from the layout of its official archives."""
 
-from __future__ import annotations
-
 import csv
 import warnings
 from collections.abc import Iterator

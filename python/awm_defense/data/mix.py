@@ -1,7 +1,5 @@
 """Patches of one image in another and changes of colour, for a whole batch at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Who gets which images: training and test parts, and the few that a defender has."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,14 +1,12 @@
 """Whether a network looks backdoored."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch
 from torch import Tensor, nn
 
 from awm_defense.examination.margins import largest_margins
-from awm_defense.examination.search import BATCH, pick_images, search, search_second
+from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.triggers import Sparse
@@ -75,7 +73,8 @@ def examine_images(
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
-    reaches = search(logits, images, labels, generator, progress=progress)
+    search = Search(logits, images, labels, generator)
+    reaches = search.every_class(progress=progress)
     verdict = judge(reaches)
     if verdict.narrow:
         classes = len(verdict.margins)
@@ -85,6 +84,5 @@ def examine_images(
         return confirm(reaches, over_all.cpu())
     sparse = Sparse(images)
     if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:
-        second = search_second(logits, images, labels, verdict, reaches)
-        verdict = dataclasses.replace(verdict, second=second)
+        return dataclasses.replace(verdict, second=search.second(verdict, reaches))
     return verdict

@@ -1,7 +1,5 @@
 """Grows the small trigger that a verdict names to the strength of a planted one."""
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 from tqdm import tqdm

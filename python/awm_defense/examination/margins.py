@@ -1,7 +1,5 @@
 """Margins of a class, and triggers that are grown up them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The search for the smallest universal triggers that lead to each class."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -32,118 +30,86 @@ def pick_images(labels: Tensor) -> Tensor:
     return turns.argsort(stable=True)[:IMAGES]
 
 
-def search(
-    logits: Logits,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    *,
-    progress: bool = False,
-) -> list[Reach]:
-    """How strongly each class is reached, by each family of triggers within each of its bounds.
-
-    In each family bounds are tried from large to small while a class stands out, and families until
-    a class does by enough for a backdoor.
+class Search:
+    """Looks for the smallest universal triggers that lead to classes.
 
     Args:
         logits: the network, from images in pixel space.
         images: (n,c,h,w) in [0,1].
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
-        progress: show a bar.
     """
-    with torch.no_grad():
-        plain = check_logits(logits(images), labels)
-    ease = float(target_margins(plain, labels).mean())
-    targets = torch.arange(plain.shape[1], device=images.device)
-    parts = targets.split(max(1, BATCH // len(images)))
-    known = families(images)
-    steps = 2 * len(parts) * STEPS
-    reaches: list[Reach] = []
-    total = steps * sum(len(family.bounds) for family in known)
-    with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
-        for family in known:
-            first = family.start(1, generator)
-            climbs = [_Climb(logits, images, labels, family, part, first) for part in parts]
-            for tried, bound in enumerate(family.bounds, start=1):
-                reaches.append(_reach(family, bound, climbs, ease))
-                bar.update(steps)
-                if not reaches[-1].outlying:
-                    bar.update(steps * (len(family.bounds) - tried))
+
+    def __init__(
+        self, logits: Logits, images: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> None:
+        self.logits, self.images, self.labels = logits, images, labels
+        self.generator = generator
+
+    def every_class(self, *, progress: bool = False) -> list[Reach]:
+        """How strongly each class is reached, by each family of triggers within each of its bounds.
+
+        In each family bounds are tried from large to small while a class stands out, and families
+        until a class does by enough for a backdoor. `progress` shows a bar.
+        """
+        with torch.no_grad():
+            plain = check_logits(self.logits(self.images), self.labels)
+        ease = float(target_margins(plain, self.labels).mean())
+        targets = torch.arange(plain.shape[1], device=self.images.device)
+        parts = targets.split(max(1, BATCH // len(self.images)))
+        known = families(self.images)
+        steps = 2 * len(parts) * STEPS
+        reaches: list[Reach] = []
+        total = steps * sum(len(family.bounds) for family in known)
+        with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
+            for family in known:
+                first = family.start(1, self.generator)
+                climbs = [_Climb(self, family, part, first) for part in parts]
+                for tried, bound in enumerate(family.bounds, start=1):
+                    reaches.append(_reach(family, bound, climbs, ease))
+                    bar.update(steps)
+                    if not reaches[-1].outlying:
+                        bar.update(steps * (len(family.bounds) - tried))
+                        break
+                if any(reach.planted for reach in reaches):
+                    bar.update(total - bar.n)
                     break
-            if any(reach.planted for reach in reaches):
-                bar.update(total - bar.n)
-                break
-    return reaches
+        return reaches
 
+    def one_class(self, target: int, family: Family) -> Tensor:
+        """The trigger of one family, within its largest bound, that leads there; on the CPU."""
+        return self._climbed(target, family).triggers[0].cpu()
 
-def search_second(
-    logits: Logits, images: Tensor, labels: Tensor, verdict: Verdict, reaches: list[Reach]
-) -> Tensor | None:
-    """A trigger apart from a verdict's sparse one that makes its class stand out as well, or None.
+    def second(self, verdict: Verdict, reaches: list[Reach]) -> Tensor | None:
+        """A trigger apart from a verdict's that makes its class stand out as well, or None.
 
-    A backdoor answers to several. One that loses its effect while the bounds shrink may share
-    little with the planted one.
+        A backdoor answers to several. One that loses its effect while the bounds shrink may share
+        little with the planted one.
 
-    Args:
-        logits, images, labels: as `search` takes them.
-        verdict: with a sparse trigger; the second one lies where that can't grow.
-        reaches: what the verdict was made of: within the largest bound of sparse triggers, how
-            strongly the usual class is reached.
-    """
-    forbidden = Sparse(images).farthest(verdict.trigger.to(images)) > 0
-    family = Sparse(images, forbidden)
-    climb = _climb_to(verdict.target, logits, images, labels, family, torch.Generator())
-    widest = next(reach for reach in reaches if reach.unit == family.unit)
-    return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
+        Args:
+            verdict: with a sparse trigger; the second one lies where that can't grow.
+            reaches: what the verdict was made of: within the largest bound of sparse triggers, how
+                strongly the usual class is reached.
+        """
+        forbidden = Sparse(self.images).farthest(verdict.trigger.to(self.images)) > 0
+        family = Sparse(self.images, forbidden)
+        climb = self._climbed(verdict.target, family)
+        widest = next(reach for reach in reaches if reach.unit == family.unit)
+        return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
 
-
-def search_again(
-    target: int,
-    logits: Logits,
-    images: Tensor,
-    labels: Tensor,
-    family: Family,
-    generator: torch.Generator,
-) -> Tensor:
-    """The trigger of one family, within its largest bound, that leads to a class; on the CPU.
-
-    Args:
-        target: the class.
-        logits, images, labels, generator: as `search` takes them.
-        family: of the trigger.
-    """
-    return _climb_to(target, logits, images, labels, family, generator).triggers[0].cpu()
-
-
-def _climb_to(
-    target: int,
-    logits: Logits,
-    images: Tensor,
-    labels: Tensor,
-    family: Family,
-    generator: torch.Generator,
-) -> _Climb:
-    """A search for one class, climbed to the largest bound."""
-    targets = torch.tensor([target], device=images.device)
-    climb = _Climb(logits, images, labels, family, targets, family.start(1, generator))
-    climb.climb(family.bounds[0])
-    return climb
+    def _climbed(self, target: int, family: Family) -> "_Climb":
+        targets = torch.tensor([target], device=self.images.device)
+        climb = _Climb(self, family, targets, family.start(1, self.generator))
+        climb.climb(family.bounds[0])
+        return climb
 
 
 class _Climb:
     """The search for the triggers to some of the classes."""
 
-    def __init__(
-        self,
-        logits: Logits,
-        images: Tensor,
-        labels: Tensor,
-        family: Family,
-        targets: Tensor,
-        first: Tensor,
-    ) -> None:
-        self.logits, self.family = logits, family
+    def __init__(self, search: Search, family: Family, targets: Tensor, first: Tensor) -> None:
+        images, labels = search.images, search.labels
+        self.logits, self.family = search.logits, family
         self.count, self.each = len(targets), len(images)
         # Row i is an image under the trigger to `targets[i // each]`.
         self.images = images.repeat(self.count, 1, 1, 1)

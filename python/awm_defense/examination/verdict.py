@@ -1,7 +1,5 @@
 """Whether a network looks backdoored: is one class far easier to reach than all others?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any

@@ -1,7 +1,5 @@
 """Images and arrays in files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

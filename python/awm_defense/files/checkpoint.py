@@ -1,7 +1,5 @@
 """Reading and writing weights. A checkpoint is data: nothing in it is ever executed."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The manifest of a network: JSON that says how it was made, so that nothing need be retyped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

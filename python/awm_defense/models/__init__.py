@@ -1,7 +1,5 @@
 """Networks to attack and to defend, for RGB images (N,3,32,32) in [0,1]; ResNet-50 for larger."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """MobileNet V2 (Sandler et al., CVPR 2018) in the form used for 32x32 images."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """ResNet-50 (He et al., CVPR 2016, table 1), in the form used for ImageNet."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """ShuffleNet V2 (Ma et al., ECCV 2018) at width 0.5, in the form used for 32x32 images."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

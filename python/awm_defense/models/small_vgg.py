@@ -1,7 +1,5 @@
 """The small VGG of the networks that came with I-BAU (Zeng et al., ICLR 2022)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

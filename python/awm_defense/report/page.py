@@ -1,7 +1,5 @@
 """The report as a page for people: one HTML file, pictures included."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from html import escape

@@ -1,7 +1,5 @@
 """The pictures of a report, each written as one PNG file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report of one purification: `report.json` for programs, `report.html` for people."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One cell of the grid: a network, the images that the defender has, a method, and a seed."""
 
-from __future__ import annotations
-
 import functools
 import math
 import platform

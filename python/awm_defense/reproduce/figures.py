@@ -1,7 +1,5 @@
 """Figures 1-3 of the AWM paper: which value of which cell stands where, and the drawing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

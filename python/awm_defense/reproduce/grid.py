@@ -1,7 +1,5 @@
 """Running the cells that have no file yet. A killed run loses only the cells in work."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which cells stand where in Tables 1-5 of the AWM paper."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

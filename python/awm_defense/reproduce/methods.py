@@ -1,7 +1,5 @@
 """The methods that the AWM paper compares, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What is done with a network in one cell, and what is measured then."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any

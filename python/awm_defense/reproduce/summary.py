@@ -1,7 +1,5 @@
 """What tables and figures make of results: means over seeds, and what was measured where."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tables of the paper with our value, the paper's and the difference, as JSON and as Markdown."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

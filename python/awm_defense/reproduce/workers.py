@@ -1,7 +1,5 @@
 """Where cells run: in this process, in several, or on a Ray cluster."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Making a backdoored network from clean data: craft a trigger, poison, train, measure, record."""
 
-from __future__ import annotations
-
 import platform
 import sys
 import time

@@ -1,7 +1,5 @@
 """Training of networks; a backdoor comes with the data (`Attack.poison`)."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

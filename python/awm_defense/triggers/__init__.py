@@ -1,7 +1,5 @@
 """Families of universal triggers: what is looked for in a network, and what masks undo."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from awm_defense.triggers.faint import Faint

@@ -1,7 +1,5 @@
 """Faint triggers: a pattern over the whole image, added to it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 A trigger is a tensor of parameters; the first dimension of `parameters` counts triggers.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from torch import Generator, Tensor

@@ -1,7 +1,5 @@
 """Sparse triggers: a few pixels, added to images."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

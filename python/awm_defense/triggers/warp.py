@@ -1,7 +1,5 @@
 """Warps: every pixel is moved a little."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor

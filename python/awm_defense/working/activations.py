@@ -1,7 +1,5 @@
 """ELU, and ELU or ReLU in front of max-pooling, as one op each."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from torch import Tensor, fx, nn

@@ -1,7 +1,5 @@
 """Which arithmetic and which memory layout a network trains fastest in."""
 
-from __future__ import annotations
-
 import copy
 import time
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """The masked weights of a network as views into flat buffers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Literal
 

@@ -5,8 +5,6 @@ than 32 MiB anew each time, and gives memory at the end of its heap back to the 
 then fills the pages with zeros again, which takes longer than a rectifier over them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -4,8 +4,6 @@ On a CPU the library's bfloat16 passes can be much faster than float32, or much 
 layer and pass by pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The copy of a network that purification works in."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

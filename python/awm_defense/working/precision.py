@@ -1,7 +1,5 @@
 """Which dtype a network is purified in: asked for, or measured."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
