@@ -1,6 +1,6 @@
 """Put a backdoored network of others, and its trigger, in a folder as `awm train` writes them.
 
-python adopt.py l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --target 0 \
+python -m bench.adopt l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --target 0 \
     --trigger-image l0_inv.png --trigger-mask mask.npy --out NETS/small_vgg/l0_inv
 """
 
@@ -24,7 +24,7 @@ def main() -> None:
     try:
         adopt(given)
     except (OSError, ValueError) as error:
-        sys.exit(f"adopt.py: {error}")
+        sys.exit(f"bench.adopt: {error}")
 
 
 def parse() -> argparse.Namespace:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.utils import parametrize, prune
 
 from awm_kernels import masked_conv2d
+from bench.common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 
 CHANNELS, BATCH = [64, 256], 32
 

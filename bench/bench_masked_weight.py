@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import masked_weight
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 ROWS, WIDTH, LAYERS = 256, 2304, 19
 

@@ -1,9 +1,9 @@
-"""What the time of an op is made of: `python calls.py --out results/cpu-calls`.
+"""What the time of an op is made of: `python -m bench.calls --out build/calls`.
 
 Beside the whole time of each op stand its fixed cost, that of the same call on next to no data
 (Python, PyTorch's dispatcher, autograd), the time of a copy that moves as many bytes, and the time
 on one thread: a pass that all threads speed up in proportion is bound by its arithmetic, one that
-they don't by memory. Writes OUT.json and OUT.md. CPU only.
+they don't by memory. Writes OUT.jsonl and OUT.md. CPU only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_mask_step import ARRAYS, State
-from common import KERNELS, copy_of
-from table import about, duration, write
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
@@ -31,6 +28,9 @@ from awm_kernels import (
     pooled_elu,
     trigger_step_,
 )
+from bench.bench_mask_step import ARRAYS, State
+from bench.common import KERNELS, copy_of
+from bench.run import about, duration, write
 
 Call = Callable[[], Any]
 RADIUS = 100.0
@@ -180,7 +180,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = breakdown()

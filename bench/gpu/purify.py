@@ -8,14 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from plain_loop import HALF, SINGLE, check_equal, plain_purify
 from torch import Tensor, nn
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
 from awm_defense.models import build_model
 from awm_defense.purify import make_engine
-
-from .setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
+from bench.gpu.setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
+from bench.plain_loop import HALF, SINGLE, check_equal, plain_purify
 
 MB = 2**20
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from common import gate
 from torch import Tensor
 
 from awm_kernels import _reference, l1_project_, perturb, trigger_step_
-
-from .ceilings import empty_kernel
-from .flat import rand, share_of_copy
-from .setting import DEVICE, GPU, REPEATS, Row, Rows, at_least, at_most, size, times
+from bench.common import gate
+from bench.gpu.ceilings import empty_kernel
+from bench.gpu.flat import rand, share_of_copy
+from bench.gpu.setting import DEVICE, GPU, REPEATS, Row, Rows, at_least, at_most, size, times
 
 SHAPES = {"one of 3x32x32": (1, 3072), "one of 3x224x224": (1, 150528), "64 of 3x32x32": (64, 3072)}
 

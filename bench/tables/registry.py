@@ -1,0 +1,40 @@
+"""The tables that a document can have, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.tables import erasing, paper, parts, speed, verdicts
+
+TABLES: dict[str, Callable[[], str]] = {
+    # What `default` reaches: one row a kind of network; goals met and missed; recipes side by
+    # side; its draws in detail; with 500 images.
+    "expect": erasing.expect,
+    "goals": erasing.goals,
+    "erasing": erasing.erasing,
+    "draws": erasing.details,
+    "more-images": erasing.more_images,
+    # What the examination says of each network.
+    "verdicts": verdicts.verdict_table,
+    # What `default` is without each of its parts.
+    "ablation": parts.ablation,
+    # The paper's tables: by number of images, one image a class, where each method erases, AWM's
+    # parts; rivals beyond the paper; other people's figures.
+    "rivals": paper.rivals,
+    "rivals-one-shot": paper.one_shot,
+    "agreement": paper.agreement,
+    "awm-parts": paper.awm_parts,
+    "fine-tuning": paper.fine_tuning,
+    "clp": paper.clp,
+    "anp-thresholds": paper.anp_thresholds,
+    "elsewhere": paper.elsewhere,
+    # Time: kernels against others, goals, losses, where it goes, how it grows.
+    "speed": speed.speed,
+    "speed-goals": speed.speed_goals,
+    "losses": speed.losses,
+    "profile": speed.profile,
+    "calls": speed.calls,
+    "growth": speed.growth,
+    # Networks trained here.
+    "training": speed.training,
+}
