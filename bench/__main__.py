@@ -24,7 +24,8 @@ class Keeper:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self.benchmarks = list(session.config._benchmarksession.benchmarks)
+        kept = session.config._benchmarksession  # type: ignore[attr-defined]
+        self.benchmarks = list(kept.benchmarks)
 
 
 def main() -> int:

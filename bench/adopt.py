@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from awm_defense.attacks import ATTACKS, make_attack
 from awm_defense.attacks.files import read_trigger_image, read_trigger_mask, write_attack
@@ -44,7 +45,7 @@ def parse() -> argparse.Namespace:
 
 
 def adopt(given: argparse.Namespace) -> None:
-    trigger = {}
+    trigger: dict[str, Any] = {}
     if given.trigger_image:
         trigger["trigger_image"] = read_trigger_image(given.trigger_image)
     if given.trigger_mask:

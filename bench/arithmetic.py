@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from awm_defense import PurifyResult, examine
+from awm_defense import PurifyResult, Recipe, examine
 from awm_defense.batches import Batches
 from bench.common import DEVICE
 
@@ -48,6 +48,7 @@ def arithmetic(
 
     An image that a batch has twice counts once, as on a CPU the network sees it once.
     """
+    assert isinstance(result.recipe, Recipe)
     batches = Batches(images, labels, result.recipe, True, 0).draw().images
     seen = sum(len(batch.unique()) if DEVICE == "cpu" else len(batch) for batch in batches)
     work = 2.0 * seen * result.recipe.epochs

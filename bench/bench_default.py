@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from bench.plain_loop import plain_purify
 
 FOLDER = os.environ.get("AWM_BENCH_NETWORKS")
 NETWORKS = find_networks(Path(FOLDER)) if FOLDER else []
-DEFAULTS = {KERNELS: {}, "kernels, without the examination": {"examine": "false"}}
+DEFAULTS: dict[str, dict[str, str]] = {
+    KERNELS: {},
+    "kernels, without the examination": {"examine": "false"},
+}
 OFFICIAL = "kernels, `official`"
 # What the plain loop ended with, by network.
 ENDS: dict[Path, dict[str, float]] = {}
@@ -39,7 +43,7 @@ def plain(folder: Path) -> nn.Module:
     purified = copy.deepcopy(of.model)
     with torch.no_grad():
         for name, mask in masks.items():
-            purified.get_submodule(name).weight.mul_(mask)
+            purified.get_parameter(f"{name}.weight").mul_(mask)
     return purified
 
 
@@ -62,7 +66,7 @@ def epochs_until_as_good(folder: Path, options: dict[str, str]) -> int:
 @pytest.mark.parametrize("folder", NETWORKS, ids=[folder.name for folder in NETWORKS])
 def bench_until_as_good(benchmark: Any, folder: Path, contestant: str) -> None:
     benchmark.group = f"until as good as `official` ends, {folder.name}"
-    call = functools.partial(plain, folder)
+    call: Callable[[], Any] = functools.partial(plain, folder)
     if contestant == OFFICIAL:
         of = trial(folder)
         call = functools.partial(

@@ -1,5 +1,7 @@
 """The fused mask step against the eager sequence, torch's faster Adams, and torch.compile."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, 
 
 SIZES = {"11 M parameters": 11_000_000, "100 M parameters": 100_000_000}
 LR, GAMMA, BETA1, BETA2, EPS = 0.01, 1e-8, 0.9, 0.999, 1e-8
-ADAMS = {
+ADAMS: dict[str, dict[str, Any]] = {
     EAGER: {"foreach": False},
     "foreach Adam": {"foreach": True},
     "fused Adam": {"fused": True},

@@ -29,8 +29,9 @@ def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:
 
 def parametrized(theta: Tensor, mask: Tensor):
     layer = plain_layer(theta).requires_grad_(False)
-    parametrize.register_parametrization(layer, "weight", Masked(mask))
-    return layer, layer.parametrizations.weight[0].mask
+    masked = Masked(mask)
+    parametrize.register_parametrization(layer, "weight", masked)
+    return layer, masked.mask
 
 
 def pruned(theta: Tensor, mask: Tensor):

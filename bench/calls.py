@@ -9,7 +9,7 @@ they don't by memory. Writes OUT.jsonl and OUT.md. CPU only.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from bench.common import KERNELS, copy_of
 from bench.run import about, duration, write
 
 Call = Callable[[], Any]
+Make = Callable[..., tuple[Call, int]]
 RADIUS = 100.0
 MIN_SECONDS = 0.3
 
 
-def into_ball(op: Callable[..., Tensor]) -> Callable[..., tuple[Call, int]]:
+def into_ball(op: Callable[..., Tensor]) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         delta = torch.randn(shape) * 10
         radius = torch.full((shape[0],), RADIUS)
@@ -61,7 +62,7 @@ def clip(*shape: int) -> tuple[Call, int]:
     return lambda: torch.autograd.grad(perturb(x, delta), delta, grad), 4 * x.nbytes
 
 
-def activate(dtype: torch.dtype, window: int) -> Callable[..., tuple[Call, int]]:
+def activate(dtype: torch.dtype, window: int) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         x = torch.randn(shape).to(dtype=dtype, memory_format=torch.channels_last)
         x.requires_grad_()
@@ -76,7 +77,7 @@ def step(*shape: int) -> tuple[Call, int]:
     return State(shape[0], KERNELS), 4 * ARRAYS * shape[0]
 
 
-def weights(out: bool) -> Callable[..., tuple[Call, int]]:
+def weights(out: bool) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         theta, mask = torch.randn(shape), torch.rand(shape)
         scale, row_ptr = torch.rand(shape[0]), torch.arange(shape[0] + 1) * shape[1]
@@ -116,7 +117,7 @@ def multiply(*shape: int) -> tuple[Call, int]:
 
 
 # (title, what makes a call and counts its bytes, sizes, next to no data)
-OPS: list[tuple[str, Callable[..., tuple[Call, int]], list[tuple[int, ...]], tuple[int, ...]]] = [
+OPS: list[tuple[str, Make, Sequence[tuple[int, ...]], tuple[int, ...]]] = [
     ("l1_project_", into_ball(l1_project_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("l1_rescale_", into_ball(l1_rescale_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("trigger_step_ with projection", ascend, [(10, 3072)], (1, 3)),

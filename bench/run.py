@@ -98,14 +98,15 @@ def _cells(rows: dict[str, dict[str, Any]], rates: Mapping[str, float]) -> list[
     ours = rows[KERNELS]
     others = [row for name, row in rows.items() if name not in (KERNELS, EAGER, COMPILED, COPY)]
     best = min(others, key=lambda row: row["seconds"], default=None)
-    memory = [rows.get(name, {}).get("peak_memory_mb") for name in (KERNELS, EAGER)]
+    peaks = [rows.get(name, {}).get("peak_memory_mb") for name in (KERNELS, EAGER)]
+    memory = [float(peak) for peak in peaks if peak]
     return [
         duration(ours["seconds"]),
         _faster(rows.get(EAGER), ours),
         _faster(rows.get(COMPILED), ours),
         f"{_faster(best, ours)} ({best['contestant']})" if best else "",
         _share(rows, rates),
-        f"{memory[0] / memory[1]:.2f}" if all(memory) else "",
+        f"{memory[0] / memory[1]:.2f}" if len(memory) == 2 else "",
     ]
 
 

@@ -38,7 +38,7 @@ from bench.run import about
 
 NETWORK_SIZES = [("small_vgg", 32), ("resnet18", 32), ("resnet50", 224)]
 # (axis, value, network, images a step, image size)
-POINTS = [
+POINTS: list[tuple[str, int, str, int, int]] = [
     *(("batch size (ResNet-18, 32x32)", b, "resnet18", b, 32) for b in (8, 16, 32, 64, 128)),
     *(("image size (ResNet-18, batch 4)", s, "resnet18", 4, s) for s in (32, 64, 128, 224)),
     *((NETWORKS, 0, arch, 8, s) for arch, s in NETWORK_SIZES),
@@ -126,8 +126,8 @@ def main() -> None:
     ]
     found_at = dict(zip(MEASURED, fastest, strict=True))
     rows = []
-    for axis, value, *place in POINTS:
-        point = found_at[tuple(place)]
+    for axis, value, arch, batch, size in POINTS:
+        point = found_at[arch, batch, size]
         rows.append({"axis": axis, "value": value or point["parameters"], **point})
     out: Path = arguments.out
     found = {**about(), "rows": rows}

@@ -8,6 +8,7 @@ from typing import Any
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.layouts import ATTACKS
 from awm_defense.reproduce.methods import METHODS
+from awm_defense.reproduce.studies import THRESHOLDS
 from awm_defense.reproduce.tables import make_table
 from bench.results import RESULTS, Row, read_rows
 from bench.tables.markdown import NOTHING, spread, table
