@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from awm_defense.manifest import write_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.summary import with_seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
-import erasing
+from bench import erasing
+from bench.collect import collect
+from bench.results import read_rows
+from bench.tables.markdown import spread
 
 
 def test_a_line_for_each_network_and_recipe(
@@ -42,7 +42,7 @@ def test_a_line_for_each_network_and_recipe(
     method = "awm+epochs=1+passes=1"
     options = ["--seeds", "2", "--recipes", "default", "--methods", method]
     monkeypatch.setattr(
-        sys, "argv", ["erasing.py", str(tmp_path / "nets"), "--out", str(out), *options]
+        sys, "argv", ["erasing", str(tmp_path / "nets"), "--out", str(out), *options]
     )
     monkeypatch.setitem(erasing.RECIPES, "default", "default+epochs=1+passes=1+examine=false")
     erasing.main()
@@ -58,7 +58,11 @@ def test_a_line_for_each_network_and_recipe(
     assert all(" ± " in cell for cell in rows[1][2:7])
     assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
     assert len(list((out / "cells").glob("*.json"))) == 10
-    assert len(json.loads((out / "erasing.json").read_text())) == 10
+    rows_kept = list(read_rows(out / "erasing.jsonl"))
+    assert len(rows_kept) == 10 and rows_kept[0]["metrics"]["acc"] > 0
+    table = tmp_path / "table.jsonl"
+    assert collect(out / "cells", table) == collect(out / "cells", table) == 10
+    assert list(read_rows(table)) == rows_kept
     lost = (
         out
         / "cells"
@@ -81,7 +85,7 @@ def test_a_line_for_each_network_and_recipe(
 def test_a_folder_without_networks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["erasing.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["erasing", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
         erasing.main()
     assert "NETS: expected folders ARCH/NAME with a manifest.json" in capsys.readouterr().err
@@ -125,4 +129,4 @@ def test_only_some_networks(tmp_path: Path) -> None:
     ("values", "text"), [([], "-"), ([1.26], "1.3"), ([1.0, 2.0, 3.0], "2.0 ± 1.0")]
 )
 def test_spreads(values: list[float], text: str) -> None:
-    assert erasing.spread(values, 1) == text
+    assert spread(values) == text
