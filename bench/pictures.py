@@ -39,7 +39,7 @@ def draw_erasing() -> None:
     left.barh(names, [one.asr for one in found], color="lightgrey", label="before")
     left.barh(names, [one.left for one in found], color="tab:red", label="after")
     left.set(xlabel="attack success, %")
-    left.legend(fontsize=8, loc="lower right")
+    left.legend(fontsize=8, loc="center")
     right.barh(names, [one.lost for one in found], color="tab:blue")
     right.set(xlabel="accuracy lost, points")
     figure.suptitle("`default`, one clean image a class, mean over draws", fontsize=10)

@@ -11,10 +11,11 @@ A document names the table that it wants between two markers, and the command fi
 
 The names:
 
-    what `default` reaches      expect, goals, erasing, draws, more-images
+    what `default` reaches      expect, goals, erasing, draws, more-images, no-images,
+                                retuned
     its examination, its parts  verdicts, ablation
     the paper and its rivals    rivals, rivals-one-shot, agreement, awm-parts, fine-tuning, clp,
-                                anp-thresholds, elsewhere
+                                anp-thresholds, elsewhere, authors-code
     time                        speed, speed-goals, losses, profile, calls, growth
     networks trained here       training
 """

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.tables import erasing, paper, parts, speed, verdicts
+from bench.tables import erasing, paper, parts, single, speed, verdicts
 
 TABLES: dict[str, Callable[[], str]] = {
     # What `default` reaches: one row a kind of network; goals met and missed; recipes side by
-    # side; its draws in detail; with 500 images.
+    # side; its draws in detail; with 500 images, with none; what wakes up again.
     "expect": erasing.expect,
     "goals": erasing.goals,
     "erasing": erasing.erasing,
     "draws": erasing.details,
     "more-images": erasing.more_images,
+    "no-images": single.no_images,
+    "retuned": single.retuned,
     # What the examination says of each network.
     "verdicts": verdicts.verdict_table,
     # What `default` is without each of its parts.
     "ablation": parts.ablation,
     # The paper's tables: by number of images, one image a class, where each method erases, AWM's
-    # parts; rivals beyond the paper; other people's figures.
+    # parts; rivals beyond the paper; other people's figures and programs.
     "rivals": paper.rivals,
     "rivals-one-shot": paper.one_shot,
     "agreement": paper.agreement,
@@ -28,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clp": paper.clp,
     "anp-thresholds": paper.anp_thresholds,
     "elsewhere": paper.elsewhere,
+    "authors-code": single.authors,
     # Time: kernels against others, goals, losses, where it goes, how it grows.
     "speed": speed.speed,
     "speed-goals": speed.speed_goals,
