@@ -18,6 +18,8 @@ import awm_kernels
 from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, ROOT
 from bench.results import write_run
 
+Group = dict[str, dict[str, Any]]
+
 PEERS = ("foolbox", "proxtorch", "entmax", "fastprox")
 CEILING = "ceiling, "
 # Ratios say how many times the kernels' time the others take.
@@ -70,14 +72,8 @@ def write(out: Path, found: Mapping[str, Any], text: str) -> None:
 
 def as_markdown(found: Mapping[str, Any]) -> str:
     """One line a group."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in found["rows"]:
-        groups.setdefault(row["group"], {})[row["contestant"]] = row
-    rates = {
-        group.removeprefix(CEILING).removesuffix(" product"): _rate(next(iter(rows.values())))
-        for group, rows in groups.items()
-        if group.startswith(CEILING)
-    }
+    groups = by_group(found)
+    rates = rates_of(groups)
     ceilings = "; ".join(f"{name} {_rate_text(name, rate)}" for name, rate in rates.items())
     missing = [name for name in PEERS if name not in found["versions"]]
     lines = [
@@ -94,7 +90,36 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cells(rows: dict[str, dict[str, Any]], rates: Mapping[str, float]) -> list[str]:
+def by_group(found: Mapping[str, Any]) -> dict[str, Group]:
+    """The rows of a run, by group and contestant."""
+    groups: dict[str, Group] = {}
+    for row in found["rows"]:
+        groups.setdefault(row["group"], {})[row["contestant"]] = row
+    return groups
+
+
+def rates_of(groups: Mapping[str, Group]) -> dict[str, float]:
+    """The ceilings of a run: operations or bytes a second."""
+    return {
+        group.removeprefix(CEILING).removesuffix(" product"): _rate(next(iter(rows.values())))
+        for group, rows in groups.items()
+        if group.startswith(CEILING)
+    }
+
+
+def floor_of(rows: Group, rates: Mapping[str, float]) -> float | None:
+    """Seconds that a copy of as many bytes took, or that the arithmetic takes at the ceilings."""
+    if COPY in rows:
+        return float(rows[COPY]["seconds"])
+    flops = rows[KERNELS].get("flops")
+    if isinstance(flops, int | float):
+        flops = {"float32": flops}
+    if not flops or not set(flops) <= set(rates):
+        return None
+    return float(sum(count / rates[dtype] for dtype, count in flops.items()))
+
+
+def _cells(rows: Group, rates: Mapping[str, float]) -> list[str]:
     ours = rows[KERNELS]
     others = [row for name, row in rows.items() if name not in (KERNELS, EAGER, COMPILED, COPY)]
     best = min(others, key=lambda row: row["seconds"], default=None)
@@ -114,17 +139,14 @@ def _faster(other: dict[str, Any] | None, ours: dict[str, Any]) -> str:
     return f"{other['seconds'] / ours['seconds']:.2f}×" if other else "not measured"
 
 
-def _share(rows: dict[str, dict[str, Any]], rates: Mapping[str, float]) -> str:
-    ours = rows[KERNELS]
-    if COPY in rows:
-        return f"{rows[COPY]['seconds'] / ours['seconds']:.0%} of a copy"
-    flops = ours.get("flops")
-    if isinstance(flops, int | float):
-        flops = {"float32": flops}
-    if not flops or not set(flops) <= set(rates):
+def _share(rows: Group, rates: Mapping[str, float]) -> str:
+    floor = floor_of(rows, rates)
+    if floor is None:
         return ""
-    floor = sum(count / rates[dtype] for dtype, count in flops.items())
-    return f"{floor / ours['seconds']:.0%} of the arithmetic ({duration(floor)})"
+    share = f"{floor / rows[KERNELS]['seconds']:.0%}"
+    return (
+        f"{share} of a copy" if COPY in rows else f"{share} of the arithmetic ({duration(floor)})"
+    )
 
 
 def _rate(row: dict[str, Any]) -> float:

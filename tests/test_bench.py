@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_networks_without_a_trigger_are_named_and_left_out(
     monkeypatch.setenv("AWM_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="with a trigger in"):
         find_networks(tmp_path)
-    for name, facts in (("benign", {}), ("badnets", {"trigger": {}})):
+    both: dict[str, dict[str, Any]] = {"benign": {}, "badnets": {"trigger": {}}}
+    for name, facts in both.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
     assert find_networks(tmp_path) == [tmp_path / "badnets"]
@@ -147,18 +149,18 @@ def test_what_is_wrong_is_not_timed() -> None:
 
 
 def test_a_wrong_purification_is_not_timed() -> None:
-    *arguments, recipe = contestants.problem("small_vgg", "1")
+    problem = contestants.problem("small_vgg", "1")
     right = functools.partial(purify, precision="fp32")
-    check_equal(*arguments, recipe, right, SINGLE)
+    check_equal(*problem, right, SINGLE)
 
-    def wrong(*given: object, **options: object) -> tuple[dict[str, torch.Tensor], None]:
+    def wrong(*given: Any, **options: Any) -> tuple[dict[str, torch.Tensor], None]:
         masks = right(*given, **options).masks
         return {name: torch.full_like(mask, 0.123) for name, mask in masks.items()}, None
 
     with pytest.raises(AssertionError, match="not timed"):
-        check_equal(*arguments, recipe, wrong, HALF)
+        check_equal(*problem, wrong, HALF)
     with pytest.raises(AssertionError, match="not timed"):
-        check_equal(*arguments, recipe, lambda *_, **__: ({}, None), HALF)
+        check_equal(*problem, lambda *_, **__: ({}, None), HALF)
 
 
 def test_default_is_given_epochs_until_it_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:

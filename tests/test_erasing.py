@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,8 +94,14 @@ def test_a_folder_without_networks_is_refused(
 
 
 def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
-    rows, seeds, results = {}, {}, {}
-    truths = {"badnets": {"target": 8}, "benign": {}, "wanet": {"mapping": "all-to-all"}}
+    rows: dict[str, dict[str, Cell]] = {}
+    seeds: dict[Cell, list[Cell]] = {}
+    results: dict[Cell, dict[str, Any]] = {}
+    truths: dict[str, dict[str, Any]] = {
+        "badnets": {"target": 8},
+        "benign": {},
+        "wanet": {"mapping": "all-to-all"},
+    }
     for name, truth in truths.items():
         (tmp_path / "small_vgg" / name).mkdir(parents=True)
         write_manifest(tmp_path / "small_vgg" / name, truth)
@@ -103,7 +110,11 @@ def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
         rows[name] = row
         seeds |= {cell: with_seeds(cell, 3) for cell in row.values()}
         for seed, (backdoored, target) in enumerate([(True, 8), (True, 1), (False, 8)]):
-            verdict = {"backdoored": backdoored, "target": target, "score": 1.5 + seed}
+            verdict: dict[str, Any] = {
+                "backdoored": backdoored,
+                "target": target,
+                "score": 1.5 + seed,
+            }
             verdict |= {"norm": 5.0, "unit": "L1", "surest": None if seed == 1 else target}
             results[replace(row["default"], seed=seed)] = {"verdict": verdict}
     found = list(erasing.measured(rows, seeds, results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,6 @@ def test_every_measured_network_is_described() -> None:
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:
-    rows = [{"a": 1.5, "b": None}, {"c": "θ"}]
+    rows: list[dict[str, Any]] = [{"a": 1.5, "b": None}, {"c": "θ"}]
     write_rows(tmp_path / "new" / "rows.jsonl", rows)
     assert list(read_rows(tmp_path / "new" / "rows.jsonl")) == rows

@@ -13,9 +13,10 @@ The names:
 
     what `default` reaches      expect, goals, erasing, draws, more-images, no-images,
                                 retuned
-    its examination, its parts  verdicts, ablation
+    its examination, its parts  verdicts, verdict-list, ablation
     the paper and its rivals    rivals, rivals-one-shot, agreement, awm-parts, fine-tuning, clp,
                                 anp-thresholds, elsewhere, authors-code
-    time                        speed, speed-goals, losses, profile, calls, growth
+    time                        speed, speed-goals, losses, former-default, profile,
+                                profile-details, calls, growth
     networks trained here       training
 """

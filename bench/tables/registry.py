@@ -16,8 +16,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "more-images": erasing.more_images,
     "no-images": single.no_images,
     "retuned": single.retuned,
-    # What the examination says of each network.
-    "verdicts": verdicts.verdict_table,
+    # What the examination says, by kind of network and network by network.
+    "verdicts": verdicts.by_kind,
+    "verdict-list": verdicts.by_network,
     # What `default` is without each of its parts.
     "ablation": parts.ablation,
     # The paper's tables: by number of images, one image a class, where each method erases, AWM's
@@ -35,7 +36,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed.speed,
     "speed-goals": speed.speed_goals,
     "losses": speed.losses,
+    "former-default": speed.former_default,
     "profile": speed.profile,
+    "profile-details": speed.profile_details,
     "calls": speed.calls,
     "growth": speed.growth,
     # Networks trained here.

@@ -25,9 +25,10 @@ class Network:
 
     Attributes:
         arch, attack: its folder is ARCH/ATTACK.
-        group: a key of `GROUPS`, or "examined only".
+        group: a key of `GROUPS`.
         planted: the class that its backdoor leads to; None without one.
         role: whether settings were chosen on it.
+        kept: whether it still exists; others were examined and are gone.
     """
 
     arch: str
@@ -37,6 +38,7 @@ class Network:
     trigger: str
     planted: int | None
     role: str
+    kept: bool
     sha256: str
 
 
@@ -46,7 +48,8 @@ def networks() -> list[Network]:
 
 
 def in_group(group: str) -> list[Network]:
-    return [network for network in networks() if network.group == group]
+    """Those that still exist."""
+    return [network for network in networks() if network.group == group and network.kept]
 
 
 @cache
