@@ -31,7 +31,9 @@ def collect(cells: Path, into: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("cells", type=Path, metavar="CELLS", help="folder of cells")
     parser.add_argument("--into", required=True, type=Path, metavar="FILE", help="a .jsonl")

@@ -30,7 +30,9 @@ METRICS = ("acc", "asr", "asr_all", "ra", "target_acc")
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.erasing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("nets", type=Path, metavar="NETS")
     parser.add_argument("--data-dir", type=Path, help="(default: $AWM_DATA_DIR)")

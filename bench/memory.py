@@ -58,7 +58,11 @@ def _measure(kind: str, arch: str) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("kind", metavar="KIND", help="a way to purify, of contestants.RUNS")
     parser.add_argument("arch", metavar="ARCH")
     print(_measure(**vars(parser.parse_args())))
