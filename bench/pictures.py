@@ -61,7 +61,7 @@ def main() -> None:
     draw_growth(read_run("growth"), FOLDER / "growth.png")
     for path in sorted(FOLDER.glob("*.png")):
         shrink(path)
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+        print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from bench import pictures
+from bench.common import ROOT
 from bench.results import RESULTS, read_rows, read_study, write_rows, write_study
 from bench.tables import __main__ as command
 from bench.tables import erasing, study
@@ -93,6 +95,16 @@ def test_studies_are_sorted_and_have_no_cell_twice(name: str, tmp_path: Path) ->
 
 def test_results_are_small() -> None:
     assert sum(path.stat().st_size for path in RESULTS.iterdir()) < 400_000
+
+
+def test_pictures_are_drawn_from_the_results_and_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
+    pictures.main()
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    assert all(0 < path.stat().st_size < 60_000 for path in tmp_path.iterdir())
 
 
 def test_every_measured_network_is_described() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.tables import erasing, paper, parts, single, speed, verdicts
+from bench.tables import erasing, paper, parts, single, speed, speed_goals, training, verdicts
 
 TABLES: dict[str, Callable[[], str]] = {
     # What `default` reaches: one row a kind of network; goals met and missed; recipes side by
@@ -34,13 +34,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "authors-code": single.authors,
     # Time: kernels against others, goals, losses, where it goes, how it grows.
     "speed": speed.speed,
-    "speed-goals": speed.speed_goals,
-    "losses": speed.losses,
+    "speed-goals": speed_goals.speed_goals,
+    "losses": speed_goals.losses,
     "former-default": speed.former_default,
     "profile": speed.profile,
     "profile-details": speed.profile_details,
     "calls": speed.calls,
     "growth": speed.growth,
     # Networks trained here.
-    "training": speed.training,
+    "training": training.training,
 }
