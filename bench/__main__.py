@@ -49,8 +49,6 @@ def main() -> int:
         help="also purify the backdoored networks in the folders of DIR; needs AWM_DATA_DIR",
     )
     arguments = parser.parse_args()
-    sys.path.insert(0, str(HERE))
-
     if arguments.networks:
         try:
             find_networks(arguments.networks)
