@@ -1,4 +1,4 @@
-"""`python -m bench`: every benchmark in one run, as JSON and one table."""
+"""`python -m bench`: every benchmark in one run, as JSON Lines and one table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.networks import find_networks
+from bench.run import CEILING, as_markdown, collect, write
 
 HERE = Path(__file__).parent
 
@@ -21,13 +24,14 @@ class Keeper:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self.benchmarks = list(session.config._benchmarksession.benchmarks)
+        kept = session.config._benchmarksession  # type: ignore[attr-defined]
+        self.benchmarks = list(kept.benchmarks)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--out", type=Path, default=Path("build/bench"), help="writes OUT.json, OUT.md"
+        "--out", type=Path, default=Path("build/bench"), help="writes OUT.jsonl, OUT.md"
     )
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only these, as in pytest")
     parser.add_argument(
@@ -45,10 +49,6 @@ def main() -> int:
         help="also purify the backdoored networks in the folders of DIR; needs AWM_DATA_DIR",
     )
     arguments = parser.parse_args()
-    sys.path.insert(0, str(HERE))
-    from networks import find_networks
-    from table import CEILING, as_markdown, collect, write
-
     if arguments.networks:
         try:
             find_networks(arguments.networks)

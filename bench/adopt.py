@@ -1,6 +1,6 @@
 """Put a backdoored network of others, and its trigger, in a folder as `awm train` writes them.
 
-python adopt.py l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --target 0 \
+python -m bench.adopt l0.pth --arch small_vgg --dataset cifar10 --attack l0_inv --target 0 \
     --trigger-image l0_inv.png --trigger-mask mask.npy --out NETS/small_vgg/l0_inv
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from awm_defense.attacks import ATTACKS, make_attack
 from awm_defense.attacks.files import read_trigger_image, read_trigger_mask, write_attack
@@ -24,12 +25,14 @@ def main() -> None:
     try:
         adopt(given)
     except (OSError, ValueError) as error:
-        sys.exit(f"adopt.py: {error}")
+        sys.exit(f"bench.adopt: {error}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.adopt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--arch", required=True, choices=sorted(MODELS))
@@ -44,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 
 def adopt(given: argparse.Namespace) -> None:
-    trigger = {}
+    trigger: dict[str, Any] = {}
     if given.trigger_image:
         trigger["trigger_image"] = read_trigger_image(given.trigger_image)
     if given.trigger_mask:

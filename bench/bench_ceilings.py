@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from common import DEVICE, copy_of, measure
+
+from bench.common import DEVICE, copy_of, measure
 
 SIDE = 2048
 COPIED = 1 << 29

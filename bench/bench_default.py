@@ -11,49 +11,29 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bench_purify import examination_arithmetic
-from common import DEVICE, EAGER, KERNELS
-from networks import find_networks
-from plain_loop import plain_purify
 from torch import nn
 
 from awm_defense import PurifyResult, get_recipe, purify
-from awm_defense.attacks.files import read_attack
-from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import load_into, load_state_dict
-from awm_defense.data import load_dataset
-from awm_defense.manifest import NAME, read_manifest
-from awm_defense.models import build_model
-from awm_defense.reproduce.studies import Trial
+from bench.arithmetic import examination_arithmetic
+from bench.common import EAGER, KERNELS
+from bench.networks import find_networks, trial
+from bench.plain_loop import plain_purify
 
 FOLDER = os.environ.get("AWM_BENCH_NETWORKS")
 NETWORKS = find_networks(Path(FOLDER)) if FOLDER else []
-DEFAULTS = {KERNELS: {}, "kernels, without the examination": {"examine": "false"}}
+DEFAULTS: dict[str, dict[str, str]] = {
+    KERNELS: {},
+    "kernels, without the examination": {"examine": "false"},
+}
 OFFICIAL = "kernels, `official`"
 # What the plain loop ended with, by network.
 ENDS: dict[Path, dict[str, float]] = {}
-
-
-@functools.cache
-def trial(folder: Path) -> Trial:
-    manifest = read_manifest(folder / NAME)
-    model = build_model(manifest["arch"], manifest["num_classes"])
-    load_into(model, load_state_dict(folder / MODEL))
-    return Trial(
-        model=model.eval().to(DEVICE),
-        attack=read_attack(folder, manifest),
-        data=load_dataset(manifest["dataset"], None),
-        recipe=None,
-        n=None,
-        seed=0,
-        limit=None,
-        device=torch.device(DEVICE),
-    )
 
 
 def plain(folder: Path) -> nn.Module:
@@ -63,7 +43,7 @@ def plain(folder: Path) -> nn.Module:
     purified = copy.deepcopy(of.model)
     with torch.no_grad():
         for name, mask in masks.items():
-            purified.get_submodule(name).weight.mul_(mask)
+            purified.get_parameter(f"{name}.weight").mul_(mask)
     return purified
 
 
@@ -86,7 +66,7 @@ def epochs_until_as_good(folder: Path, options: dict[str, str]) -> int:
 @pytest.mark.parametrize("folder", NETWORKS, ids=[folder.name for folder in NETWORKS])
 def bench_until_as_good(benchmark: Any, folder: Path, contestant: str) -> None:
     benchmark.group = f"until as good as `official` ends, {folder.name}"
-    call = functools.partial(plain, folder)
+    call: Callable[[], Any] = functools.partial(plain, folder)
     if contestant == OFFICIAL:
         of = trial(folder)
         call = functools.partial(

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 from torch import Tensor
 
 from awm_kernels import l1_project_, l1_rescale_
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 SHAPES = {"one 3x32x32": (1, 3072), "one 3x224x224": (1, 150528), "64 of 3x32x32": (64, 3072)}
 RADIUS = 100.0

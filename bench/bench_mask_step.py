@@ -1,15 +1,17 @@
 """The fused mask step against the eager sequence, torch's faster Adams, and torch.compile."""
 
+from typing import Any
+
 import pytest
 import torch
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 from torch import Tensor
 
 from awm_kernels import mask_step_
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 SIZES = {"11 M parameters": 11_000_000, "100 M parameters": 100_000_000}
 LR, GAMMA, BETA1, BETA2, EPS = 0.01, 1e-8, 0.9, 0.999, 1e-8
-ADAMS = {
+ADAMS: dict[str, dict[str, Any]] = {
     EAGER: {"foreach": False},
     "foreach Adam": {"foreach": True},
     "fused Adam": {"fused": True},

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.utils import parametrize, prune
 
 from awm_kernels import masked_conv2d
+from bench.common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 
 CHANNELS, BATCH = [64, 256], 32
 
@@ -29,8 +29,9 @@ def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:
 
 def parametrized(theta: Tensor, mask: Tensor):
     layer = plain_layer(theta).requires_grad_(False)
-    parametrize.register_parametrization(layer, "weight", Masked(mask))
-    return layer, layer.parametrizations.weight[0].mask
+    masked = Masked(mask)
+    parametrize.register_parametrization(layer, "weight", masked)
+    return layer, masked.mask
 
 
 def pruned(theta: Tensor, mask: Tensor):

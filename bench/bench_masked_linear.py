@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 from torch import Tensor
 from torch.nn.functional import linear
 
 from awm_kernels import masked_linear
+from bench.common import COMPILED, DEVICE, EAGER, KERNELS, gate, measure
 
 
 def eager(x: Tensor, theta: Tensor, mask: Tensor) -> Tensor:

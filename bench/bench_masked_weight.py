@@ -1,12 +1,14 @@
 """W = s · m ⊙ θ of a whole network in one call against one expression a layer."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import masked_weight
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 ROWS, WIDTH, LAYERS = 256, 2304, 19
 
@@ -30,7 +32,7 @@ def kernels(theta, mask, scale, out=None):
 
 FRESH = "masked_weight, 11 M parameters"
 INTO = "masked_weight into memory at hand (out=), 11 M parameters"
-GROUPS = {
+GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     FRESH: {EAGER: eager, COMPILED: torch.compile(eager), KERNELS: kernels},
     INTO: {EAGER: eager_into, KERNELS: kernels},
 }

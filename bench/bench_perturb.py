@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import perturb
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 
 def eager(x, delta):

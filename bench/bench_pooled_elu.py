@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import pooled_elu
+from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 
 def eager(x, window):

@@ -1,10 +1,10 @@
-"""What the time of a purification is made of: `python breakdown.py --out results/cpu-breakdown`.
+"""What the time of a purification is made of: `python -m bench.breakdown --out build/breakdown`.
 
 Three epochs of the `official` recipe, and the examination that the `default` recipe begins with (of
 an untrained network, or of the real ones in the folder `--networks`, with data in AWM_DATA_DIR),
 timed, and once more under PyTorch's profiler, which says what share of the time each kind of op
 has; beside it what the arithmetic alone would take at the rate of a large matrix product, measured
-in the same run. Writes OUT.json and OUT.md. CPU only.
+in the same run. Writes OUT.jsonl and OUT.md. CPU only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_ceilings import SIDE
-from bench_default import trial
-from bench_purify import arithmetic, examination_arithmetic, problem
-from kinds import KINDS, OTHER, shares
-from networks import find_networks
-from table import about, duration, write
 from torch import Tensor, nn
 
 from awm_defense import PurifyResult, examine, purify
+from bench.arithmetic import arithmetic, examination_arithmetic
+from bench.bench_ceilings import SIDE
+from bench.contestants import problem
+from bench.kinds import KINDS, OTHER, shares
+from bench.networks import find_networks, trial
+from bench.run import about, duration, write
 
 EPOCHS, REPEATS, PRODUCTS = "3", 3, 50
 ARCHS = ["small_vgg", "resnet18"]
@@ -109,8 +109,12 @@ def table_row(title: str, values: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.breakdown",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
     parser.add_argument("--archs", nargs="+", choices=ARCHS, default=ARCHS)
     parser.add_argument("--networks", type=Path, help="holds a folder NAME of each to examine")
     arguments = parser.parse_args()

@@ -1,22 +1,19 @@
-"""What the time of an op is made of: `python calls.py --out results/cpu-calls`.
+"""What the time of an op is made of: `python -m bench.calls --out build/calls`.
 
 Beside the whole time of each op stand its fixed cost, that of the same call on next to no data
 (Python, PyTorch's dispatcher, autograd), the time of a copy that moves as many bytes, and the time
 on one thread: a pass that all threads speed up in proportion is bound by its arithmetic, one that
-they don't by memory. Writes OUT.json and OUT.md. CPU only.
+they don't by memory. Writes OUT.jsonl and OUT.md. CPU only.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_mask_step import ARRAYS, State
-from common import KERNELS, copy_of
-from table import about, duration, write
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
@@ -31,13 +28,17 @@ from awm_kernels import (
     pooled_elu,
     trigger_step_,
 )
+from bench.bench_mask_step import ARRAYS, State
+from bench.common import KERNELS, copy_of
+from bench.run import about, duration, write
 
 Call = Callable[[], Any]
+Make = Callable[..., tuple[Call, int]]
 RADIUS = 100.0
 MIN_SECONDS = 0.3
 
 
-def into_ball(op: Callable[..., Tensor]) -> Callable[..., tuple[Call, int]]:
+def into_ball(op: Callable[..., Tensor]) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         delta = torch.randn(shape) * 10
         radius = torch.full((shape[0],), RADIUS)
@@ -61,7 +62,7 @@ def clip(*shape: int) -> tuple[Call, int]:
     return lambda: torch.autograd.grad(perturb(x, delta), delta, grad), 4 * x.nbytes
 
 
-def activate(dtype: torch.dtype, window: int) -> Callable[..., tuple[Call, int]]:
+def activate(dtype: torch.dtype, window: int) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         x = torch.randn(shape).to(dtype=dtype, memory_format=torch.channels_last)
         x.requires_grad_()
@@ -76,7 +77,7 @@ def step(*shape: int) -> tuple[Call, int]:
     return State(shape[0], KERNELS), 4 * ARRAYS * shape[0]
 
 
-def weights(out: bool) -> Callable[..., tuple[Call, int]]:
+def weights(out: bool) -> Make:
     def make(*shape: int) -> tuple[Call, int]:
         theta, mask = torch.randn(shape), torch.rand(shape)
         scale, row_ptr = torch.rand(shape[0]), torch.arange(shape[0] + 1) * shape[1]
@@ -116,7 +117,7 @@ def multiply(*shape: int) -> tuple[Call, int]:
 
 
 # (title, what makes a call and counts its bytes, sizes, next to no data)
-OPS: list[tuple[str, Callable[..., tuple[Call, int]], list[tuple[int, ...]], tuple[int, ...]]] = [
+OPS: list[tuple[str, Make, Sequence[tuple[int, ...]], tuple[int, ...]]] = [
     ("l1_project_", into_ball(l1_project_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("l1_rescale_", into_ball(l1_rescale_), [(1, 3072), (1, 150528), (64, 3072)], (1, 3)),
     ("trigger_step_ with projection", ascend, [(10, 3072)], (1, 3)),
@@ -179,8 +180,12 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.calls",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = breakdown()

@@ -1,17 +1,19 @@
 """What the benchmarks share: the device, a correctness gate, the call to the timer.
 
 Each benchmark file times one op and its rivals in one pytest-benchmark group, one contestant a
-benchmark; `table.py` makes ratios within a group. A figure is only taken after `gate` has passed.
+benchmark; `run.py` makes ratios within a group. A figure is only taken after `gate` has passed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Contestants with a meaning: ours, PyTorch written the obvious way, torch.compile of that, and a
 # copy that moves as many bytes as the op has to.

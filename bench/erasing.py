@@ -1,25 +1,28 @@
 """What each recipe of ours makes of networks, from one clean image a class.
 
-python bench/erasing.py NETS --data-dir DATA --out OUT --seeds 5 --workers 2
+python -m bench.erasing NETS --data-dir DATA --out OUT --seeds 5 --workers 2
 
-NETS holds a folder ARCH/NAME of each network, as train_own.sh and paper/adopt_ibau.sh write them.
+NETS holds a folder ARCH/NAME of each network, as train_own.sh and adopt_ibau.sh write them.
 Cells are those of `awm reproduce`: OUT/cells has a file for each that ended, and the same command
-goes on. OUT/erasing.json has them all, OUT/erasing.md the tables.
+goes on. OUT/erasing.jsonl has them all in short, OUT/erasing.md the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from awm_defense.manifest import NAME, read_manifest, write_json
+from awm_defense.manifest import NAME, read_manifest
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import read_results, run_grid
-from awm_defense.reproduce.summary import Results, describe, mean_and_spread, with_seeds
+from awm_defense.reproduce.summary import Results, describe, with_seeds
+from bench.results import compact, write_study
+from bench.tables.markdown import NOTHING, spread
+from bench.tables.markdown import table as markdown_table
 
 RECIPES = {"official": "awm", "paper": "paper", "default": "default"}
 METRICS = ("acc", "asr", "asr_all", "ra", "target_acc")
@@ -27,7 +30,9 @@ METRICS = ("acc", "asr", "asr_all", "ra", "target_acc")
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.erasing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("nets", type=Path, metavar="NETS")
     parser.add_argument("--data-dir", type=Path, help="(default: $AWM_DATA_DIR)")
@@ -58,7 +63,8 @@ def main() -> None:
     tables = [table(lines), verdict_table(given.nets, lines)]
     text = "\n\n".join([*tables, describe(cells, results, None)]) + "\n"
     (given.out / "erasing.md").write_text(text)
-    write_json(given.out / "erasing.json", {cell.name: found for cell, found in results.items()})
+    compacted = (compact(cell, found) for cell, found in results.items())
+    write_study(given.out / "erasing.jsonl", compacted)
     print(text)
     for cell, error in report.failed.items():
         print(f"{cell.name} failed: {error}")
@@ -84,7 +90,7 @@ class Line(NamedTuple):
     network: str
     title: str
     cell: Cell
-    found: list[dict[str, Any]]
+    found: list[Mapping[str, Any]]
 
 
 def measured(
@@ -100,28 +106,22 @@ def measured(
 
 def table(lines: list[Line]) -> str:
     """A line for each network and recipe: mean ± standard deviation over seeds."""
-    text = [
-        "| network | recipe | ACC | ASR | asr_all | RA | target_acc | seconds | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["network", "recipe", "ACC", "ASR", "asr_all", "RA", "target_acc", "seconds", "seeds"]
+    rows = []
     for network, title, _, found in lines:
         values = [
-            spread([one["metrics"][name] for one in found if name in one["metrics"]], 1)
+            spread([one["metrics"][name] for one in found if name in one["metrics"]])
             for name in METRICS
         ]
         seconds = spread([one["seconds"] for one in found if "seconds" in one], 0)
-        cells = [network, title, *values, seconds, str(len(found))]
-        text.append("| " + " | ".join(cells) + " |")
-    return "\n".join(text)
+        rows.append([network, title, *values, seconds, str(len(found))])
+    return markdown_table(head, rows)
 
 
 def verdict_table(nets: Path, lines: list[Line]) -> str:
     """What the recipes that examine first said of each network, and its truth."""
-    text = [
-        "| network | recipe | planted class | looked backdoored | class named "
-        "| scores (*: by the second question) | by |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ["network", "recipe", "planted class", "looked backdoored", "class named"]
+    rows = []
     for network, title, cell, found in lines:
         verdicts = [one["verdict"] for one in found if one.get("verdict")]
         if not verdicts:
@@ -133,25 +133,17 @@ def verdict_table(nets: Path, lines: list[Line]) -> str:
         none = "all" if truth.get("mapping") == "all-to-all" else "none"
         cells = [network, title, none if planted is None else str(planted)]
         cells += [f"{len(seen)} of {len(verdicts)}"]
-        cells += ["-" if planted is None else f"{named} of {len(verdicts)}"]
+        cells += [NOTHING if planted is None else f"{named} of {len(verdicts)}"]
         cells += [", ".join(score(verdict) for verdict in verdicts)]
-        cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or "-"]
-        text.append("| " + " | ".join(cells) + " |")
-    return "\n".join(text)
+        cells += [", ".join(sorted({f"{v['norm']:g} {v['unit']}" for v in seen})) or NOTHING]
+        rows.append(cells)
+    return markdown_table([*head, "scores (*: by the second question)", "by"], rows)
 
 
-def score(verdict: dict[str, Any]) -> str:
+def score(verdict: Mapping[str, Any]) -> str:
     """A verdict's score, marked where the second question made the network count as backdoored."""
     second = verdict["backdoored"] and verdict.get("surest") is not None
     return f"{verdict['score']:.1f}" + ("*" if second else "")
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Mean ± standard deviation, as far as there are values for them."""
-    mean, deviation = mean_and_spread(values)
-    if mean is None:
-        return "-"
-    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
 if __name__ == "__main__":

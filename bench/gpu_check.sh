@@ -15,7 +15,7 @@ trap 'rm -rf "$parts"' EXIT
 python="${PYTHON:-python3}"
 deadline=465
 # So that what doesn't need the build works where that fails.
-export PYTHONPATH="$PWD:$PWD/python:$PWD/bench${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD:$PWD/python${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 : >"$out/log.txt"
 
 part() { # NAME SECONDS COMMAND...
@@ -39,14 +39,14 @@ if [[ "${1:-}" != --no-install ]]; then
 fi
 part diagnostics 30 "$python" -m awm_kernels
 for name in ceilings flat trigger; do
-  part "$name" 30 "$python" -m gpu "$name" --out "$parts/$name.json"
+  part "$name" 30 "$python" -m bench.gpu "$name" --out "$parts/$name.json"
 done
 # Three at a time: the largest tests take up to 40 GiB each.
 workers=()
 if "$python" -c 'import xdist' 2>/dev/null; then workers=(-n 3); fi
 part tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider "${workers[@]}" \
   --junit-xml="$parts/tests.xml" tests/test_gpu.py
-part purify 90 "$python" -m gpu purify --out "$parts/purify.json"
-part convolutions 200 "$python" -m gpu convolutions --out "$parts/convolutions.json"
-"$python" -m gpu.results collect "$parts" "$out/results.json"
-"$python" -m gpu.results show "$out/results.json"
+part purify 90 "$python" -m bench.gpu purify --out "$parts/purify.json"
+part convolutions 200 "$python" -m bench.gpu convolutions --out "$parts/convolutions.json"
+"$python" -m bench.gpu.results collect "$parts" "$out/results.json"
+"$python" -m bench.gpu.results show "$out/results.json"

@@ -1,4 +1,4 @@
-"""Peak memory of one way to purify: `python memory.py KIND ARCH`, in a process of its own.
+"""Peak memory of one way to purify: `python -m bench.memory KIND ARCH`, in a process of its own.
 
 On a CPU that is how far the resident size grows beyond what it was with the model built.
 """
@@ -13,13 +13,16 @@ from pathlib import Path
 
 import torch
 
+from bench.common import ROOT
+from bench.contestants import RUNS, problem
+
 MB = 2**20
 
 
 def peak_mb(kind: str, arch: str) -> float:
     """Peak memory in MB of one epoch, measured in a fresh process."""
-    argv = [sys.executable, __file__, kind, arch]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    argv = [sys.executable, "-m", "bench.memory", kind, arch]
+    done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
@@ -47,8 +50,6 @@ def peak() -> float:
 
 
 def _measure(kind: str, arch: str) -> float:
-    from bench_purify import RUNS, problem
-
     *arguments, recipe = problem(arch, "1")
     recipe = recipe.with_options({"passes": "1"})
     before = start_watching()
@@ -57,7 +58,11 @@ def _measure(kind: str, arch: str) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", metavar="KIND", help="a way to purify, of bench_purify.RUNS")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kind", metavar="KIND", help="a way to purify, of contestants.RUNS")
     parser.add_argument("arch", metavar="ARCH")
     print(_measure(**vars(parser.parse_args())))

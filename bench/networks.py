@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
 
-from awm_defense.data import DATA_DIR_VARIABLE
+import torch
+
+from awm_defense.attacks.files import read_attack
+from awm_defense.backdoor import MODEL
+from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.data import DATA_DIR_VARIABLE, load_dataset
 from awm_defense.manifest import NAME, read_manifest
+from awm_defense.models import build_model
+from awm_defense.reproduce.studies import Trial
+from bench.common import DEVICE
 
 
 def find_networks(folder: Path) -> list[Path]:
@@ -30,3 +39,21 @@ def find_networks(folder: Path) -> list[Path]:
             f"--networks: expected their data in the folder {DATA_DIR_VARIABLE}, which is not set"
         )
     return found
+
+
+@functools.cache
+def trial(folder: Path) -> Trial:
+    """The network in a folder, its trigger and its data, with one image a class."""
+    manifest = read_manifest(folder / NAME)
+    model = build_model(manifest["arch"], manifest["num_classes"])
+    load_into(model, load_state_dict(folder / MODEL))
+    return Trial(
+        model=model.eval().to(DEVICE),
+        attack=read_attack(folder, manifest),
+        data=load_dataset(manifest["dataset"], None),
+        recipe=None,
+        n=None,
+        seed=0,
+        limit=None,
+        device=torch.device(DEVICE),
+    )

@@ -45,7 +45,8 @@ def plain_purify(
     """
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes, images[0].numel())
-    assert recipe.mask_lr is not None
+    assert recipe.mask_lr is not None and recipe.tau is not None
+    assert recipe.alpha is not None and recipe.beta is not None
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
     model = copy.deepcopy(model).eval()
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The networks of our own in results/erasing.md; a finished one is kept, an interrupted one continued,
-# so the same command can be given again. paper/adopt_ibau.sh copies the published ones.
+# The networks of our own in results/erasing.jsonl; a finished one is kept, an interrupted one continued,
+# so the same command can be given again. adopt_ibau.sh copies the published ones.
 #
 #   bench/train_own.sh DATA TRIGGERS NETS
 #

@@ -9,27 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from awm_defense import purify
+from bench import bench_default, breakdown, calls, contestants, kinds, scaling
+from bench.common import ROOT, gate
+from bench.networks import find_networks
+from bench.plain_loop import HALF, SINGLE, check_equal
+from bench.results import read_rows
+from bench.run import as_markdown, duration
+
 pytest.importorskip("pytest_benchmark")
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "bench"))
-
-import bench_default  # noqa: E402
-import bench_purify  # noqa: E402
-import breakdown  # noqa: E402
-import calls  # noqa: E402
-import kinds  # noqa: E402
-import scaling  # noqa: E402
-from common import gate  # noqa: E402
-from networks import find_networks  # noqa: E402
-from plain_loop import HALF, SINGLE, check_equal  # noqa: E402
-from table import as_markdown, duration  # noqa: E402
-
-from awm_defense import purify  # noqa: E402
 
 FEW = "masked_linear and not compiled"
 
@@ -40,7 +33,8 @@ def test_networks_without_a_trigger_are_named_and_left_out(
     monkeypatch.setenv("AWM_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="with a trigger in"):
         find_networks(tmp_path)
-    for name, facts in (("benign", {}), ("badnets", {"trigger": {}})):
+    both: dict[str, dict[str, Any]] = {"benign": {}, "badnets": {"trigger": {}}}
+    for name, facts in both.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
     assert find_networks(tmp_path) == [tmp_path / "badnets"]
@@ -54,13 +48,14 @@ def row(group: str, contestant: str, seconds: float, **about: object) -> dict[st
     return {"group": group, "contestant": contestant, "seconds": seconds, **about}
 
 
-def test_a_run_is_written_as_json_and_as_a_table(tmp_path: Path) -> None:
+def test_a_run_is_written_as_rows_and_as_a_table(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"}
     command = [sys.executable, "-m", "bench", "--out", str(out), "-k", FEW]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.with_suffix(".json").read_text())
+    about, *rows = read_rows(out.with_suffix(".jsonl"))
+    found = {**about, "rows": rows}
     contestants = {(row["group"], row["contestant"]) for row in found["rows"]}
     assert ("ceiling, copy", "copy") in contestants
     assert ("masked_linear forward+backward, 2048 to 1024", "kernels") in contestants
@@ -107,13 +102,13 @@ def test_growth_is_that_of_the_fastest_rounds(
     monkeypatch.setattr(scaling, "POINTS", points)
     monkeypatch.setattr(scaling, "MEASURED", [("net", 8, 32), ("net", 16, 32)])
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(scaling, "about", dict)
-    monkeypatch.setattr(sys, "argv", ["scaling.py", "--out", str(tmp_path / "new" / "growth")])
+    monkeypatch.setattr(scaling, "about", lambda: {"device": "d", "versions": {"torch": "1"}})
+    monkeypatch.setattr(sys, "argv", ["scaling", "--out", str(tmp_path / "new" / "growth")])
     scaling.main()
-    found = json.loads((tmp_path / "new" / "growth.json").read_text())
-    assert [one["seconds"] for one in found["rows"]] == [1.0, 2.0, 1.0]
-    assert [one["rounds"] for one in found["rows"]][1:] == [[2.0, 4.0, 2.0], [3.0, 1.0, 2.0]]
-    assert [one["axis"] for one in found["rows"]] == ["a", "a", "b"]
+    _, *rows = read_rows(tmp_path / "new" / "growth.jsonl")
+    assert [one["seconds"] for one in rows] == [1.0, 2.0, 1.0]
+    assert [one["rounds"] for one in rows][1:] == [[2.0, 4.0, 2.0], [3.0, 1.0, 2.0]]
+    assert [one["axis"] for one in rows] == ["a", "a", "b"]
     assert (tmp_path / "new" / "growth.png").stat().st_size > 0
 
 
@@ -154,18 +149,18 @@ def test_what_is_wrong_is_not_timed() -> None:
 
 
 def test_a_wrong_purification_is_not_timed() -> None:
-    *arguments, recipe = bench_purify.problem("small_vgg", "1")
+    problem = contestants.problem("small_vgg", "1")
     right = functools.partial(purify, precision="fp32")
-    check_equal(*arguments, recipe, right, SINGLE)
+    check_equal(*problem, right, SINGLE)
 
-    def wrong(*given: object, **options: object) -> tuple[dict[str, torch.Tensor], None]:
+    def wrong(*given: Any, **options: Any) -> tuple[dict[str, torch.Tensor], None]:
         masks = right(*given, **options).masks
         return {name: torch.full_like(mask, 0.123) for name, mask in masks.items()}, None
 
     with pytest.raises(AssertionError, match="not timed"):
-        check_equal(*arguments, recipe, wrong, HALF)
+        check_equal(*problem, wrong, HALF)
     with pytest.raises(AssertionError, match="not timed"):
-        check_equal(*arguments, recipe, lambda *_, **__: ({}, None), HALF)
+        check_equal(*problem, lambda *_, **__: ({}, None), HALF)
 
 
 def test_default_is_given_epochs_until_it_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-
-from gpu import results, setting  # noqa: E402
-from gpu.__main__ import PARTS  # noqa: E402
-from gpu.layers import NETWORKS, Layer, distinct  # noqa: E402
+from bench.gpu import results, setting
+from bench.gpu.__main__ import PARTS
+from bench.gpu.layers import NETWORKS, Layer, distinct
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="bench/gpu_check.sh runs them in full")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +18,10 @@ from awm_defense.manifest import write_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.summary import with_seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
-import erasing
+from bench import erasing
+from bench.collect import collect
+from bench.results import read_rows
+from bench.tables.markdown import spread
 
 
 def test_a_line_for_each_network_and_recipe(
@@ -42,7 +43,7 @@ def test_a_line_for_each_network_and_recipe(
     method = "awm+epochs=1+passes=1"
     options = ["--seeds", "2", "--recipes", "default", "--methods", method]
     monkeypatch.setattr(
-        sys, "argv", ["erasing.py", str(tmp_path / "nets"), "--out", str(out), *options]
+        sys, "argv", ["erasing", str(tmp_path / "nets"), "--out", str(out), *options]
     )
     monkeypatch.setitem(erasing.RECIPES, "default", "default+epochs=1+passes=1+examine=false")
     erasing.main()
@@ -58,7 +59,11 @@ def test_a_line_for_each_network_and_recipe(
     assert all(" ± " in cell for cell in rows[1][2:7])
     assert rows[4][3:6] == ["-"] * 3  # no backdoor, no attack success
     assert len(list((out / "cells").glob("*.json"))) == 10
-    assert len(json.loads((out / "erasing.json").read_text())) == 10
+    rows_kept = list(read_rows(out / "erasing.jsonl"))
+    assert len(rows_kept) == 10 and rows_kept[0]["metrics"]["acc"] > 0
+    table = tmp_path / "table.jsonl"
+    assert collect(out / "cells", table) == collect(out / "cells", table) == 10
+    assert list(read_rows(table)) == rows_kept
     lost = (
         out
         / "cells"
@@ -81,7 +86,7 @@ def test_a_line_for_each_network_and_recipe(
 def test_a_folder_without_networks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["erasing.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["erasing", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
         erasing.main()
     assert "NETS: expected folders ARCH/NAME with a manifest.json" in capsys.readouterr().err
@@ -89,8 +94,14 @@ def test_a_folder_without_networks_is_refused(
 
 
 def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
-    rows, seeds, results = {}, {}, {}
-    truths = {"badnets": {"target": 8}, "benign": {}, "wanet": {"mapping": "all-to-all"}}
+    rows: dict[str, dict[str, Cell]] = {}
+    seeds: dict[Cell, list[Cell]] = {}
+    results: dict[Cell, dict[str, Any]] = {}
+    truths: dict[str, dict[str, Any]] = {
+        "badnets": {"target": 8},
+        "benign": {},
+        "wanet": {"mapping": "all-to-all"},
+    }
     for name, truth in truths.items():
         (tmp_path / "small_vgg" / name).mkdir(parents=True)
         write_manifest(tmp_path / "small_vgg" / name, truth)
@@ -99,7 +110,11 @@ def test_verdicts_are_compared_with_the_truth(tmp_path: Path) -> None:
         rows[name] = row
         seeds |= {cell: with_seeds(cell, 3) for cell in row.values()}
         for seed, (backdoored, target) in enumerate([(True, 8), (True, 1), (False, 8)]):
-            verdict = {"backdoored": backdoored, "target": target, "score": 1.5 + seed}
+            verdict: dict[str, Any] = {
+                "backdoored": backdoored,
+                "target": target,
+                "score": 1.5 + seed,
+            }
             verdict |= {"norm": 5.0, "unit": "L1", "surest": None if seed == 1 else target}
             results[replace(row["default"], seed=seed)] = {"verdict": verdict}
     found = list(erasing.measured(rows, seeds, results))
@@ -125,4 +140,4 @@ def test_only_some_networks(tmp_path: Path) -> None:
     ("values", "text"), [([], "-"), ([1.26], "1.3"), ([1.0, 2.0, 3.0], "2.0 ± 1.0")]
 )
 def test_spreads(values: list[float], text: str) -> None:
-    assert erasing.spread(values, 1) == text
+    assert spread(values) == text

@@ -1,4 +1,4 @@
-"""Benchmarks on a GPU against the ceilings of the same run: `python -m gpu PART --out FILE`.
+"""Benchmarks on a GPU against the ceilings of the same run: `python -m bench.gpu PART --out FILE`.
 
 Without a GPU the same code runs on tiny sizes, so that it can't rot; its figures mean nothing then.
 """

@@ -1,12 +1,12 @@
-"""python -m gpu PART --out FILE: one part of the benchmarks, rows as JSON."""
+"""python -m bench.gpu PART --out FILE: one part of the benchmarks, rows as JSON."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import ceilings, convolutions, flat, purify, trigger
-from .setting import write
+from bench.gpu import ceilings, convolutions, flat, purify, trigger
+from bench.gpu.setting import write
 
 PARTS = {
     "ceilings": ceilings.rows,
@@ -18,7 +18,11 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

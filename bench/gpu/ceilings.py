@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from .setting import DEVICE, Row, Rows, size, times
+from bench.gpu.setting import DEVICE, Row, Rows, size, times
 
 
 @functools.cache

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import gate
 from torch import Tensor
 
-from .layers import NETWORKS, Layer, distinct
-from .setting import DEVICE, GPU, Row, Rows, at_least, at_most, times
+from bench.common import gate
+from bench.gpu.layers import NETWORKS, Layer, distinct
+from bench.gpu.setting import DEVICE, GPU, Row, Rows, at_least, at_most, times
 
 BATCH = 32 if GPU else 1
 DTYPES = {"bfloat16": torch.bfloat16, "tf32": torch.float32}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from common import gate
 from torch import Tensor
 
 from awm_kernels import mask_step_, masked_weight
-
-from .ceilings import copy_rate
-from .layers import RESNET18
-from .setting import DEVICE, Row, Rows, at_least, size, times
+from bench.common import gate
+from bench.gpu.ceilings import copy_rate
+from bench.gpu.layers import RESNET18
+from bench.gpu.setting import DEVICE, Row, Rows, at_least, size, times
 
 LR, L1 = 0.01, 1e-8
 

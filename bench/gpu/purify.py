@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from plain_loop import HALF, SINGLE, check_equal, plain_purify
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
 from awm_defense.models import build_model
 from awm_defense.purify import make_engine
-
-from .setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
+from bench.gpu.setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
+from bench.plain_loop import HALF, SINGLE, check_equal, plain_purify
 
 MB = 2**20
 
@@ -45,9 +45,9 @@ def cost(call: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / MB
 
 
-def conv_share(recipe: Recipe, *arguments: Any) -> float:
+def conv_share(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> float:
     """Share of the device time of a trigger and a mask step that convolution kernels take."""
-    engine = make_engine(*arguments, recipe, device=DEVICE, captured=False)
+    engine = make_engine(model, images, labels, recipe, device=DEVICE, captured=False)
     engine.start_phase()
     engine.network.flat.require_grad(True)
     for _ in range(2):
@@ -67,7 +67,7 @@ def conv_share(recipe: Recipe, *arguments: Any) -> float:
 
 def _is_kernel(event: Any) -> bool:
     """A kernel by itself: its time is counted with the operator that launched it."""
-    return bool(event.device_type == torch.autograd.DeviceType.CUDA)
+    return bool(event.device_type == DeviceType.CUDA)
 
 
 def rows() -> Rows:
@@ -94,7 +94,7 @@ def rows() -> Rows:
         share = memory["captured"] / memory["plain"]
         note = f"{memory['captured']:.0f} MB"
         yield at_most(f"{name}, memory, captured / plain", share, 0.7, "x", memory["plain"], note)
-    yield at_least(f"{name}, share of convolutions", conv_share(recipe, *arguments), 0.5, "")
+    yield at_least(f"{name}, share of convolutions", conv_share(*arguments, recipe), 0.5, "")
 
     count = size(50, 2)
     models = [build_model("small_vgg", 10).eval().to(DEVICE) for _ in range(count)]

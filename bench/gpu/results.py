@@ -1,7 +1,7 @@
 """One JSON of a whole run, and a table of it.
 
-python -m gpu.results collect PARTS FILE     what gpu_check.sh left in the folder PARTS, into FILE
-python -m gpu.results show FILE              as Markdown
+python -m bench.gpu.results collect PARTS FILE     what gpu_check.sh left in PARTS, into FILE
+python -m bench.gpu.results show FILE              as Markdown
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from .setting import NO_GPU, Row
+from bench.gpu.setting import NO_GPU, Row
 
 STOPPED = {124: "stopped at its time limit", 137: "stopped at its time limit"}
 

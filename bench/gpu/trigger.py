@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from common import gate
 from torch import Tensor
+from torch._C._autograd import DeviceType
 
 from awm_kernels import _reference, l1_project_, perturb, trigger_step_
-
-from .ceilings import empty_kernel
-from .flat import rand, share_of_copy
-from .setting import DEVICE, GPU, REPEATS, Row, Rows, at_least, at_most, size, times
+from bench.common import gate
+from bench.gpu.ceilings import empty_kernel
+from bench.gpu.flat import rand, share_of_copy
+from bench.gpu.setting import DEVICE, GPU, REPEATS, Row, Rows, at_least, at_most, size, times
 
 SHAPES = {"one of 3x32x32": (1, 3072), "one of 3x224x224": (1, 150528), "64 of 3x32x32": (64, 3072)}
 
@@ -24,13 +25,21 @@ def launches(call: Callable[[], object]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
-    kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
     return len([e for e in kernels if not e.name.startswith(("Memset", "Memcpy"))])
 
 
 def fresh(start: Tensor) -> Iterator[Tensor]:
     """Copies made ahead: what is in the ball already would be no work."""
     return iter([start.clone() for _ in range(REPEATS + 4)])
+
+
+def project(starts: Iterator[Tensor], radius: Tensor) -> Tensor:
+    return l1_project_(next(starts), radius, batched=True)
+
+
+def by_sorting(starts: Iterator[Tensor], radius: Tensor) -> None:
+    _reference.l1_project_(next(starts), radius)
 
 
 def projections() -> Rows:
@@ -43,8 +52,8 @@ def projections() -> Rows:
         gate(ours, sorted_)
         mine, theirs = fresh(start), fresh(start)
         fast, slow = times(
-            lambda mine=mine, radius=radius: l1_project_(next(mine), radius, batched=True),
-            lambda theirs=theirs, radius=radius: _reference.l1_project_(next(theirs), radius),
+            partial(project, mine, radius),
+            partial(by_sorting, theirs, radius),
         )
         note = f"{1e3 * fast:.1f} us"
         label = f"l1_project_, {name}"
@@ -84,9 +93,9 @@ def steps() -> Rows:
         gate(step(delta.clone()), expected)
         name = f"trigger_step_ with projection, {rows_} of 3x32x32"
         if goal:
-            yield share_of_copy(name, lambda d=delta: step(d), 3 * delta.nbytes, 0.8)
+            yield share_of_copy(name, partial(step, delta), 3 * delta.nbytes, 0.8)
         elif GPU:
-            yield at_most(f"{name}, launches", launches(lambda d=delta: step(d)), 1, "launches")
+            yield at_most(f"{name}, launches", launches(partial(step, delta)), 1, "launches")
 
 
 def rows() -> Iterator[Row]:
