@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from awm_defense.attacks import ATTACKS, make_attack
-from awm_defense.attacks.files import read_trigger_image, read_trigger_mask, write_attack
-from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.attacks.stored import read_trigger_image, read_trigger_mask, write_attack
 from awm_defense.data import DATASETS
-from awm_defense.manifest import write_manifest
+from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.files.manifest import write_manifest
 from awm_defense.models import MODELS, build_model
+from awm_defense.training.backdoor import MODEL
 
 
 def main() -> None:

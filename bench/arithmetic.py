@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from awm_defense import PurifyResult, Recipe, examine
-from awm_defense.batches import Batches
+from awm_defense.awm.batches import Batches
 from bench.common import DEVICE
 
 # Multiply-adds of a pair of steps, in units of those that one batch takes forward: the trigger step

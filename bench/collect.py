@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from awm_defense.manifest import read_manifest
+from awm_defense.files.manifest import read_manifest
 from bench.results import cell_of, compact, read_rows, write_study
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from awm_defense.manifest import NAME, read_manifest
+from awm_defense.files.manifest import NAME, read_manifest
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import read_results, run_grid
 from awm_defense.reproduce.summary import Results, describe, with_seeds

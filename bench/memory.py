@@ -51,7 +51,7 @@ def peak() -> float:
 
 def _measure(kind: str, arch: str) -> float:
     *arguments, recipe = problem(arch, "1")
-    recipe = recipe.with_options({"passes": "1"})
+    recipe = recipe.with_options({"inner_epochs": "1"})
     before = start_watching()
     RUNS[kind](*arguments, recipe=recipe, seed=0)
     return peak() - before

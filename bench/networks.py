@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from awm_defense.attacks.files import read_attack
-from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import load_into, load_state_dict
+from awm_defense.attacks.stored import read_attack
 from awm_defense.data import DATA_DIR_VARIABLE, load_dataset
-from awm_defense.manifest import NAME, read_manifest
+from awm_defense.files.checkpoint import load_into, load_state_dict
+from awm_defense.files.manifest import NAME, read_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.studies import Trial
+from awm_defense.training.backdoor import MODEL
 from bench.common import DEVICE
 
 

@@ -17,15 +17,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from awm_defense import PurifyResult
-from awm_defense.batches import Batches
-from awm_defense.recipes import Recipe
+from awm_defense.awm.batches import Batches
+from awm_defense.awm.recipe import Recipe
 
 # How far masks may be off in `check_equal`, in bfloat16 and in float32.
 HALF, SINGLE = 0.25, 0.02
 
 
 def loader(data: Batches) -> DataLoader:
-    """A phase's batches, drawn exactly as `awm_defense.purify` draws them."""
+    """A phase's batches, drawn exactly as `awm_defense.purification` draws them."""
     dataset = TensorDataset(data.images, data.labels)
     return DataLoader(dataset, batch_sampler=data.draw().images.tolist())
 
@@ -104,7 +104,7 @@ def check_equal(
     Raises:
         AssertionError: otherwise.
     """
-    few = {"epochs": "1", "passes": "1", "mask_optimizer": "sgd", "mask_lr": "1"}
+    few = {"epochs": "1", "inner_epochs": "1", "mask_optimizer": "sgd", "mask_lr": "1"}
     recipe = recipe.with_options(few)
     expected, _ = plain_purify(model, images, labels, recipe=recipe, seed=0)
     result = call(model, images, labels, recipe=recipe, seed=0)

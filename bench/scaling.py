@@ -24,10 +24,10 @@ import torch
 from tqdm import trange
 
 from awm_defense import get_recipe
-from awm_defense.allocator import keep_freed_memory
-from awm_defense.engine import Engine
+from awm_defense.awm.engine import Engine, make_engine
 from awm_defense.models import build_model
-from awm_defense.purify import make_engine
+from awm_defense.pixel_model import PixelModel
+from awm_defense.working.memory import keep_freed_memory
 from bench.arithmetic import multiply_adds
 from bench.common import DEVICE, ROOT
 from bench.growth_picture import NETWORKS, draw_growth
@@ -50,12 +50,12 @@ LEAST_PAIRS, LEAST_SECONDS, ROUNDS = 3, 5.0, 3
 
 def pair(engine: Engine) -> float:
     """Seconds of a trigger step and a mask step together."""
-    engine.start_phase()
+    engine.buffers.start_phase()
     start = time.perf_counter()
-    engine.trigger()
+    engine.trigger_phase.climb()
     engine.network.flat.require_grad(True)
-    engine.position.zero_()
-    engine.learn()
+    engine.buffers.position.zero_()
+    engine.under_delta.learn()
     engine.network.flat.require_grad(False)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
@@ -82,7 +82,8 @@ def measure(arch: str, batch: int, size: int) -> dict[str, Any]:
     images, labels = torch.rand(count, 3, size, size), torch.arange(count) % 10
     recipe = get_recipe("official").with_options({"batch_size": str(batch)})
     before = start_watching()
-    engine = make_engine(model, images, labels, recipe, device=torch.device(DEVICE))
+    pixel_model = PixelModel(model, images, device=DEVICE)
+    engine = make_engine(pixel_model, *pixel_model.take(images, labels), recipe)
     seconds = pair_seconds(engine)
     memory = peak() - before
     by_kind = shares(lambda: pair(engine))[1] if DEVICE == "cpu" else {}

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from awm_defense.attacks import make_attack
-from awm_defense.attacks.files import write_attack
-from awm_defense.backdoor import MODEL
-from awm_defense.checkpoint import save_model
-from awm_defense.manifest import write_manifest
+from awm_defense.attacks.stored import write_attack
+from awm_defense.files.checkpoint import save_model
+from awm_defense.files.manifest import write_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.summary import with_seeds
+from awm_defense.training.backdoor import MODEL
 from bench import erasing
 from bench.collect import collect
 from bench.results import read_rows
@@ -40,12 +40,12 @@ def test_a_line_for_each_network_and_recipe(
         )
         write_manifest(folder, {"attack": "none", **facts, **attack})
     out = tmp_path / "out"
-    method = "awm+epochs=1+passes=1"
+    method = "awm+epochs=1+inner_epochs=1"
     options = ["--seeds", "2", "--recipes", "default", "--methods", method]
     monkeypatch.setattr(
         sys, "argv", ["erasing", str(tmp_path / "nets"), "--out", str(out), *options]
     )
-    monkeypatch.setitem(erasing.RECIPES, "default", "default+epochs=1+passes=1+examine=false")
+    monkeypatch.setitem(erasing.RECIPES, "default", "default+epochs=1+inner_epochs=1+examine=false")
     erasing.main()
     lines = (out / "erasing.md").read_text().splitlines()
     assert "10 of 10 cells (seeds: 2) measured on all test images" in lines[-1]
@@ -67,7 +67,7 @@ def test_a_line_for_each_network_and_recipe(
     lost = (
         out
         / "cells"
-        / "small_vgg-badnets-one-shot-default+epochs=1+passes=1+examine=false-seed1.json"
+        / "small_vgg-badnets-one-shot-default+epochs=1+inner_epochs=1+examine=false-seed1.json"
     )
     lost.unlink()
     for seed in (0, 1):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
+from awm_defense.awm.engine import make_engine
 from awm_defense.models import build_model
-from awm_defense.purify import make_engine
+from awm_defense.pixel_model import PixelModel
 from bench.gpu.setting import DEVICE, GPU, Row, Rows, at_least, at_most, size
 from bench.plain_loop import HALF, SINGLE, check_equal, plain_purify
 
@@ -47,16 +48,18 @@ def cost(call: Callable[[], Any]) -> tuple[float, float]:
 
 def conv_share(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> float:
     """Share of the device time of a trigger and a mask step that convolution kernels take."""
-    engine = make_engine(model, images, labels, recipe, device=DEVICE, captured=False)
-    engine.start_phase()
+    pixel_model = PixelModel(model, images, device=DEVICE)
+    given = pixel_model.take(images, labels)
+    engine = make_engine(pixel_model, *given, recipe, captured=False)
+    engine.buffers.start_phase()
     engine.network.flat.require_grad(True)
     for _ in range(2):
-        engine.trigger_step()
-        engine.mask_step()
-        engine.position.zero_()
+        engine.trigger_phase.step()
+        engine.under_delta.step()
+        engine.buffers.position.zero_()
     with torch.profiler.profile() as profile:
-        engine.trigger_step()
-        engine.mask_step()
+        engine.trigger_phase.step()
+        engine.under_delta.step()
     conv = total = 0.0
     for event in profile.key_averages():
         spent = event.self_device_time_total if GPU else event.self_cpu_time_total
@@ -71,7 +74,9 @@ def _is_kernel(event: Any) -> bool:
 
 
 def rows() -> Rows:
-    recipe = get_recipe("official").with_options({} if GPU else {"epochs": "1", "passes": "1"})
+    recipe = get_recipe("official").with_options(
+        {} if GPU else {"epochs": "1", "inner_epochs": "1"}
+    )
     arch = "resnet18" if GPU else "small_vgg"
     arguments = problem(arch, 10, 32)
     check_equal(*arguments, recipe, partial(purify, precision="fp32"), SINGLE)
@@ -103,7 +108,11 @@ def rows() -> Rows:
     yield at_most(f"purify_many, {count} small VGGs, each", many / count, 0.25, "s")
 
     pixels, arch = size(224, 32), "resnet50" if GPU else "resnet18"
-    options = {"epochs": str(size(4, 1)), "passes": str(size(5, 1)), "batch_size": str(size(32, 8))}
+    options = {
+        "epochs": str(size(4, 1)),
+        "inner_epochs": str(size(5, 1)),
+        "batch_size": str(size(32, 8)),
+    }
     # 160 images: 4 epochs of 25 + 25 steps.
     arguments = problem(arch, size(160, 16), pixels)
     recipe = recipe.with_options({**options, "tau": "1000", "alpha": "0.9"})

@@ -22,7 +22,7 @@ class Settings:
             flip: whether mirrored they still show their class; else none is mirrored.
             synthetic: whether they were made of the network. No step follows the natural gradient
                 then: with them a published network kept ten times as much of its backdoor
-                (docs/measured.md, Without images).
+                (docs/results.md, Other amounts of images).
         """
         changes: dict[str, object] = {}
         if not flip and getattr(self, "flip", False):
