@@ -16,11 +16,14 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test lint compile-check cuda-check format clean
+.PHONY: help demo test test-fast coverage docs lint compile-check cuda-check format clean
 help:
 	@echo "make demo           plant a backdoor and erase it; the report goes to awm-demo/"
 	@echo "make test           build, then run every test"
-	@echo "make lint           ruff, clang-format and mypy"
+	@echo "make test-fast      the quick tests alone, in under three minutes"
+	@echo "make coverage       every test, and how much of the packages they run"
+	@echo "make docs           the documentation, into build/docs; a warning is an error"
+	@echo "make lint           ruff, clang-format, mypy and import-linter"
 	@echo "make compile-check  compile the Triton kernels for sm_90 (no GPU needed)"
 	@echo "make cuda-check     build the CUDA kernels (no GPU needed) and look for spilled registers"
 	@echo "make format         rewrite the sources the way lint wants them"
@@ -30,16 +33,29 @@ demo: $(PACKAGE)
 	$(BIN)/awm demo
 
 # Triton picks its interpreter when a kernel is decorated, so its tests have a process of their own.
+# COVERAGE=on also counts the lines that run.
+RUN = $(BIN)/$(if $(COVERAGE),coverage run -m,python -m)
 test: $(DEV)
-	$(BIN)/python -m pytest tests
+	$(RUN) pytest tests
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_gpu.py -k "cpu-triton and error"
+
+test-fast: $(DEV)
+	$(BIN)/python -m pytest tests -m "not slow"
+
+coverage: export COVERAGE := on
+coverage: test
+	$(BIN)/coverage report
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict
 
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
 
 compile-check: $(DEV)
 	$(BIN)/python tests/triton_compile.py
