@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench_l1_ball import sort_project
+from bench_l1_project import sort_project
 from common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 from awm_kernels import trigger_step_

@@ -83,8 +83,8 @@ def run(x: Tensor, grad: Tensor, window: int, alpha: float) -> tuple[Tensor, Ten
     n, h, w, c = x.shape
     out = nan_like(x.new_empty(n, h // window, w // window, c))
     grad_x = nan_like(x)
-    torch.ops.awm_kernels_cpu.pooled_elu_out(x, window, alpha, out)
-    torch.ops.awm_kernels_cpu.pooled_elu_backward_out(grad, x, window, alpha, grad_x)
+    torch.ops.awm_kernels_compiled.pooled_elu_out(x, window, alpha, out)
+    torch.ops.awm_kernels_compiled.pooled_elu_backward_out(grad, x, window, alpha, grad_x)
     return out.permute(0, 3, 1, 2), grad_x.permute(0, 3, 1, 2)
 
 
@@ -154,7 +154,7 @@ def test_threads(window: int) -> None:
 @needs_cpu
 def test_guards_name_the_argument() -> None:
     x, out = torch.zeros(1, 4, 4, 2), torch.zeros(1, 2, 2, 2)
-    ops = torch.ops.awm_kernels_cpu
+    ops = torch.ops.awm_kernels_compiled
     with pytest.raises(RuntimeError, match="window: expected 1 or 2, got 3"):
         ops.pooled_elu_out(x, 3, 1.0, out)
     with pytest.raises(RuntimeError, match="out: expected x's shape"):

@@ -23,7 +23,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton", minversion="3.7", reason="needs Triton 3.7 or newer")
 
 from awm_kernels._triton import (
-    l1_ball,
+    l1_project,
+    l1_rescale,
     mask_step,
     masked_conv,
     masked_weight,
@@ -185,7 +186,7 @@ def test_mask_step_without_weight_counts_every_block() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("length", [1, 37, 4097, 9000])
-def test_l1_ball(dtype: torch.dtype, length: int) -> None:
+def test_l1_rows(dtype: torch.dtype, length: int) -> None:
     rows = torch.randn(6, length, dtype=dtype)
     rows[4] = 0.5  # ties
     rows[5] = 0
@@ -193,9 +194,10 @@ def test_l1_ball(dtype: torch.dtype, length: int) -> None:
     # Far outside, just outside, inside, to nothing, ties, and the zero row.
     radius = norms * torch.tensor([0.1, 0.99, 1.5, 0.0, 0.5, 0.0])
     radius = radius.to(reference.compute_dtype(dtype))
-    for name in ("l1_rescale_", "l1_project_"):
+    for module in (l1_rescale, l1_project):
+        name = f"{module.__name__.rpartition('.')[2]}_"
         actual, same, exact = rows.clone(), rows.clone(), rows.double()
-        getattr(l1_ball, name)(actual, radius)
+        getattr(module, name)(actual, radius)
         getattr(reference, name)(same, radius)
         getattr(reference, name)(exact, radius.double())
         assert_accurate(actual, same, exact)
@@ -209,7 +211,7 @@ def test_l1_project_few_large_among_many_small() -> None:
     exact, same = rows.double(), rows.clone()
     reference.l1_project_(exact, radius.double())
     reference.l1_project_(same, radius)
-    l1_ball.l1_project_(rows, radius)
+    l1_project.l1_project_(rows, radius)
     assert_accurate(rows, same, exact)
 
 
@@ -403,8 +405,8 @@ def test_empty() -> None:
         RATE, 0.9, 0.999, 1e-8, 1.0, 0.0, 1.0, False,
     )  # fmt: skip
     assert stats.tolist() == [0, 0]
-    l1_ball.l1_rescale_(rows, torch.empty(0))
-    l1_ball.l1_project_(rows, torch.empty(0))
+    l1_rescale.l1_rescale_(rows, torch.empty(0))
+    l1_project.l1_project_(rows, torch.empty(0))
     trigger_step.trigger_step_(rows, rows, torch.empty(0), 1.0, True, True)
     perturb.perturb_out(rows, torch.ones(1, 5), 0.0, 1.0, rows)
     grad_delta = torch.full((1, 5), float("nan"))

@@ -22,18 +22,16 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from awm_kernels._triton import (  # noqa: E402
-    l1_ball,
+from awm_kernels._triton import (
+    l1_project,
+    l1_rescale,
     mask_step,
     masked_conv,
     masked_weight,
     perturb,
     trigger_step,
 )
-from awm_kernels._triton.masked_conv import (  # noqa: E402
+from awm_kernels._triton.masked_conv import (
     depthwise,
     forward,
     input_grad,
@@ -113,8 +111,8 @@ def flat_cases() -> Iterator[tuple[str, Any]]:
         delta, limit = torch.ones(4, length, dtype=dtype), radius
         limit = radius.to(DOUBLE) if dtype == DOUBLE else radius
         label = f"{str(dtype)[6:]} n={length}"
-        yield f"{label} rescale", lambda d=delta, r=limit: l1_ball.l1_rescale_(d, r)
-        yield f"{label} project", lambda d=delta, r=limit: l1_ball.l1_project_(d, r)
+        yield f"{label} rescale", lambda d=delta, r=limit: l1_rescale.l1_rescale_(d, r)
+        yield f"{label} project", lambda d=delta, r=limit: l1_project.l1_project_(d, r)
         for project, bound in ((True, True), (False, True), (False, False)):
             yield (
                 f"{label} step project={project} bound={bound}",

@@ -174,14 +174,8 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   totals[1] = sum(skipped.data(), block_count);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def(
-      "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
-      "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
-      "float grad_clip, float l1, float grad_norm_clip, bool proximal) -> ()");
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
+  m.impl("mask_step_", TORCH_BOX(&mask_step_));
 }
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) { m.impl("mask_step_", TORCH_BOX(&mask_step_)); }
 
 }  // namespace awm::cpu

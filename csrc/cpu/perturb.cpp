@@ -135,14 +135,7 @@ void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& del
   });
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def("perturb_out(Tensor x, Tensor delta, float low, float high, Tensor(a!) out) -> ()");
-  m.def(
-      "perturb_backward_out(Tensor grad, Tensor x, Tensor delta, float low, float high, "
-      "Tensor(a!)? grad_x, Tensor(b!)? grad_delta) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
   m.impl("perturb_out", TORCH_BOX(&perturb_out));
   m.impl("perturb_backward_out", TORCH_BOX(&perturb_backward_out));
 }

@@ -167,8 +167,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                 const OptionalTensor& exp_avg, const OptionalTensor& exp_avg_sq, const Tensor& step,
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
                 const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
-                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal,
-                const Tensor& workspace) {
+                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal) {
   const Device device(mask);
   check_dtype(stats, ScalarType::Double, "stats");
   check_numel(stats, 2, "stats");
@@ -180,13 +179,10 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
                   "exp_avg: expected a tensor because exp_avg_sq is given, got None");
   const int64_t numel = mask.numel(), block_count = ceil_div(numel, kTile);
-  check_dtype(workspace, ScalarType::Double, "workspace");
-  STD_TORCH_CHECK(workspace.is_contiguous() && workspace.numel() >= 2 * (1 + block_count),
-                  "workspace: expected at least ", 2 * (1 + block_count), " contiguous elements");
   device.check_here(step, "step");
   device.check_here(lr, "lr");
   device.check_here(stats, "stats");
-  device.check_here(workspace, "workspace");
+  const Tensor sums = torch::stable::new_empty(mask, {2 * (1 + block_count)}, ScalarType::Double);
   const Args args{target(device, mask, numel, "mask"),
                   source(device, grad_weight, numel, "grad_weight"),
                   source(device, theta, numel, "theta"),
@@ -204,7 +200,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                   grad_norm_clip,
                   proximal,
                   numel,
-                  static_cast<Pair*>(workspace.mutable_data_ptr())};
+                  static_cast<Pair*>(sums.mutable_data_ptr())};
   const Optimiser optimiser = exp_avg_sq.has_value() ? Optimiser::adam
                               : exp_avg.has_value()  ? Optimiser::momentum
                                                      : Optimiser::sgd;
@@ -220,15 +216,6 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   }
   device.launch(sum_kernel, {blocks(1), kSumThreads, kMaxWarps * sizeof(Pair)}, args.sums + 1,
                 block_count, static_cast<Pair*>(stats.mutable_data_ptr()));
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def(
-      "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
-      "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
-      "float grad_clip, float l1, float grad_norm_clip, bool proximal, Tensor(f!) workspace)"
-      " -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {

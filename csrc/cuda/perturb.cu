@@ -153,13 +153,6 @@ void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& del
       g, from, added, to_x, to_delta);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def("perturb_out(Tensor x, Tensor delta, float low, float high, Tensor(a!) out) -> ()");
-  m.def(
-      "perturb_backward_out(Tensor grad, Tensor x, Tensor delta, float low, float high, "
-      "Tensor(a!)? grad_x, Tensor(b!)? grad_delta) -> ()");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {
   m.impl("perturb_out", TORCH_BOX(&perturb_out));
   m.impl("perturb_backward_out", TORCH_BOX(&perturb_backward_out));
