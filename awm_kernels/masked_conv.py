@@ -359,19 +359,10 @@ def _op(
 
 @_op.register_fake
 def _(
-    x: Tensor,
-    theta: Tensor,
-    mask: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    backend: str,
+    x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> Tensor:
-    weight = torch.empty_like(ordered(theta), dtype=x.dtype)
-    return reference.conv(x, weight, bias, stride, padding, dilation, groups)
+    *window, _ = rest
+    return reference.conv(x, torch.empty_like(ordered(theta), dtype=x.dtype), bias, *window)
 
 
 @torch.library.custom_op("awm_kernels::masked_conv_backward", mutates_args=())
@@ -459,18 +450,9 @@ def _present(grad: Tensor | None) -> Tensor:
 
 @_backward_op.register_fake
 def _(
-    grad: Tensor,
-    x: Tensor,
-    theta: Tensor,
-    mask: Tensor,
-    scale: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    needs: list[bool],
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    stride, padding, dilation, groups, needs, _ = rest
     weight = torch.empty_like(ordered(theta), dtype=x.dtype)
     grad_x, grad_weight, _ = reference.conv_backward(
         grad, x, weight, stride, padding, dilation, groups, needs[0], any(needs[1:4]), False
@@ -483,7 +465,7 @@ def _(
         x.new_empty(theta.shape[0]),
     )
     nothing = (absent(x), absent(theta), absent(mask), absent(theta), absent(x))
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         torch.empty_like(value) if need and value is not None else without
         for need, value, without in zip(needs, made, nothing, strict=True)
     )

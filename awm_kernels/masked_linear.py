@@ -145,14 +145,7 @@ def _op(
 
 
 @_op.register_fake
-def _(
-    x: Tensor,
-    theta: Tensor,
-    mask: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    backend: str,
-) -> Tensor:
+def _(x: Tensor, theta: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], theta.shape[0])
 
 
@@ -212,7 +205,7 @@ def _(
     scale: Tensor | None,
     needs: list[bool],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     made = (
         x.new_empty(x.shape),
         theta.new_empty(theta.shape),
@@ -221,7 +214,7 @@ def _(
         x.new_empty(theta.shape[0]),
     )
     nothing = (absent(x), absent(theta), absent(mask), absent(theta), absent(x))
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         value if need else without
         for need, value, without in zip(needs, made, nothing, strict=True)
     )

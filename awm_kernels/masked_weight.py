@@ -167,12 +167,7 @@ def _op(
 
 @_op.register_fake
 def _(
-    theta: Tensor,
-    mask: Tensor,
-    scale: Tensor | None,
-    row_ptr: Tensor | None,
-    dtype: torch.dtype,
-    backend: str,
+    theta: Tensor, mask: Tensor, scale: Any, row_ptr: Any, dtype: torch.dtype, backend: str
 ) -> Tensor:
     return torch.empty_like(ordered(theta), dtype=dtype)
 

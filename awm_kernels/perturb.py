@@ -82,7 +82,7 @@ def _op(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> Tens
 
 
 @_op.register_fake
-def _(x: Tensor, delta: Tensor, low: float, high: float, backend: str) -> Tensor:
+def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(ordered(x))
 
 
@@ -126,16 +126,8 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    delta: Tensor,
-    low: float,
-    high: float,
-    need_x: bool,
-    need_delta: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    _, _, need_x, need_delta, _ = rest
     return (
         torch.empty_like(ordered(x)) if need_x else absent(x),
         delta.new_empty(delta.shape) if need_delta else absent(delta),

@@ -278,6 +278,7 @@ def test_purify_equals_that_on_a_cpu(name: str, device: str) -> None:
     expected = purify(model, images, labels, recipe=recipe, seed=0)
     there = (model.to(device), images.to(device), labels.to(device))
     got = purify(*there, recipe=recipe, seed=0)
+    assert got.trigger is not None and expected.trigger is not None
     assert got.trigger.device.type == device
     torch.testing.assert_close(got.trigger.cpu(), expected.trigger, rtol=1e-3, atol=1e-3)
     for key, mask in expected.masks.items():
