@@ -27,6 +27,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "trigger_step_": ("cpu", "cuda", "triton"),
     "pooled_elu": ("cpu",),
 }
+_ON_GPU = {op: tuple(name for name in names if name != "cpu") for op, names in OPS.items()}
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 LIBRARY = Path(__file__).parent / "lib" / "libawm_cpu.so"
 CUDA_LIBRARY = LIBRARY.with_name("libawm_cuda.so")
@@ -152,16 +153,15 @@ def choose(backend: str, *tensors: Tensor | None, op: str = "masked_conv") -> st
         RuntimeError: the backend asked for is not available; says why and how to get it.
     """
     present = [tensor for tensor in tensors if tensor is not None]
-    on_gpu = tuple(name for name in OPS[op] if name != "cpu")
     if backend == "auto":
-        offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": on_gpu}
+        offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": _ON_GPU[op]}
         for candidate in offered.get(present[0].device.type, ()):
             if _STATUS[candidate]().available and not _fits(candidate, present):
                 return candidate
         return "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    if not on_gpu and backend in ("cuda", "triton"):
+    if backend in ("cuda", "triton") and not _ON_GPU[op]:
         raise ValueError(f"backend: expected auto, reference or cpu for {op}, got {backend!r}")
     status = _STATUS[backend]()
     if not status.available:

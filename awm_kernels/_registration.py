@@ -1,7 +1,7 @@
 """Makes ops and their kernels known to PyTorch.
 
 An op (`torch.ops.awm_kernels`) takes tensors of any layout and the name of a backend. Its compiled
-kernels (`torch.ops.awm_kernels_compiled`) take dense tensors: each has one schema, here, and an
+kernels (`torch.ops.awm_kernels_compiled`) take dense tensors: each has one schema, and an
 implementation for the CPU (csrc/cpu), for CUDA (csrc/cuda) or for both. PyTorch's dispatcher
 chooses between these by the device of the tensors. Triton kernels are Python functions with the
 arguments of the compiled kernel of their name.
@@ -32,7 +32,7 @@ def define_kernel(schema: str) -> None:
 
 @functools.cache
 def kernel(op: str, name: str, backend: str) -> Callable[..., Any]:
-    """The kernel `name` of `op`: from _triton/<op>.py, or else compiled, whatever the device."""
+    """The kernel `name` of `op`: from _triton/<op>.py, or compiled for the tensors' device."""
     if backend == "triton":
         return getattr(import_module(f"awm_kernels._triton.{op}"), name)
     return getattr(torch.ops.awm_kernels_compiled, name).default

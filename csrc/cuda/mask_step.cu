@@ -1,6 +1,7 @@
 // mask_step_: weight gradient to new mask, moments and weight in one pass over memory.
 #include <cmath>
 
+#include "../mask_step.h"
 #include "reduce.h"
 #include "row_scale.h"
 
@@ -13,8 +14,6 @@ constexpr int n = kChunk<Any>;
 static_assert(n == kChunk<float>);
 constexpr int64_t kTile = int64_t{kThreads} * kUnroll * n;
 constexpr int kSumThreads = 1024;
-
-enum class Optimiser { adam, momentum, sgd };
 
 struct Args {
   Array mask, grad_weight, theta, exp_avg, exp_avg_sq, weight_out;
@@ -169,15 +168,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                 const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
                 double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal) {
   const Device device(mask);
-  check_dtype(stats, ScalarType::Double, "stats");
-  check_numel(stats, 2, "stats");
-  check_dtype(step, ScalarType::Long, "step");
-  check_numel(step, 1, "step");
-  check_dtype(lr, ScalarType::Double, "lr");
-  check_numel(lr, 1, "lr");
-  STD_TORCH_CHECK(stats.is_contiguous(), "stats: expected a contiguous tensor");
-  STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
-                  "exp_avg: expected a tensor because exp_avg_sq is given, got None");
+  const Optimiser optimiser = checked_optimiser(exp_avg, exp_avg_sq, step, stats, lr);
   const int64_t numel = mask.numel(), block_count = ceil_div(numel, kTile);
   device.check_here(step, "step");
   device.check_here(lr, "lr");
@@ -201,9 +192,6 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                   proximal,
                   numel,
                   static_cast<Pair*>(sums.mutable_data_ptr())};
-  const Optimiser optimiser = exp_avg_sq.has_value() ? Optimiser::adam
-                              : exp_avg.has_value()  ? Optimiser::momentum
-                                                     : Optimiser::sgd;
   if (numel > 0) {
     if (is_double(mask) || is_double(theta)) {
       launch_step<double, Any>(device, optimiser, block_count, args);
