@@ -23,8 +23,8 @@ Run = Callable[[], Tensor]
 Clock = Callable[[Sequence[Run], torch.device], Sequence[float]]
 
 
-class Window(NamedTuple):
-    """How the window of a convolution moves, over two dimensions."""
+class ConvParams(NamedTuple):
+    """How a convolution over two dimensions moves its window."""
 
     stride: list[int]
     padding: list[int]
@@ -87,7 +87,7 @@ def either(
     backend: str,
     x: Tensor,
     theta: Tensor,
-    window: Window,
+    params: ConvParams,
     tf32: bool,
     fused: Run,
     library: Run,
@@ -103,10 +103,10 @@ def either(
         x.dtype,
         theta.dtype,
         (last[0] == torch.channels_last, last[1] == torch.channels_last),
-        tuple(window.stride),
-        tuple(window.padding),
-        tuple(window.dilation),
-        window.groups,
+        tuple(params.stride),
+        tuple(params.padding),
+        tuple(params.dilation),
+        params.groups,
         tf32,
         x.device,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from awm_kernels import _l1_rows
+from awm_kernels import _l1_row
 from awm_kernels._registration import in_place_op
 
 
@@ -18,9 +18,9 @@ def l1_project_(
 
     Arguments, result and errors are those of `l1_rescale_`.
     """
-    return _l1_rows.into_ball(_op, delta, radius, batched, backend)
+    return _l1_row.into_ball(_op, delta, radius, batched, backend)
 
 
 @in_place_op("l1_project_", "delta")
 def _op(delta: Tensor, radius: Tensor, backend: str) -> None:
-    _l1_rows.run("l1_project", delta, radius, backend)
+    _l1_row.run("l1_project", delta, radius, backend)

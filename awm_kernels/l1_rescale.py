@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from awm_kernels import _l1_rows
+from awm_kernels import _l1_row
 from awm_kernels._registration import in_place_op
 
 
@@ -28,9 +28,9 @@ def l1_rescale_(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    return _l1_rows.into_ball(_op, delta, radius, batched, backend)
+    return _l1_row.into_ball(_op, delta, radius, batched, backend)
 
 
 @in_place_op("l1_rescale_", "delta")
 def _op(delta: Tensor, radius: Tensor, backend: str) -> None:
-    _l1_rows.run("l1_rescale", delta, radius, backend)
+    _l1_row.run("l1_rescale", delta, radius, backend)

@@ -303,12 +303,12 @@ class MaskedConv3d(_MaskedConv):
     dims, plain = 3, nn.Conv3d
 
 
-def _window_2d(
+def _params_2d(
     stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> _choice.Window:
+) -> _choice.ConvParams:
     if len(stride) == 1:
-        return _choice.Window([1, *stride], [0, *padding], [1, *dilation], groups)
-    return _choice.Window(stride, padding, dilation, groups)
+        return _choice.ConvParams([1, *stride], [0, *padding], [1, *dilation], groups)
+    return _choice.ConvParams(stride, padding, dilation, groups)
 
 
 def _as_2d(tensor: Tensor) -> Tensor:
@@ -344,25 +344,25 @@ def _op(
 
     if not _choice.may_fuse(backend, chosen, x):
         return library()
-    window, tf32 = _window_2d(stride, padding, dilation, groups), _tf32(x)
+    params, tf32 = _params_2d(stride, padding, dilation, groups), _tf32(x)
     x2, theta2 = _as_2d(x), _as_2d(theta)
 
     def fused() -> Tensor:
         factors = (ordered(theta2), _as_2d(mask), scale_for(theta, scale))
         added = None if bias is None else bias.contiguous()
         form = _choice.format_of(x2, theta2)
-        y = _fused("masked_conv_forward", x2, *factors, added, *window, tf32, form)
+        y = _fused("masked_conv_forward", x2, *factors, added, *params, tf32, form)
         return y.squeeze(2) if x.dim() == 3 else y
 
-    return _choice.either("forward", backend, x2, theta2, window, tf32, fused, library)
+    return _choice.either("forward", backend, x2, theta2, params, tf32, fused, library)
 
 
 @_op.register_fake
 def _(
     x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> Tensor:
-    *window, _ = rest
-    return reference.conv(x, torch.empty_like(ordered(theta), dtype=x.dtype), bias, *window)
+    *params, _ = rest
+    return reference.conv(x, torch.empty_like(ordered(theta), dtype=x.dtype), bias, *params)
 
 
 @torch.library.custom_op("awm_kernels::masked_conv_backward", mutates_args=())
@@ -399,27 +399,27 @@ def _backward_op(
     if not _choice.may_fuse(backend, chosen, x):
         grad_x, grad_weight, grad_bias = library(need_x, need_weight, need_bias)
     else:
-        window, tf32 = _window_2d(stride, padding, dilation, groups), _tf32(x)
+        params, tf32 = _params_2d(stride, padding, dilation, groups), _tf32(x)
         grad2, x2, theta2, mask2 = map(_as_2d, (grad, x, theta, mask))
         dense, factor = ordered(theta2), scale_for(theta, scale)
 
         def fused_input_grad() -> Tensor:
             form = _choice.format_of(x2, theta2)
             given = (grad2, dense, mask2, factor, x2.shape)
-            return _fused("masked_conv_input_grad", *given, *window, tf32, form).view(x.shape)
+            return _fused("masked_conv_input_grad", *given, *params, tf32, form).view(x.shape)
 
         def library_input_grad() -> Tensor:
             return _present(library(True, False, False)[0])
 
         def fused_mask_grad() -> Tensor:
-            found = _fused("masked_conv_mask_grad", grad2, x2, dense, factor, *window, tf32)
+            found = _fused("masked_conv_mask_grad", grad2, x2, dense, factor, *params, tf32)
             return found.to(mask.dtype).view(mask.shape)
 
         def library_mask_grad() -> Tensor:
             found = _present(library(False, True, False)[1])
             return weight_grads(found, theta, mask, scale, needs[1:4], weights)[1]
 
-        shapes = (backend, x2, theta2, window, tf32)
+        shapes = (backend, x2, theta2, params, tf32)
         if need_x:
             grad_x = _choice.either("input gradient", *shapes, fused_input_grad, library_input_grad)
         if need_mask and not (need_theta or need_scale):

@@ -96,8 +96,8 @@ class MaskedLinear(nn.Module):
         return masked_linear(x, self.weight, self.mask, self.bias)
 
 
-# A linear map is a convolution with this window.
-_WINDOW = _choice.Window([1, 1], [0, 0], [1, 1], 1)
+# A linear map is this convolution.
+_POINTWISE = _choice.ConvParams([1, 1], [0, 0], [1, 1], 1)
 
 
 def _tf32(x: Tensor) -> bool:
@@ -141,7 +141,7 @@ def _op(
         y = _fused("masked_linear_forward", rows, *factors, added, tf32)
         return y.view(*x.shape[:-1], theta.shape[0])
 
-    return _choice.either("forward", backend, rows, theta, _WINDOW, tf32, fused, library)
+    return _choice.either("forward", backend, rows, theta, _POINTWISE, tf32, fused, library)
 
 
 @_op.register_fake
@@ -180,7 +180,7 @@ def _backward_op(
         return _fused("masked_linear_mask_grad", grad_rows, rows, *factors, tf32).to(mask.dtype)
 
     fuse = _choice.may_fuse(backend, chosen, rows)
-    shapes = (backend, rows, theta, _WINDOW, tf32)
+    shapes = (backend, rows, theta, _POINTWISE, tf32)
     grad_x, grads = absent(x), (absent(theta), absent(mask), absent(theta))
     if need_x and fuse:
         grad_x = _choice.either("input gradient", *shapes, fused_input_grad, library_input_grad)

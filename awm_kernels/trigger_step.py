@@ -7,7 +7,7 @@ from torch import Tensor
 from awm_kernels import _check
 from awm_kernels import _reference as reference
 from awm_kernels._backend import choose
-from awm_kernels._l1_rows import put_back, radius_for, rows_and_radius
+from awm_kernels._l1_row import put_back, radius_for, rows_and_radius
 from awm_kernels._layout import write_back
 from awm_kernels._registration import in_place_op, kernel
 

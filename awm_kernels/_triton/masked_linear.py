@@ -8,7 +8,7 @@ from torch import Tensor
 from .masked_conv import masked_conv_forward, masked_conv_input_grad, masked_conv_mask_grad
 
 # stride, padding, dilation, groups
-_WINDOW = ([1, 1], [0, 0], [1, 1], 1)
+_POINTWISE = ([1, 1], [0, 0], [1, 1], 1)
 
 
 def _images(matrix: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def masked_linear_forward(
     """x (rows, in) → (rows, out)."""
     images, weight, factor = map(_images, (x, theta, mask))
     y = masked_conv_forward(
-        images, weight, factor, scale, bias, *_WINDOW, tf32, torch.channels_last
+        images, weight, factor, scale, bias, *_POINTWISE, tf32, torch.channels_last
     )
     return y.view(x.shape[0], theta.shape[0])
 
@@ -34,7 +34,7 @@ def masked_linear_input_grad(
     images, weight, factor = map(_images, (grad, theta, mask))
     shape = torch.Size((grad.shape[0], theta.shape[1], 1, 1))
     dx = masked_conv_input_grad(
-        images, weight, factor, scale, shape, *_WINDOW, tf32, torch.channels_last
+        images, weight, factor, scale, shape, *_POINTWISE, tf32, torch.channels_last
     )
     return dx.view(shape[:2])
 
@@ -44,5 +44,5 @@ def masked_linear_mask_grad(
 ) -> Tensor:
     """grad (rows, out), x (rows, in) → dm (out, in)."""
     images, pixels, weight = map(_images, (grad, x, theta))
-    dm = masked_conv_mask_grad(images, pixels, weight, scale, *_WINDOW, tf32)
+    dm = masked_conv_mask_grad(images, pixels, weight, scale, *_POINTWISE, tf32)
     return dm.view(theta.shape)
