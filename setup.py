@@ -309,7 +309,8 @@ def demangled(name: str) -> str:
 def resource_table(folder: Path) -> str:
     """Registers, shared memory and spilled bytes of each CUDA kernel, as ptxas reported them."""
     lines = [f"{'kernel':50} {'for':>8} {'registers':>9} {'shared':>8} {'spilled':>8}"]
-    for log in sorted(folder.glob("*.cu.o.log")):
+    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+        log = folder / f"{source.name}.o.log"
         for entry in log.read_text().split("Compiling entry function '")[1:]:
             found = re.match(
                 r"(\w+)' for '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "

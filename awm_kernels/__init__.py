@@ -1,9 +1,9 @@
 """Fused kernels for networks with elementwise weight masks and universal triggers."""
 
-from awm_kernels._backend import BACKENDS, backends, choose
+from awm_kernels._backend import BACKENDS, OPS, backends, choose
 from awm_kernels._choice import Choice, conv_choices
-from awm_kernels._ops import OPS
-from awm_kernels.l1_ball import l1_project_, l1_rescale_
+from awm_kernels.l1_project import l1_project_
+from awm_kernels.l1_rescale import l1_rescale_
 from awm_kernels.mask_step import mask_step_
 from awm_kernels.masked_conv import (
     MaskedConv1d,

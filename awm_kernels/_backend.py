@@ -13,6 +13,21 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+# Each op, and the backends with kernels of its own, best first: in csrc/cpu, csrc/cuda and _triton,
+# in a file of the op's name. The reference has every op. Where a layer has no kernel of its own,
+# its W is made by masked_weight's, and the library's convolution or product does the rest.
+OPS: dict[str, tuple[str, ...]] = {
+    "masked_conv": ("triton",),
+    "masked_linear": ("triton",),
+    "masked_weight": ("cpu", "cuda", "triton"),
+    "mask_step_": ("cpu", "cuda", "triton"),
+    "l1_rescale_": ("cpu", "cuda", "triton"),
+    "l1_project_": ("cpu", "cuda", "triton"),
+    "perturb": ("cpu", "cuda", "triton"),
+    "trigger_step_": ("cpu", "cuda", "triton"),
+    "pooled_elu": ("cpu",),
+}
+_ON_GPU = {op: tuple(name for name in names if name != "cpu") for op, names in OPS.items()}
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 LIBRARY = Path(__file__).parent / "lib" / "libawm_cpu.so"
 CUDA_LIBRARY = LIBRARY.with_name("libawm_cuda.so")
@@ -125,33 +140,29 @@ def _fits(backend: str, tensors: list[Tensor]) -> str:
     return _device_misfit(tensors[0].device.index) if backend == "cuda" else ""
 
 
-def choose(
-    backend: str, *tensors: Tensor | None, has_cuda: bool = False, cpu_only: bool = False
-) -> str:
-    """The backend that a call with `backend=` on these tensors runs on.
+def choose(backend: str, *tensors: Tensor | None, op: str = "masked_conv") -> str:
+    """The backend that a call of `op` with `backend=` on these tensors runs on.
 
-    "auto" takes the compiled CPU kernels for CPU tensors; for CUDA tensors the CUDA kernels, for
-    ops that have one (`has_cuda`: all but convolutions and linear maps), or else Triton; and the
-    PyTorch reference where those are missing or don't take the dtype. An op that is `cpu_only` has
-    none of the kernels for CUDA.
+    "auto" takes the compiled CPU kernels for CPU tensors; for CUDA tensors the CUDA kernels, or
+    else Triton, of those that `op` has (see `OPS`); and the PyTorch reference where these are
+    missing or don't take the dtype.
 
     Raises:
-        ValueError: `backend` is no backend's name, or that backend can't take the tensors.
+        ValueError: `backend` is no backend's name, the op has no kernels for it, or it can't take
+            the tensors.
         RuntimeError: the backend asked for is not available; says why and how to get it.
     """
     present = [tensor for tensor in tensors if tensor is not None]
     if backend == "auto":
-        on_cuda = () if cpu_only else ("cuda", "triton") if has_cuda else ("triton",)
-        offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": on_cuda}
-        candidates = offered.get(present[0].device.type, ())
-        for candidate in candidates:
+        offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": _ON_GPU[op]}
+        for candidate in offered.get(present[0].device.type, ()):
             if _STATUS[candidate]().available and not _fits(candidate, present):
                 return candidate
         return "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
-    if cpu_only and backend in ("cuda", "triton"):
-        raise ValueError(f"backend: expected auto, reference or cpu for this op, got {backend!r}")
+    if backend in ("cuda", "triton") and not _ON_GPU[op]:
+        raise ValueError(f"backend: expected auto, reference or cpu for {op}, got {backend!r}")
     status = _STATUS[backend]()
     if not status.available:
         raise RuntimeError(

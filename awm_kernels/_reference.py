@@ -72,6 +72,29 @@ def conv(
     )
 
 
+def masked_conv(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """conv(x, W, b) with W = s · (m ⊙ θ) rounded to x's dtype."""
+    weight = masked_weight(theta, mask, scale, None, x.dtype)
+    return conv(x, weight, bias, stride, padding, dilation, groups)
+
+
+def masked_linear(
+    x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """x Wᵀ + b with W = s · (m ⊙ θ) rounded to x's dtype."""
+    return F.linear(x, masked_weight(theta, mask, scale, None, x.dtype), bias)
+
+
 def conv_backward(
     grad: Tensor,
     x: Tensor,

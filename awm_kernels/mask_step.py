@@ -7,7 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from awm_kernels import _check, _ops
+from awm_kernels import _check
+from awm_kernels import _reference as reference
+from awm_kernels._backend import choose
+from awm_kernels._layout import like, ordered, scale_for, write_back
+from awm_kernels._registration import in_place_op, kernel
 
 
 def mask_step_(
@@ -115,7 +119,7 @@ def mask_step_(
         _check.at_least(name, value, 0.0)
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
-    _ops.mask_step_(
+    _op(
         mask,
         grad_weight,
         theta,
@@ -136,3 +140,48 @@ def mask_step_(
         backend,
     )
     return stats
+
+
+@in_place_op("mask_step_", "mask", "exp_avg", "exp_avg_sq", "step", "weight_out", "stats")
+def _op(
+    mask: Tensor,
+    grad_weight: Tensor,
+    theta: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    step: Tensor,
+    weight_out: Tensor | None,
+    stats: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    lr: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_clip: float,
+    l1: float,
+    grad_norm_clip: float,
+    proximal: bool,
+    backend: str,
+) -> None:
+    chosen = choose(backend, mask, grad_weight, theta, weight_out, op="mask_step_")
+    step.add_(1)
+    numbers = (lr, beta1, beta2, eps, grad_clip, l1, grad_norm_clip, proximal)
+    if chosen == "reference":
+        reference.mask_step_(
+            mask, grad_weight, theta, exp_avg, exp_avg_sq, step, weight_out, stats, scale, row_ptr,
+            *numbers,
+        )  # fmt: skip
+        return
+    dense = ordered(mask)
+    grad_weight, theta = like(grad_weight, dense), like(theta, dense)
+    changed = (exp_avg, exp_avg_sq, weight_out)
+    first, second, weight = (None if t is None else like(t, dense) for t in changed)
+    sums = stats.contiguous()
+    factors = (scale_for(theta, scale), row_ptr)
+    run = kernel("mask_step", "mask_step_", chosen)
+    run(dense, grad_weight, theta, first, second, step, weight, sums, *factors, *numbers)
+    made = (dense, first, second, weight, sums)
+    for target, source in zip((mask, *changed, stats), made, strict=True):
+        if target is not None and source is not None:
+            write_back(target, source)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from awm_kernels import _check, _conv_ops
+from awm_kernels import _check, _choice
+from awm_kernels import _reference as reference
+from awm_kernels._backend import choose
+from awm_kernels._layout import absent, ordered, scale_for
+from awm_kernels._registration import kernel
+from awm_kernels.masked_weight import make_weight, weight_grads
 
 IntOrTuple = int | tuple[int, ...]
 
@@ -83,7 +88,7 @@ def _masked_conv(
                 f"got {size + 2 * p}"
             )
     batched = x.dim() == dims + 2
-    y: Tensor = _conv_ops.masked_conv(
+    y: Tensor = _op(
         x if batched else x.unsqueeze(0),
         theta,
         mask,
@@ -296,3 +301,188 @@ class MaskedConv3d(_MaskedConv):
     """`torch.nn.Conv3d` with a frozen weight and a learned `mask`; see `masked_conv3d`."""
 
     dims, plain = 3, nn.Conv3d
+
+
+def _params_2d(
+    stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> _choice.ConvParams:
+    if len(stride) == 1:
+        return _choice.ConvParams([1, *stride], [0, *padding], [1, *dilation], groups)
+    return _choice.ConvParams(stride, padding, dilation, groups)
+
+
+def _as_2d(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def _tf32(x: Tensor) -> bool:
+    # Not `allow_tf32`: reading that fails where the newer settings were used.
+    return x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
+@torch.library.custom_op("awm_kernels::masked_conv", mutates_args=())
+def _op(
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    backend: str,
+) -> Tensor:
+    chosen = choose(backend, x, theta, mask, op="masked_conv")
+    if chosen == "reference":
+        return reference.masked_conv(x, theta, mask, scale, bias, stride, padding, dilation, groups)
+    weights = _choice.for_weights(backend, chosen)
+
+    def library() -> Tensor:
+        weight = make_weight(theta, mask, scale, None, x.dtype, weights)
+        return reference.conv(x, weight, bias, stride, padding, dilation, groups)
+
+    if not _choice.may_fuse(backend, chosen, x):
+        return library()
+    params, tf32 = _params_2d(stride, padding, dilation, groups), _tf32(x)
+    x2, theta2 = _as_2d(x), _as_2d(theta)
+
+    def fused() -> Tensor:
+        factors = (ordered(theta2), _as_2d(mask), scale_for(theta, scale))
+        added = None if bias is None else bias.contiguous()
+        form = _choice.format_of(x2, theta2)
+        y = _fused("masked_conv_forward", x2, *factors, added, *params, tf32, form)
+        return y.squeeze(2) if x.dim() == 3 else y
+
+    return _choice.either("forward", backend, x2, theta2, params, tf32, fused, library)
+
+
+@_op.register_fake
+def _(
+    x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any
+) -> Tensor:
+    *params, _ = rest
+    return reference.conv(x, torch.empty_like(ordered(theta), dtype=x.dtype), bias, *params)
+
+
+@torch.library.custom_op("awm_kernels::masked_conv_backward", mutates_args=())
+def _backward_op(
+    grad: Tensor,
+    x: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    need_x, need_theta, need_mask, need_scale, need_bias = needs
+    chosen = choose(backend, x, theta, mask, op="masked_conv")
+    weights = _choice.for_weights(backend, chosen)
+
+    def library(need_x: bool, need_weight: bool, need_bias: bool) -> tuple[Tensor | None, ...]:
+        # The gradients of the weight and the bias don't read the weight.
+        weight = (
+            make_weight(theta, mask, scale, None, x.dtype, weights)
+            if need_x
+            else torch.empty_like(ordered(theta), dtype=x.dtype)
+        )
+        place = (stride, padding, dilation, groups)
+        return reference.conv_backward(grad, x, weight, *place, need_x, need_weight, need_bias)
+
+    grad_x, grad_weight, grad_bias = None, None, None
+    grads = (absent(theta), absent(mask), absent(theta))
+    need_weight = need_theta or need_mask or need_scale
+    if not _choice.may_fuse(backend, chosen, x):
+        grad_x, grad_weight, grad_bias = library(need_x, need_weight, need_bias)
+    else:
+        params, tf32 = _params_2d(stride, padding, dilation, groups), _tf32(x)
+        grad2, x2, theta2, mask2 = map(_as_2d, (grad, x, theta, mask))
+        dense, factor = ordered(theta2), scale_for(theta, scale)
+
+        def fused_input_grad() -> Tensor:
+            form = _choice.format_of(x2, theta2)
+            given = (grad2, dense, mask2, factor, x2.shape)
+            return _fused("masked_conv_input_grad", *given, *params, tf32, form).view(x.shape)
+
+        def library_input_grad() -> Tensor:
+            return _present(library(True, False, False)[0])
+
+        def fused_mask_grad() -> Tensor:
+            found = _fused("masked_conv_mask_grad", grad2, x2, dense, factor, *params, tf32)
+            return found.to(mask.dtype).view(mask.shape)
+
+        def library_mask_grad() -> Tensor:
+            found = _present(library(False, True, False)[1])
+            return weight_grads(found, theta, mask, scale, needs[1:4], weights)[1]
+
+        shapes = (backend, x2, theta2, params, tf32)
+        if need_x:
+            grad_x = _choice.either("input gradient", *shapes, fused_input_grad, library_input_grad)
+        if need_mask and not (need_theta or need_scale):
+            made = _choice.either("mask gradient", *shapes, fused_mask_grad, library_mask_grad)
+            grads = (grads[0], made, grads[2])
+        elif need_weight:
+            grad_weight = library(False, True, False)[1]
+        if need_bias:
+            grad_bias = grad2.sum(dim=(0, 2, 3))
+    if need_weight and grad_weight is not None:
+        grads = weight_grads(grad_weight, theta, mask, scale, needs[1:4], weights)
+    return (
+        grad_x if need_x and grad_x is not None else absent(x),
+        *grads,
+        grad_bias if need_bias and grad_bias is not None else absent(x),
+    )
+
+
+def _fused(name: str, *arguments: Any) -> Tensor:
+    made: Tensor = kernel("masked_conv", name, "triton")(*arguments)
+    return made
+
+
+def _present(grad: Tensor | None) -> Tensor:
+    assert grad is not None
+    return grad
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor, x: Tensor, theta: Tensor, mask: Tensor, scale: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    stride, padding, dilation, groups, needs, _ = rest
+    weight = torch.empty_like(ordered(theta), dtype=x.dtype)
+    grad_x, grad_weight, _ = reference.conv_backward(
+        grad, x, weight, stride, padding, dilation, groups, needs[0], any(needs[1:4]), False
+    )
+    made = (
+        grad_x,
+        None if grad_weight is None else torch.empty_like(ordered(grad_weight), dtype=theta.dtype),
+        torch.empty_like(ordered(theta), dtype=mask.dtype),
+        scale,
+        x.new_empty(theta.shape[0]),
+    )
+    nothing = (absent(x), absent(theta), absent(mask), absent(theta), absent(x))
+    return tuple(
+        torch.empty_like(value) if need and value is not None else without
+        for need, value, without in zip(needs, made, nothing, strict=True)
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, theta, mask, scale, _, *ctx.params, ctx.backend = inputs
+    ctx.save_for_backward(x, theta, mask, scale)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:5])
+    grads = torch.ops.awm_kernels.masked_conv_backward(
+        grad, *ctx.saved_tensors, *ctx.params, needs, ctx.backend
+    )
+    asked = (g if need else None for g, need in zip(grads, needs, strict=True))
+    return (*asked, *(None for _ in range(5)))
+
+
+_op.register_autograd(_backward, setup_context=_setup)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from awm_kernels import _check, _ops
+from awm_kernels import _check
+from awm_kernels import _reference as reference
+from awm_kernels._backend import choose
+from awm_kernels._layout import absent, like, ordered, scale_for
+from awm_kernels._reference import compute_dtype
+from awm_kernels._registration import in_place_op, kernel
 
 
 def masked_weight(
@@ -46,7 +53,7 @@ def masked_weight(
     _check.rows(theta, scale, row_ptr)
     if out is not None:
         return _into(out, theta, mask, scale, row_ptr, dtype, backend)
-    result: Tensor = _ops.masked_weight(theta, mask, scale, row_ptr, dtype or theta.dtype, backend)
+    result: Tensor = _op(theta, mask, scale, row_ptr, dtype or theta.dtype, backend)
     return result
 
 
@@ -71,5 +78,117 @@ def _into(
             f"out: expected no argument that requires a gradient, got {', '.join(wanted)}; leave "
             "out away, or call under torch.no_grad()"
         )
-    _ops.masked_weight_out(theta, mask, scale, row_ptr, out, backend)
+    _out_op(theta, mask, scale, row_ptr, out, backend)
     return out
+
+
+def make_weight(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`masked_weight` unchecked and without autograd, for use inside ops."""
+    result = theta.new_empty(0, dtype=dtype) if out is None else out
+    chosen = choose(backend, theta, mask, result, op="masked_weight")
+    if chosen == "reference":
+        made = reference.masked_weight(theta, mask, scale, row_ptr, dtype)
+        return made if out is None else out.copy_(made)
+    theta = ordered(theta)
+    fits = out is not None and out.stride() == theta.stride()
+    dense = out if out is not None and fits else torch.empty_like(theta, dtype=dtype)
+    write = kernel("masked_weight", "masked_weight_out", chosen)
+    write(theta, like(mask, theta), scale_for(theta, scale), row_ptr, dense)
+    return dense if out is None or fits else out.copy_(dense)
+
+
+def weight_grads(
+    grad_weight: Tensor,
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dW → (dθ, dm, ds), each only if needed: the epilogue of a layer's weight gradient."""
+    need_theta, need_mask, need_scale = needs
+    return (
+        make_weight(grad_weight, mask, scale, None, theta.dtype, backend)
+        if need_theta
+        else absent(theta),
+        make_weight(theta, grad_weight, scale, None, mask.dtype, backend)
+        if need_mask
+        else absent(mask),
+        _row_sums(grad_weight * (mask * theta), None, scale)
+        if need_scale and scale is not None
+        else absent(theta),
+    )
+
+
+def _row_sums(values: Tensor, row_ptr: Tensor | None, like: Tensor) -> Tensor:
+    """Sum of `values` over each row, as the gradient of a scale shaped like `like`."""
+    compute = compute_dtype(values.dtype)
+    if row_ptr is None:
+        sums = values.reshape(values.shape[0], -1).sum(dim=1, dtype=compute)
+    else:
+        rows = torch.arange(like.numel(), device=values.device)
+        index = rows.repeat_interleave(row_ptr.diff(), output_size=values.numel())
+        sums = torch.zeros(like.shape, dtype=compute, device=values.device)
+        sums = sums.index_add(0, index, values.to(compute))
+    return sums.to(like.dtype)
+
+
+@in_place_op("masked_weight_out", "out")
+def _out_op(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    out: Tensor,
+    backend: str,
+) -> None:
+    make_weight(theta, mask, scale, row_ptr, out.dtype, backend, out)
+
+
+@torch.library.custom_op("awm_kernels::masked_weight", mutates_args=())
+def _op(
+    theta: Tensor,
+    mask: Tensor,
+    scale: Tensor | None,
+    row_ptr: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return make_weight(theta, mask, scale, row_ptr, dtype, backend)
+
+
+@_op.register_fake
+def _(
+    theta: Tensor, mask: Tensor, scale: Any, row_ptr: Any, dtype: torch.dtype, backend: str
+) -> Tensor:
+    return torch.empty_like(ordered(theta), dtype=dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    theta, mask, scale, row_ptr, _, ctx.backend = inputs
+    ctx.save_for_backward(theta, mask, scale, row_ptr)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    theta, mask, scale, row_ptr = ctx.saved_tensors
+    need_theta, need_mask, need_scale = ctx.needs_input_grad[:3]
+    product = torch.ops.awm_kernels.masked_weight
+    return (
+        product(grad, mask, scale, row_ptr, theta.dtype, ctx.backend) if need_theta else None,
+        product(theta, grad, scale, row_ptr, mask.dtype, ctx.backend) if need_mask else None,
+        _row_sums(grad * (mask * theta), row_ptr, scale) if need_scale else None,
+        None,
+        None,
+        None,
+    )
+
+
+_op.register_autograd(_backward, setup_context=_setup)

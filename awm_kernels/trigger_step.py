@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from awm_kernels import _check, _ops
-from awm_kernels.l1_ball import _put_back, rows_and_radius
+from awm_kernels import _check
+from awm_kernels import _reference as reference
+from awm_kernels._backend import choose
+from awm_kernels._l1_row import put_back, radius_for, rows_and_radius
+from awm_kernels._layout import write_back
+from awm_kernels._registration import in_place_op, kernel
 
 
 def trigger_step_(
@@ -38,6 +42,19 @@ def trigger_step_(
     _check.same_shape("delta", delta, grad=grad)
     _check.same_device("delta", delta, grad=grad)
     rows, limit = rows_and_radius(delta, 0.0 if radius is None else radius, batched)
-    grad_rows = grad.reshape(rows.shape)
-    _ops.trigger_step_(rows, grad_rows, limit, lr, project, radius is not None, backend)
-    return _put_back(delta, rows)
+    _op(rows, grad.reshape(rows.shape), limit, lr, project, radius is not None, backend)
+    return put_back(delta, rows)
+
+
+@in_place_op("trigger_step_", "delta")
+def _op(
+    delta: Tensor, grad: Tensor, radius: Tensor, lr: float, project: bool, bound: bool, backend: str
+) -> None:
+    chosen = choose(backend, delta, grad, op="trigger_step_")
+    if chosen == "reference":
+        reference.trigger_step_(delta, grad, radius, lr, project, bound)
+        return
+    dense = delta.contiguous()
+    step = kernel("trigger_step", "trigger_step_", chosen)
+    step(dense, grad.contiguous(), radius_for(delta, radius), lr, project, bound)
+    write_back(delta, dense)

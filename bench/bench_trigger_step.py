@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from awm_kernels import trigger_step_
-from bench.bench_l1_ball import sort_project
+from bench.bench_l1_project import sort_project
 from bench.common import COMPILED, COPY, DEVICE, EAGER, KERNELS, copy_of, gate, measure
 
 TRIGGERS, LR, RADIUS = 10, 0.1, 100.0

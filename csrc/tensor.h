@@ -1,5 +1,7 @@
 // Tensors as the kernels take them, and the checks that guard them. Arguments have been validated
 // in Python; these keep a direct caller from reading or writing out of bounds.
+//
+// The kernels' schemas are defined in Python too, once for the CPU and CUDA (awm_kernels/<op>.py).
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -116,6 +116,13 @@ CASES: dict[str, Callable[[torch.dtype, str], tuple[Any, ...]]] = {
     "pooled_elu": _pooled_elu,
 }
 
+
+def present(value: Tensor | None) -> Tensor:
+    """`value`, say a gradient, which must not be None."""
+    assert value is not None
+    return value
+
+
 DIFFERENTIABLE = ("masked_conv", "masked_linear", "masked_weight", "perturb", "pooled_elu")
 
 

@@ -18,5 +18,5 @@ fi
 export PYTHONPATH="$PWD"
 "$python" -c 'import torch; print("torch", torch.__version__)'
 exec "$python" -m pytest -q -p no:cacheprovider tests/test_cpu_kernels.py tests/test_ops.py \
-    tests/test_masked_*.py tests/test_mask_step.py tests/test_l1_ball.py tests/test_perturb.py \
+    tests/test_masked_*.py tests/test_mask_step.py tests/test_l1_*.py tests/test_perturb.py \
     tests/test_trigger_step.py tests/test_cuda_library.py

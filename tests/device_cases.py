@@ -180,7 +180,9 @@ def conv_case(
     groups: int = 1,
 ) -> Case:
     padding = dilation * (kernel // 2)
-    place = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    place: dict[str, Any] = {
+        "stride": stride, "padding": padding, "dilation": dilation, "groups": groups
+    }  # fmt: skip
 
     def run(t: Inputs, backend: str) -> list[Tensor]:
         x, mask = (t[n].detach().requires_grad_() for n in ("x", "mask_wide"))

@@ -186,8 +186,8 @@ def test_ops_are_sorted_into_kinds() -> None:
     found = {
         "aten::mkldnn_convolution": "convolutions, forward",
         "aten::convolution_backward": "convolutions, backward",
-        "awm_kernels_cpu::pooled_elu_backward_out": "activations and pooling",
-        "awm_kernels_cpu::mask_step_": "masks (mask_step_, masked_weight)",
+        "awm_kernels_compiled::pooled_elu_backward_out": "activations and pooling",
+        "awm_kernels_compiled::mask_step_": "masks (mask_step_, masked_weight)",
         "awm_kernels::perturb": "trigger (perturb, trigger_step_, L1 ball)",
         "aten::mm": "linear layers",
         "aten::fill_": "copies, sums, fills",

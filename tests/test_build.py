@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
-import setuptools
+import setuptools  # type: ignore[import-untyped]
 
 from awm_kernels._backend import BACKENDS, LIBRARY
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
+from cases import present
 from torch import Tensor
 
-from awm_kernels import _choice, _passes, _timing, conv_choices, masked_conv2d, masked_linear
+from awm_kernels import _choice, _timing, conv_choices, masked_conv2d, masked_linear
 
 CPU = torch.device("cpu")
 
@@ -33,8 +35,8 @@ class Clock:
         return self.times
 
 
-def problem(kernel: str = "forward", size: int = 4) -> _choice.Problem:
-    return _choice.Problem(
+def layer_pass(kernel: str = "forward", size: int = 4) -> _choice.LayerPass:
+    return _choice.LayerPass(
         kernel, (1, 2, size, size), (2, 2, 3, 3), torch.float32, torch.float32, (True, True),
         (1, 1), (0, 0), (1, 1), 1, False, CPU,
     )  # fmt: skip
@@ -60,25 +62,25 @@ def never(device: torch.device) -> bool:
 def test_the_faster_one_runs_and_is_told(times: tuple[float, float], chosen: Any) -> None:
     clock = Clock(*times)
     for _ in range(3):
-        assert _choice.run(problem(), fused, library, always, clock) == chosen()
+        assert _choice.run(layer_pass(), fused, library, always, clock) == chosen()
     assert clock.asked == 1
-    assert conv_choices() == [_choice.Choice(problem(), chosen.__name__, *times)]
+    assert conv_choices() == [_choice.Choice(layer_pass(), chosen.__name__, *times)]
 
 
 def test_every_pass_and_shape_is_measured_by_itself() -> None:
     clock = Clock(1.0, 2.0)
-    for each in (problem(), problem("mask gradient"), problem(size=8), problem()):
+    for each in (layer_pass(), layer_pass("mask gradient"), layer_pass(size=8), layer_pass()):
         _choice.run(each, fused, library, always, clock)
     assert clock.asked == 3
 
 
 def test_the_library_runs_where_nothing_may_be_measured() -> None:
     clock = Clock(1.0, 2.0)
-    assert _choice.run(problem(), fused, library, never, clock) == library()
+    assert _choice.run(layer_pass(), fused, library, never, clock) == library()
     assert clock.asked == 0 and conv_choices() == []
     # Once measured, the choice holds there too.
-    _choice.run(problem(), fused, library, always, clock)
-    assert _choice.run(problem(), fused, library, never, clock) == fused()
+    _choice.run(layer_pass(), fused, library, always, clock)
+    assert _choice.run(layer_pass(), fused, library, never, clock) == fused()
 
 
 def test_nothing_is_measured_on_a_cpu() -> None:
@@ -91,21 +93,25 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     last = torch.channels_last
 
-    def kernel(backend: str, name: str) -> Any:
-        def stub(*args: Any) -> Tensor:
-            ran.append(name)
+    def kernel(op: str, name: str, backend: str) -> Any:
+        def stub(x: Tensor, theta: Tensor, *rest: Any) -> Tensor:
+            ran.append(name.removeprefix(f"{op}_"))
             if name == "masked_conv_forward":
-                x, theta = args[0], args[1]
                 shape = (x.shape[0], theta.shape[0], *x.shape[2:])
                 return torch.full(shape, 5.0).to(memory_format=last)
+            if name == "masked_linear_forward":
+                return torch.full((x.shape[0], theta.shape[0]), 5.0)
             if name == "masked_conv_input_grad":
-                return torch.full(tuple(args[4]), 6.0).to(memory_format=last)
-            return torch.full_like(args[2], 7.0)
+                return torch.full(tuple(rest[2]), 6.0).to(memory_format=last)
+            if name == "masked_linear_input_grad":
+                return torch.full((x.shape[0], theta.shape[1]), 6.0)
+            return torch.full_like(rest[0], 7.0)
 
         return stub
 
-    monkeypatch.setattr(_passes, "_kernel", kernel)
-    monkeypatch.setattr(_passes, "may_fuse", lambda backend, chosen, x: backend == "auto")
+    for op in ("masked_conv", "masked_linear"):
+        monkeypatch.setattr(import_module(f"awm_kernels.{op}"), "kernel", kernel)
+    monkeypatch.setattr(_choice, "may_fuse", lambda backend, chosen, x: backend == "auto")
     return ran
 
 
@@ -122,7 +128,7 @@ def run_layer(kind: str, need: str) -> tuple[Tensor, ...]:
     else:
         y = masked_linear(leaves["x"], leaves["theta"], leaves["mask"])
     y.sum().backward()
-    return (y, *(leaves[name].grad for name in need.split()))
+    return (y, *(present(leaves[name].grad) for name in need.split()))
 
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
@@ -131,16 +137,16 @@ def test_auto_takes_each_pass_to_its_own_choice(
 ) -> None:
     faster = {"forward": "fused", "input gradient": "library", "mask gradient": "fused"}
 
-    def run(problem: _choice.Problem, fused: Any, library: Any) -> Tensor:
-        seen.append(problem.kernel)
-        result: Tensor = (fused if faster[problem.kernel] == "fused" else library)()
+    def run(layer_pass: _choice.LayerPass, fused: Any, library: Any) -> Tensor:
+        seen.append(layer_pass.kernel)
+        result: Tensor = (fused if faster[layer_pass.kernel] == "fused" else library)()
         return result
 
     seen: list[str] = []
     monkeypatch.setattr(_choice, "run", run)
     y, grad_x, grad_mask = run_layer(kind, "x mask")
     assert seen == ["forward", "input gradient", "mask gradient"]
-    assert stubs == ["masked_conv_forward", "masked_conv_mask_grad"]
+    assert stubs == ["forward", "mask_grad"]
     assert (y == 5).all() and (grad_mask == 7).all() and not (grad_x == 6).all()
 
 
@@ -148,10 +154,10 @@ def test_auto_takes_each_pass_to_its_own_choice(
 def test_both_ways_give_tensors_of_one_shape(
     kind: str, stubs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(problem: _choice.Problem, fused: Any, library: Any) -> Tensor:
+    def run(layer_pass: _choice.LayerPass, fused: Any, library: Any) -> Tensor:
         ours, theirs = fused(), library()
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        kernels.add(problem.kernel)
+        kernels.add(layer_pass.kernel)
         return ours
 
     kernels: set[str] = set()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import mask_of, rand
+from torch import Tensor
 
 from awm_kernels import mask_step_
 
@@ -17,7 +18,7 @@ def test_adam_equals_torch_adam() -> None:
     mask = mask_of(50)
     parameter = torch.nn.Parameter(mask.clone())
     optimizer = torch.optim.Adam([parameter], lr=0.05)
-    moments = {"exp_avg": torch.zeros(50).double(), "exp_avg_sq": torch.zeros(50).double()}
+    first, second = torch.zeros(50).double(), torch.zeros(50).double()
     step = torch.tensor(0)
     for seed in range(20):
         grad = rand(50, seed=10 + seed)
@@ -25,7 +26,7 @@ def test_adam_equals_torch_adam() -> None:
         optimizer.step()
         with torch.no_grad():
             parameter.clamp_(0, 1)
-        mask_step_(mask, grad, theta, step, lr=0.05, l1=gamma, **moments)
+        mask_step_(mask, grad, theta, step, lr=0.05, l1=gamma, exp_avg=first, exp_avg_sq=second)
     torch.testing.assert_close(mask, parameter.data)
     assert step.item() == 20
 
@@ -144,6 +145,7 @@ def _arguments(**change: Any) -> dict[str, Any]:
         ({"exp_avg": torch.ones(3).double()}, TypeError, "exp_avg: expected torch.float32"),
         ({"stats": torch.ones(2)}, TypeError, "stats: expected torch.float64"),
         ({"betas": (0.9, 1.0)}, ValueError, "betas: expected two numbers"),
+        ({"backend": "gpu"}, ValueError, "backend: expected one of auto"),
     ],
 )
 def test_bad_arguments_change_nothing(
@@ -159,7 +161,8 @@ def test_bad_arguments_change_nothing(
 def test_a_tensor_is_a_learning_rate() -> None:
     theta, grad = rand(50, seed=1), rand(50, seed=2)
     masks = [mask_of(50) for _ in range(2)]
-    for mask, lr in zip(masks, (0.05, torch.tensor(0.05, dtype=torch.float64)), strict=True):
+    rates: list[float | Tensor] = [0.05, torch.tensor(0.05, dtype=torch.float64)]
+    for mask, lr in zip(masks, rates, strict=True):
         mask_step_(mask, grad, theta, torch.tensor(0), lr=lr)
     assert torch.equal(*masks) and not torch.equal(masks[0], mask_of(50))
     with pytest.raises(ValueError, match="lr: expected a number or 0-dim float64"):

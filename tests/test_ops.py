@@ -11,24 +11,50 @@ from cases import CASES, DIFFERENTIABLE, op
 from torch import Tensor
 
 from awm_kernels import OPS, _reference, backends, choose
+from awm_kernels._registration import KERNEL_SCHEMAS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = [name for name in ("reference", "cpu") if backends()[name].available]
 
 
+FAKE = ("test_schema", "test_faketensor")
+# Where a backend's kernels of an op lie: a file, or for Triton a package.
+KERNEL_FILES = {
+    "cpu": ["csrc/cpu/{}.cpp"],
+    "cuda": ["csrc/cuda/{}.cu"],
+    "triton": ["awm_kernels/_triton/{}.py", "awm_kernels/_triton/{}/__init__.py"],
+}
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_every_op_is_complete(name: str) -> None:
-    public = name.rstrip("_")
-    module = {"l1_rescale": "l1_ball", "l1_project": "l1_ball"}.get(public, public)
-    assert name in CASES
-    assert hasattr(_reference, name) or name in ("masked_conv", "masked_linear")
-    assert (ROOT / "awm_kernels" / f"{module}.py").exists()
-    assert (ROOT / "tests" / f"test_{module}.py").exists()
-    assert (ROOT / "bench" / f"bench_{module}.py").exists()
+    """One name in every place, and kernels where `OPS` says that there are some."""
+    file = name.rstrip("_")
+    assert hasattr(_reference, name)
+    for place in ("awm_kernels/{}.py", "tests/test_{}.py", "bench/bench_{}.py"):
+        assert (ROOT / place.format(file)).is_file()
+    for backend, places in KERNEL_FILES.items():
+        found = [place for place in places if (ROOT / place.format(file)).is_file()]
+        assert len(found) == (backend in OPS[name]), (backend, found)
     torch.library.opcheck(op(name), CASES[name](torch.float32, "reference"), test_utils=FAKE)
 
 
-FAKE = ("test_schema", "test_faketensor")
+@pytest.mark.skipif("cpu" not in HERE, reason="the C++ CPU kernels are not built (AWM_CPU)")
+@pytest.mark.parametrize("schema", KERNEL_SCHEMAS)
+def test_the_dispatcher_finds_the_kernels_of_the_cpu(schema: str) -> None:
+    name = f"awm_kernels_compiled::{schema.partition('(')[0]}"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+
+
+@pytest.mark.skipif("cpu" not in HERE, reason="the C++ CPU kernels are not built (AWM_CPU)")
+def test_the_dispatcher_chooses_by_the_tensors_device() -> None:
+    theta, mask = torch.tensor([2.0, 3.0]), torch.tensor([0.5, 1.0])
+    kernel = torch.ops.awm_kernels_compiled.masked_weight_out
+    kernel(theta, mask, None, None, out := torch.empty(2))
+    assert out.tolist() == [1, 3]
+    elsewhere = [tensor.to("meta") for tensor in (theta, mask, out)]
+    with pytest.raises(NotImplementedError, match="with Meta tensors"):
+        kernel(*elsewhere[:2], None, None, elsewhere[2])
 
 
 def _leaves(args: tuple[Any, ...]) -> tuple[Any, ...]:

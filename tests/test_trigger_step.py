@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import rand
@@ -16,7 +18,7 @@ def test_equals_its_parts(project: bool, batched: bool, backend: str) -> None:
     delta, grad = rand(3, 2, 4, 4), rand(3, 2, 4, 4, seed=1)
     expected = delta + 0.3 * grad
     (l1_project_ if project else l1_rescale_)(expected, 2.0, batched=batched)
-    options = {"lr": 0.3, "radius": 2.0, "project": project, "batched": batched}
+    options: dict[str, Any] = {"lr": 0.3, "radius": 2.0, "project": project, "batched": batched}
     assert trigger_step_(delta, grad, backend=backend, **options) is delta
     torch.testing.assert_close(delta, expected)
 

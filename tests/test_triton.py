@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from accuracy import assert_accurate
+from cases import present
 from torch import Tensor
 
 from awm_kernels import _reference as reference
@@ -23,7 +25,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton", minversion="3.7", reason="needs Triton 3.7 or newer")
 
 from awm_kernels._triton import (
-    l1_ball,
+    l1_project,
+    l1_rescale,
     mask_step,
     masked_conv,
     masked_weight,
@@ -118,7 +121,7 @@ def run_mask_step(
     weight_dtype: torch.dtype,
     step: Tensor,
     row_ptr: Tensor | None,
-    settings: tuple[float, ...],
+    settings: tuple[Any, ...],
 ) -> list[Tensor]:
     """(mask, moments, weight, stats) after a step on copies of (mask, dW, θ, moments, scale)."""
     mask, grad, theta, first, second, scale = (None if t is None else t.clone() for t in tensors)
@@ -145,7 +148,7 @@ def test_mask_step(
     count: int,
     norm: float,
 ) -> None:
-    shape = (9, 4, 5, 7)
+    shape: tuple[int, ...] = (9, 4, 5, 7)
     compute = reference.compute_dtype(dtypes[0])
     scale, row_ptr = rows_case(rows, shape, dtypes[1])
     if rows == "pointer":
@@ -185,7 +188,7 @@ def test_mask_step_without_weight_counts_every_block() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("length", [1, 37, 4097, 9000])
-def test_l1_ball(dtype: torch.dtype, length: int) -> None:
+def test_l1_rows(dtype: torch.dtype, length: int) -> None:
     rows = torch.randn(6, length, dtype=dtype)
     rows[4] = 0.5  # ties
     rows[5] = 0
@@ -193,9 +196,10 @@ def test_l1_ball(dtype: torch.dtype, length: int) -> None:
     # Far outside, just outside, inside, to nothing, ties, and the zero row.
     radius = norms * torch.tensor([0.1, 0.99, 1.5, 0.0, 0.5, 0.0])
     radius = radius.to(reference.compute_dtype(dtype))
-    for name in ("l1_rescale_", "l1_project_"):
+    for module in (l1_rescale, l1_project):
+        name = f"{module.__name__.rpartition('.')[2]}_"
         actual, same, exact = rows.clone(), rows.clone(), rows.double()
-        getattr(l1_ball, name)(actual, radius)
+        getattr(module, name)(actual, radius)
         getattr(reference, name)(same, radius)
         getattr(reference, name)(exact, radius.double())
         assert_accurate(actual, same, exact)
@@ -209,7 +213,7 @@ def test_l1_project_few_large_among_many_small() -> None:
     exact, same = rows.double(), rows.clone()
     reference.l1_project_(exact, radius.double())
     reference.l1_project_(same, radius)
-    l1_ball.l1_project_(rows, radius)
+    l1_project.l1_project_(rows, radius)
     assert_accurate(rows, same, exact)
 
 
@@ -240,18 +244,19 @@ def test_perturb(
     assert torch.equal(out.nan_to_num(9), reference.perturb(x, given, 0.0, 1.0).nan_to_num(9))
 
     grad = torch.randn(batch, length).to(dtype)
-    wanted = reference.perturb_backward(grad, x, given, 0.0, 1.0, True, True)
-    exact = reference.perturb_backward(
-        grad.double(), x.double(), given.double(), 0.0, 1.0, True, True
+    wanted_x, wanted_delta = map(
+        present, reference.perturb_backward(grad, x, given, 0.0, 1.0, True, True)
     )
+    wide = (grad.double(), x.double(), given.double())
+    exact_x, exact_delta = map(present, reference.perturb_backward(*wide, 0.0, 1.0, True, True))
     for need_x, need_delta in ((True, True), (True, False), (False, True)):
         grad_x = filled(x) if need_x else None
         grad_delta = filled(delta) if need_delta else None
         perturb.perturb_backward_out(grad, x, delta, 0.0, 1.0, grad_x, grad_delta)
         if grad_x is not None:
-            assert_accurate(grad_x, wanted[0], exact[0])
+            assert_accurate(grad_x, wanted_x, exact_x)
         if grad_delta is not None:
-            assert_accurate(grad_delta.reshape(wanted[1].shape), wanted[1], exact[1])
+            assert_accurate(grad_delta.reshape(wanted_delta.shape), wanted_delta, exact_delta)
 
 
 # (x shape, output channels, kernel, stride, padding, dilation, groups)
@@ -317,13 +322,15 @@ def test_masked_conv(name: str, dtype: torch.dtype, layout: str) -> None:
     actual = masked_conv.masked_conv_input_grad(
         grad, theta, mask, scale, x.shape, *place, False, form
     )
-    assert_accurate(actual, dx, true_dx)
+    assert_accurate(actual, present(dx), present(true_dx))
     assert actual.is_contiguous(memory_format=form)
 
     dm = masked_conv.masked_conv_mask_grad(grad, x, theta, scale, *place, False)
-    same_dm = reference.mask_grad(dw, theta, scale, None, theta.dtype)
+    same_dm = reference.mask_grad(present(dw), theta, scale, None, theta.dtype)
     assert_accurate(
-        dm, same_dm, reference.mask_grad(true_dw, theta.double(), double(scale), None, DOUBLE)
+        dm,
+        same_dm,
+        reference.mask_grad(present(true_dw), theta.double(), double(scale), None, DOUBLE),
     )
     assert dm.stride() == theta.stride()
 
@@ -350,21 +357,21 @@ def test_every_tile_gives_the_same_result(
             monkeypatch.setattr(tiles, "candidates", lambda *_, t=tile: [t])
             for module in (forward, input_grad, mask_grad):
                 monkeypatch.setattr(module, "candidates", lambda *_, t=tile: [t])
-            tolerance = {"rtol": 2e-2, "atol": 2e-1} if dtype == HALF else {"rtol": 1e-4}
-            tolerance.setdefault("atol", 1e-4)
+            rtol, atol = (2e-2, 2e-1) if dtype == HALF else (1e-4, 1e-4)
             form = torch.channels_last
             if kind is tiles.OUTPUT:
                 got = masked_conv.masked_conv_forward(
                     a, theta, mask, None, None, *place, tf32, form
                 )
-                torch.testing.assert_close(got.double(), y, **tolerance)
+                torch.testing.assert_close(got.double(), y, rtol=rtol, atol=atol)
                 got = masked_conv.masked_conv_input_grad(
                     g, theta, mask, None, x.shape, *place, tf32, form
                 )
-                torch.testing.assert_close(got.double(), dx, **tolerance)
+                torch.testing.assert_close(got.double(), dx, rtol=rtol, atol=atol)
             else:
                 got = masked_conv.masked_conv_mask_grad(g, a, theta, None, *place, tf32)
-                torch.testing.assert_close(got.double(), dw * theta, **tolerance)
+                expected = present(dw) * theta
+                torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
 
 
 def test_candidates_waste_little() -> None:
@@ -403,8 +410,8 @@ def test_empty() -> None:
         RATE, 0.9, 0.999, 1e-8, 1.0, 0.0, 1.0, False,
     )  # fmt: skip
     assert stats.tolist() == [0, 0]
-    l1_ball.l1_rescale_(rows, torch.empty(0))
-    l1_ball.l1_project_(rows, torch.empty(0))
+    l1_rescale.l1_rescale_(rows, torch.empty(0))
+    l1_project.l1_project_(rows, torch.empty(0))
     trigger_step.trigger_step_(rows, rows, torch.empty(0), 1.0, True, True)
     perturb.perturb_out(rows, torch.ones(1, 5), 0.0, 1.0, rows)
     grad_delta = torch.full((1, 5), float("nan"))

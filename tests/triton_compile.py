@@ -22,18 +22,16 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from awm_kernels._triton import (  # noqa: E402
-    l1_ball,
+from awm_kernels._triton import (
+    l1_project,
+    l1_rescale,
     mask_step,
     masked_conv,
     masked_weight,
     perturb,
     trigger_step,
 )
-from awm_kernels._triton.masked_conv import (  # noqa: E402
+from awm_kernels._triton.masked_conv import (
     depthwise,
     forward,
     input_grad,
@@ -91,30 +89,17 @@ def flat_cases() -> Iterator[tuple[str, Any]]:
         )
         for moments, proximal, norm in ((2, False, 1.0), (1, True, math.inf), (0, True, math.inf)):
             state = [torch.ones(64, 27, dtype=wide) if i < moments else None for i in range(2)]
-            arguments = (theta.to(wide), theta, theta.to(wide), *state, torch.tensor(1), theta)
-            settings = (
-                torch.tensor(0.01, dtype=torch.float64),
-                0.9,
-                0.999,
-                1e-8,
-                1.0,
-                1e-8,
-                norm,
-                proximal,
-            )
-            stats = torch.empty(2, dtype=DOUBLE)
-            yield (
-                f"{label} moments={moments}",
-                lambda a=arguments, t=stats, s=scale, r=row_ptr, o=settings: mask_step.mask_step_(
-                    *a, t, s, r, *o
-                ),
-            )
+            masks = (theta.to(wide), theta, theta.to(wide), *state)
+            stats, rate = torch.empty(2, dtype=DOUBLE), torch.tensor(0.01, dtype=DOUBLE)
+            numbers = (rate, 0.9, 0.999, 1e-8, 1.0, 1e-8, norm, proximal)
+            arguments: Any = (*masks, torch.tensor(1), theta, stats, scale, row_ptr, *numbers)
+            yield f"{label} moments={moments}", lambda a=arguments: mask_step.mask_step_(*a)
     for dtype, length in itertools.product((FLOAT, HALF, DOUBLE), (3072, 150528)):
         delta, limit = torch.ones(4, length, dtype=dtype), radius
         limit = radius.to(DOUBLE) if dtype == DOUBLE else radius
         label = f"{str(dtype)[6:]} n={length}"
-        yield f"{label} rescale", lambda d=delta, r=limit: l1_ball.l1_rescale_(d, r)
-        yield f"{label} project", lambda d=delta, r=limit: l1_ball.l1_project_(d, r)
+        yield f"{label} rescale", lambda d=delta, r=limit: l1_rescale.l1_rescale_(d, r)
+        yield f"{label} project", lambda d=delta, r=limit: l1_project.l1_project_(d, r)
         for project, bound in ((True, True), (False, True), (False, False)):
             yield (
                 f"{label} step project={project} bound={bound}",
@@ -156,21 +141,22 @@ def conv_cases() -> Iterator[tuple[str, Any]]:
         name, batch, inputs, outputs, side, kernel, stride, groups = case
         x = torch.ones(batch, inputs, side, side, dtype=dtype).to(memory_format=last)
         theta = torch.ones(outputs, inputs // groups, kernel, kernel).to(memory_format=last)
-        place = ((stride, stride), (kernel // 2, kernel // 2), (1, 1), groups, tf32)
+        place: Any = ((stride, stride), (kernel // 2, kernel // 2), (1, 1), groups, tf32)
+        place_and_form = (*place, last)
         label = f"{name} {'tf32' if tf32 else str(dtype)[6:]}"
         scale, bias = torch.ones(outputs), torch.ones(outputs)
         side_out = (side + 2 * (kernel // 2) - kernel) // stride + 1
         grad = torch.ones(batch, outputs, side_out, side_out, dtype=dtype).to(memory_format=last)
         yield (
             label,
-            lambda x=x, w=theta, s=scale, b=bias, p=place: masked_conv.masked_conv_forward(
-                x, w, w, s, b, *p, last
+            lambda x=x, w=theta, s=scale, b=bias, p=place_and_form: masked_conv.masked_conv_forward(
+                x, w, w, s, b, *p
             ),
         )
         yield (
             label,
-            lambda g=grad, w=theta, s=scale, x=x, p=place: masked_conv.masked_conv_input_grad(
-                g, w, w, s, x.shape, *p, last
+            lambda g=grad, w=theta, s=scale, x=x, p=place_and_form: (
+                masked_conv.masked_conv_input_grad(g, w, w, s, x.shape, *p)
             ),
         )
         yield (
@@ -213,7 +199,7 @@ def main() -> int:
     JITFunction.run = compile_only
     every_tile = _Tiles()
     for module in (depthwise, forward, input_grad, mask_grad):
-        module.pick = every_tile
+        setattr(module, "pick", every_tile)  # noqa: B010
 
     seen: set[int] = set()
     kernels: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .l1_ball import launch
+from ._l1_row import launch
 
 
 def trigger_step_(

@@ -1,8 +1,9 @@
-// One row on the L1 ball of a radius: two different operators, rescaling and projection.
+// Rows on the L1 ball of a radius: two different operators, rescaling and projection.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "../numerics.h"
 #include "storage.h"
@@ -112,6 +113,43 @@ AWM_INLINE void project_row(T* row, int64_t n, T radius) {
     const T left = absolute(row[i]) - high - low;
     row[i] = std::copysign(left < T(0) ? T(0) : left, row[i]);
   }
+}
+
+enum class Bound { rescale, project };
+
+template <class T>
+struct Rows {
+  Storage values;
+  const T* radius;
+  int64_t cols;
+};
+
+template <Bound bound, class T>
+AWM_INLINE void bound_rows(const Rows<T>& a, int64_t begin, int64_t end) {
+  std::vector<T> buffer(holds<T>(a.values) ? 0 : a.cols);
+  for (int64_t r = begin; r < end; ++r) {
+    T* row = load_mutable(a.values, r * a.cols, a.cols, buffer.data());
+    if constexpr (bound == Bound::project) {
+      project_row(row, a.cols, a.radius[r]);
+    } else {
+      rescale_row(row, a.cols, a.radius[r]);
+    }
+    store(a.values, r * a.cols, a.cols, row);
+  }
+}
+
+// Threads share the rows: a row is a trigger, which is an image at most.
+template <class F>
+void share_rows(const Tensor& delta, const Tensor& radius, const F& run) {
+  STD_TORCH_CHECK(delta.dim() == 2, "delta: expected a matrix, got ", delta.dim(), " dimensions");
+  const int64_t count = delta.size(0), cols = delta.size(1);
+  check_matrix(delta, count, cols, "delta");
+  if (count * cols == 0) return;
+  with_compute_dtype(is_double(delta), [&]<class T>(T) {
+    const Rows<T> rows{target(delta, count * cols, "delta"), row_radius<T>(radius, count), cols};
+    torch::stable::parallel_for(0, count, ceil_div(kGrain, cols),
+                                [&](int64_t begin, int64_t end) { run(rows, begin, end); });
+  });
 }
 
 }  // namespace awm::cpu

@@ -2,13 +2,12 @@
 #include <cmath>
 #include <vector>
 
+#include "../mask_step.h"
 #include "../numerics.h"
 #include "row_scale.h"
 
 namespace awm::cpu {
 namespace {
-
-enum class Optimiser { adam, momentum, sgd };
 
 template <class T>
 struct Args {
@@ -125,24 +124,13 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
                 const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
                 double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal) {
-  check_dtype(stats, ScalarType::Double, "stats");
-  check_numel(stats, 2, "stats");
-  check_dtype(step, ScalarType::Long, "step");
-  check_numel(step, 1, "step");
-  check_dtype(lr, ScalarType::Double, "lr");
-  check_numel(lr, 1, "lr");
-  STD_TORCH_CHECK(stats.is_contiguous(), "stats: expected a contiguous tensor");
-  STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
-                  "exp_avg: expected a tensor because exp_avg_sq is given, got None");
+  const Optimiser optimiser = checked_optimiser(exp_avg, exp_avg_sq, step, stats, lr);
   double* const totals = static_cast<double*>(stats.mutable_data_ptr());
   totals[0] = totals[1] = 0;
   const int64_t n = mask.numel();
   if (n == 0) return;
   const int64_t count = *static_cast<const int64_t*>(step.const_data_ptr());
   const double rate = *static_cast<const double*>(lr.const_data_ptr());
-  const Optimiser optimiser = exp_avg_sq.has_value() ? Optimiser::adam
-                              : exp_avg.has_value()  ? Optimiser::momentum
-                                                     : Optimiser::sgd;
   STD_TORCH_CHECK(optimiser != Optimiser::adam || count >= 1, "step: expected 1 or more, got ",
                   count);
   const int64_t block_count = ceil_div(n, kBlock);
@@ -174,14 +162,8 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   totals[1] = sum(skipped.data(), block_count);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def(
-      "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
-      "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
-      "float grad_clip, float l1, float grad_norm_clip, bool proximal) -> ()");
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
+  m.impl("mask_step_", TORCH_BOX(&mask_step_));
 }
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) { m.impl("mask_step_", TORCH_BOX(&mask_step_)); }
 
 }  // namespace awm::cpu

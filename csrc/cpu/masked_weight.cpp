@@ -48,13 +48,7 @@ void masked_weight_out(const Tensor& theta, const Tensor& mask, const OptionalTe
   });
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def(
-      "masked_weight_out(Tensor theta, Tensor mask, Tensor? scale, Tensor? row_ptr, Tensor(a!) out)"
-      " -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
   m.impl("masked_weight_out", TORCH_BOX(&masked_weight_out));
 }
 

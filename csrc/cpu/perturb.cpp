@@ -1,4 +1,5 @@
 // perturb_out: clip(x + Δ); perturb_backward_out: its gradients, Δ's summed over the batch.
+#include "../perturb.h"
 #include "../numerics.h"
 #include "storage.h"
 
@@ -78,19 +79,10 @@ AWM_SIMD void run(const BackwardArgs<double>& a, int64_t begin, int64_t end) {
   backward(a, begin, end);
 }
 
-// Checks x (rows, cols) and Δ (1 or rows, cols); true if one Δ serves all rows.
-bool check_shapes(const Tensor& x, const Tensor& delta) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected a matrix, got ", x.dim(), " dimensions");
-  check_matrix(x, x.size(0), x.size(1), "x");
-  const bool shared = delta.dim() == 2 && delta.size(0) == 1;
-  check_matrix(delta, shared ? 1 : x.size(0), x.size(1), "delta");
-  return shared;
-}
-
 }  // namespace
 
 void perturb_out(const Tensor& x, const Tensor& delta, double low, double high, const Tensor& out) {
-  const bool shared = check_shapes(x, delta);
+  const bool shared = one_delta(x, delta);
   const int64_t rows = x.size(0), cols = x.size(1);
   check_matrix(out, rows, cols, "out");
   if (rows * cols == 0) return;
@@ -111,7 +103,7 @@ void perturb_out(const Tensor& x, const Tensor& delta, double low, double high, 
 void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& delta, double low,
                           double high, const OptionalTensor& grad_x,
                           const OptionalTensor& grad_delta) {
-  const bool shared = check_shapes(x, delta);
+  const bool shared = one_delta(x, delta);
   const int64_t rows = x.size(0), cols = x.size(1);
   check_matrix(grad, rows, cols, "grad");
   if (grad_x.has_value()) check_matrix(*grad_x, rows, cols, "grad_x");
@@ -135,14 +127,7 @@ void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& del
   });
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def("perturb_out(Tensor x, Tensor delta, float low, float high, Tensor(a!) out) -> ()");
-  m.def(
-      "perturb_backward_out(Tensor grad, Tensor x, Tensor delta, float low, float high, "
-      "Tensor(a!)? grad_x, Tensor(b!)? grad_delta) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
   m.impl("perturb_out", TORCH_BOX(&perturb_out));
   m.impl("perturb_backward_out", TORCH_BOX(&perturb_backward_out));
 }

@@ -225,14 +225,7 @@ void pooled_elu_backward_out(const Tensor& grad, const Tensor& x, int64_t window
   });
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def("pooled_elu_out(Tensor x, int window, float alpha, Tensor(a!) out) -> ()");
-  m.def(
-      "pooled_elu_backward_out(Tensor grad, Tensor x, int window, float alpha, "
-      "Tensor(a!) grad_x) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
   m.impl("pooled_elu_out", TORCH_BOX(&pooled_elu_out));
   m.impl("pooled_elu_backward_out", TORCH_BOX(&pooled_elu_backward_out));
 }

@@ -60,13 +60,7 @@ void trigger_step_(const Tensor& delta, const Tensor& grad, const Tensor& radius
   });
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(awm_kernels_cpu, m) {
-  m.def(
-      "trigger_step_(Tensor(a!) delta, Tensor grad, Tensor radius, float lr, bool project, "
-      "bool bound) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(awm_kernels_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(awm_kernels_compiled, CPU, m) {
   m.impl("trigger_step_", TORCH_BOX(&trigger_step_));
 }
 

@@ -1,4 +1,4 @@
-// One step on rows, then each row on the L1 ball of its radius. See l1_ball.cu.
+// One step on rows, then each row on the L1 ball of its radius. See l1_row.cu.
 #pragma once
 
 #include "launch.h"

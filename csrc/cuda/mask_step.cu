@@ -1,6 +1,7 @@
 // mask_step_: weight gradient to new mask, moments and weight in one pass over memory.
 #include <cmath>
 
+#include "../mask_step.h"
 #include "reduce.h"
 #include "row_scale.h"
 
@@ -13,8 +14,6 @@ constexpr int n = kChunk<Any>;
 static_assert(n == kChunk<float>);
 constexpr int64_t kTile = int64_t{kThreads} * kUnroll * n;
 constexpr int kSumThreads = 1024;
-
-enum class Optimiser { adam, momentum, sgd };
 
 struct Args {
   Array mask, grad_weight, theta, exp_avg, exp_avg_sq, weight_out;
@@ -167,26 +166,14 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                 const OptionalTensor& exp_avg, const OptionalTensor& exp_avg_sq, const Tensor& step,
                 const OptionalTensor& weight_out, const Tensor& stats, const OptionalTensor& scale,
                 const OptionalTensor& row_ptr, const Tensor& lr, double beta1, double beta2,
-                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal,
-                const Tensor& workspace) {
+                double eps, double grad_clip, double l1, double grad_norm_clip, bool proximal) {
   const Device device(mask);
-  check_dtype(stats, ScalarType::Double, "stats");
-  check_numel(stats, 2, "stats");
-  check_dtype(step, ScalarType::Long, "step");
-  check_numel(step, 1, "step");
-  check_dtype(lr, ScalarType::Double, "lr");
-  check_numel(lr, 1, "lr");
-  STD_TORCH_CHECK(stats.is_contiguous(), "stats: expected a contiguous tensor");
-  STD_TORCH_CHECK(exp_avg.has_value() || !exp_avg_sq.has_value(),
-                  "exp_avg: expected a tensor because exp_avg_sq is given, got None");
+  const Optimiser optimiser = checked_optimiser(exp_avg, exp_avg_sq, step, stats, lr);
   const int64_t numel = mask.numel(), block_count = ceil_div(numel, kTile);
-  check_dtype(workspace, ScalarType::Double, "workspace");
-  STD_TORCH_CHECK(workspace.is_contiguous() && workspace.numel() >= 2 * (1 + block_count),
-                  "workspace: expected at least ", 2 * (1 + block_count), " contiguous elements");
   device.check_here(step, "step");
   device.check_here(lr, "lr");
   device.check_here(stats, "stats");
-  device.check_here(workspace, "workspace");
+  const Tensor sums = torch::stable::new_empty(mask, {2 * (1 + block_count)}, ScalarType::Double);
   const Args args{target(device, mask, numel, "mask"),
                   source(device, grad_weight, numel, "grad_weight"),
                   source(device, theta, numel, "theta"),
@@ -204,10 +191,7 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
                   grad_norm_clip,
                   proximal,
                   numel,
-                  static_cast<Pair*>(workspace.mutable_data_ptr())};
-  const Optimiser optimiser = exp_avg_sq.has_value() ? Optimiser::adam
-                              : exp_avg.has_value()  ? Optimiser::momentum
-                                                     : Optimiser::sgd;
+                  static_cast<Pair*>(sums.mutable_data_ptr())};
   if (numel > 0) {
     if (is_double(mask) || is_double(theta)) {
       launch_step<double, Any>(device, optimiser, block_count, args);
@@ -220,15 +204,6 @@ void mask_step_(const Tensor& mask, const Tensor& grad_weight, const Tensor& the
   }
   device.launch(sum_kernel, {blocks(1), kSumThreads, kMaxWarps * sizeof(Pair)}, args.sums + 1,
                 block_count, static_cast<Pair*>(stats.mutable_data_ptr()));
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def(
-      "mask_step_(Tensor(a!) mask, Tensor grad_weight, Tensor theta, Tensor(b!)? exp_avg, "
-      "Tensor(c!)? exp_avg_sq, Tensor step, Tensor(d!)? weight_out, Tensor(e!) stats, "
-      "Tensor? scale, Tensor? row_ptr, Tensor lr, float beta1, float beta2, float eps, "
-      "float grad_clip, float l1, float grad_norm_clip, bool proximal, Tensor(f!) workspace)"
-      " -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {

@@ -58,12 +58,6 @@ void masked_weight_out(const Tensor& theta, const Tensor& mask, const OptionalTe
       args.theta, args.mask, args.out);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def(
-      "masked_weight_out(Tensor theta, Tensor mask, Tensor? scale, Tensor? row_ptr, Tensor(a!) out)"
-      " -> ()");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {
   m.impl("masked_weight_out", TORCH_BOX(&masked_weight_out));
 }

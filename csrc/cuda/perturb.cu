@@ -1,4 +1,5 @@
 // perturb_out: clip(x + Δ); perturb_backward_out: its gradients, Δ's summed over the batch.
+#include "../perturb.h"
 #include "array.h"
 
 namespace awm::cuda {
@@ -90,19 +91,10 @@ __global__ void __launch_bounds__(kThreads) perturb_backward_kernel(const Backwa
   store<S>(a.grad_delta, left + mine, 1, rounded);
 }
 
-// Checks x (rows, cols) and Δ (1 or rows, cols); true if one Δ serves all rows.
-bool check_shapes(const Tensor& x, const Tensor& delta) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected a matrix, got ", x.dim(), " dimensions");
-  check_matrix(x, x.size(0), x.size(1), "x");
-  const bool shared = delta.dim() == 2 && delta.size(0) == 1;
-  check_matrix(delta, shared ? 1 : x.size(0), x.size(1), "delta");
-  return shared;
-}
-
 }  // namespace
 
 void perturb_out(const Tensor& x, const Tensor& delta, double low, double high, const Tensor& out) {
-  const bool shared = check_shapes(x, delta);
+  const bool shared = one_delta(x, delta);
   const int64_t rows = x.size(0), cols = x.size(1);
   check_matrix(out, rows, cols, "out");
   if (rows * cols == 0) return;
@@ -124,7 +116,7 @@ void perturb_out(const Tensor& x, const Tensor& delta, double low, double high, 
 void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& delta, double low,
                           double high, const OptionalTensor& grad_x,
                           const OptionalTensor& grad_delta) {
-  const bool shared = check_shapes(x, delta);
+  const bool shared = one_delta(x, delta);
   const int64_t rows = x.size(0), cols = x.size(1);
   check_matrix(grad, rows, cols, "grad");
   if (grad_x.has_value()) check_matrix(*grad_x, rows, cols, "grad_x");
@@ -151,13 +143,6 @@ void perturb_backward_out(const Tensor& grad, const Tensor& x, const Tensor& del
         device.launch(perturb_backward_kernel<T, S>, {grid, kThreads, bytes}, args);
       },
       g, from, added, to_x, to_delta);
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def("perturb_out(Tensor x, Tensor delta, float low, float high, Tensor(a!) out) -> ()");
-  m.def(
-      "perturb_backward_out(Tensor grad, Tensor x, Tensor delta, float low, float high, "
-      "Tensor(a!)? grad_x, Tensor(b!)? grad_delta) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {

@@ -11,12 +11,6 @@ void trigger_step_(const Tensor& delta, const Tensor& grad, const Tensor& radius
                       : Bound::rescale);
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def(
-      "trigger_step_(Tensor(a!) delta, Tensor grad, Tensor radius, float lr, bool project, "
-      "bool bound) -> ()");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {
   m.impl("trigger_step_", TORCH_BOX(&trigger_step_));
 }

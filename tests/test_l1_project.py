@@ -1,28 +1,18 @@
-"""l1_rescale_ and l1_project_: inside the ball, and the right point of it."""
+"""l1_project_: the nearest point of the ball."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 import torch
 from cases import rand
 
-from awm_kernels import l1_project_, l1_rescale_
+from awm_kernels.l1_project import l1_project_
 
 
-def test_rescale_keeps_the_direction() -> None:
+def test_inside_the_ball_nothing_changes() -> None:
     delta = rand(3, 8, 8)
     before = delta.clone()
-    assert l1_rescale_(delta, 5.0) is delta
-    torch.testing.assert_close(delta, before * (5.0 / before.abs().sum()))
-
-
-@pytest.mark.parametrize("function", [l1_rescale_, l1_project_])
-def test_inside_the_ball_nothing_changes(function: object) -> None:
-    delta = rand(3, 8, 8)
-    before = delta.clone()
-    function(delta, 1e6)  # type: ignore[operator]
+    assert l1_project_(delta, 1e6) is delta
     assert torch.equal(delta, before)
 
 
@@ -57,25 +47,19 @@ def test_batched_rows_have_their_own_radius() -> None:
     torch.testing.assert_close(delta, each)
 
 
-def test_views_and_empty_tensors() -> None:
-    base = rand(4, 6)
-    expected = l1_rescale_(base.t().contiguous(), 1.0)
-    torch.testing.assert_close(l1_rescale_(base.t(), 1.0), expected)
+def test_empty() -> None:
     assert l1_project_(torch.empty(0), 1.0).shape == (0,)
 
 
-@pytest.mark.parametrize("function", [l1_rescale_, l1_project_])
-def test_compiled_in_one_graph(function: Callable[..., torch.Tensor]) -> None:
+def test_compiled_in_one_graph() -> None:
     compiled = torch.compile(
-        lambda x: function(2 * x, 3.0) + 1, fullgraph=True, backend="aot_eager"
+        lambda x: l1_project_(2 * x, 3.0) + 1, fullgraph=True, backend="aot_eager"
     )
     x = rand(3, 8, 8)
-    torch.testing.assert_close(compiled(x), function(2 * x, 3.0) + 1)
+    torch.testing.assert_close(compiled(x), l1_project_(2 * x, 3.0) + 1)
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="radius: expected a number ≥ 0"):
-        l1_rescale_(torch.ones(3), -1.0)
     with pytest.raises(ValueError, match=r"radius: expected shape \(2,\), got \(3,\)"):
         l1_project_(torch.ones(2, 2), torch.ones(3), batched=True)
     with pytest.raises(TypeError, match="delta: expected a floating-point tensor"):

@@ -1,4 +1,4 @@
-"""Rows onto the L1 ball, by rescaling or by Euclidean projection; one program a row.
+"""What the ops on the L1 ball share: one program steps a row, then rescales or projects it.
 
 The projection's threshold τ solves Σ max(|x| − τ, 0) = r. The left side is convex and falls with τ,
 so Newton's method from a τ too small climbs to the answer and needs no sorting and no safeguard.
@@ -53,7 +53,7 @@ def _threshold(
 
 
 @triton.jit
-def l1_ball_kernel(
+def l1_row_kernel(
     delta,
     grad,
     radius,
@@ -106,7 +106,7 @@ def launch(
     rows, length = delta.shape
     block = min(triton.next_power_of_2(length), MAX_BLOCK)
     with device_of(delta):
-        l1_ball_kernel[(rows,)](
+        l1_row_kernel[(rows,)](
             delta,
             grad,
             radius,
@@ -118,13 +118,3 @@ def launch(
             BLOCK=block,
             num_warps=8 if block == MAX_BLOCK else 4,
         )
-
-
-def l1_rescale_(delta: Tensor, radius: Tensor) -> None:
-    """Each row v of `delta` (rows, n) becomes v · min(1, radius / ‖v‖₁)."""
-    launch(delta, None, radius, 0.0, rescale=True, project=False)
-
-
-def l1_project_(delta: Tensor, radius: Tensor) -> None:
-    """Each row of `delta` (rows, n) becomes the nearest point with ‖v‖₁ ≤ radius."""
-    launch(delta, None, radius, 0.0, rescale=False, project=True)

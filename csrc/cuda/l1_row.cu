@@ -1,4 +1,4 @@
-// l1_rescale_ and l1_project_: each row of a matrix on its L1 ball; trigger_step_'s rows too.
+// What the ops on the L1 ball share: each row of a matrix, after a step, on its L1 ball.
 //
 // A row is read once and then kept in the shared memory of one block, or of a cluster of blocks
 // (sm_90) if it is too long for that. Longer rows, or older devices, read it again in every pass.
@@ -208,24 +208,6 @@ void step_rows(const Tensor& delta, const OptionalTensor& grad, const Tensor& ra
         cols};
     launch_rows(device, args, rows);
   });
-}
-
-void l1_rescale_(const Tensor& delta, const Tensor& radius) {
-  step_rows(delta, std::nullopt, radius, 0, Bound::rescale);
-}
-
-void l1_project_(const Tensor& delta, const Tensor& radius) {
-  step_rows(delta, std::nullopt, radius, 0, Bound::project);
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(AWM_LIBRARY, m) {
-  m.def("l1_rescale_(Tensor(a!) delta, Tensor radius) -> ()");
-  m.def("l1_project_(Tensor(a!) delta, Tensor radius) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(AWM_LIBRARY, AWM_DISPATCH_KEY, m) {
-  m.impl("l1_rescale_", TORCH_BOX(&l1_rescale_));
-  m.impl("l1_project_", TORCH_BOX(&l1_project_));
 }
 
 }  // namespace awm::cuda
