@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+import io
 import re
 import shlex
 import tomllib
@@ -19,12 +22,13 @@ from awm_defense import get_settings
 from awm_defense.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 # Files as inline code, from the root of the checkout; NAME stands for one to be written.
 FILE = re.compile(r"`((?:awm_kernels|bench|csrc|docs|examples|tests)/[\w./-]+\.\w+)`")
+COMMANDS = ("demo", "train", "examine", "purify", "evaluate", "reproduce", "info")
 # What a block in another language is, and so why it is not run.
 NOT_RUN = {"text": "output, or a sketch"}
 
@@ -123,6 +127,23 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "git": lambda words: None,
     "pre-commit": lambda words: None,
 }
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """What the help of `awm COMMAND` lists."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        build_parser().parse_args([*command.split(), "--help"])
+    return set(re.findall(r"--[a-z][a-z-]*", shown.getvalue()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_options_that_are_named_exist(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    for command, rest in re.findall(r"`awm (\w+)([^`]*)`", text):
+        assert options_of(command) >= set(re.findall(r"--[a-z-]+", rest)), (command, rest)
+    known = set().union(*map(options_of, COMMANDS))
+    assert known >= set(re.findall(r"`(--[a-z-]+)", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
