@@ -159,6 +159,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert "NAME" in name or (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "docs").glob("*.py")), ids=lambda path: path.name)
+def test_scripts_find_what_they_import(script: Path) -> None:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 def test_every_setting_of_a_recipe_that_is_named_exists() -> None:
     fields = vars(get_settings("default"))
     rows = re.findall(
