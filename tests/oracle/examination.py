@@ -1,6 +1,7 @@
 """Is the network backdoored, and toward which class? (docs/verdict.md)
 
-A class that was planted is reached far more strongly than any other.
+For each class the smallest trigger is sought, and grown. A planted class is reached far more
+strongly than any other.
 """
 
 from __future__ import annotations
@@ -10,47 +11,84 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
-from oracle.families import STEPS, Family, Sparse, families
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-Logits = Callable[[Tensor], Tensor]
+from .families import STEPS, Family, Sparse, families
 
 STANDS_OUT = 2.0
 """A class stands out that is reached so many times as strongly as the median class."""
 NEARLY = 0.75
-FEWEST_CLASSES = 5
-"""With fewer there is nothing to compare with."""
+"""The share of a threshold that counts as nearly reaching it."""
+
+
+@dataclass
+class Probe:
+    """A network, from pixels to logits, and the clean images that triggers are sought on."""
+
+    logits: Callable[[Tensor], Tensor]
+    images: Tensor
+    labels: Tensor
+
+    def ease(self) -> float:
+        """The mean margin of the images' own classes: a scale for the margins of triggers."""
+        return float(margin(self.logits(self.images), self.labels).mean().detach())
+
+    def margins(self, target: int, family: Family, trigger: Tensor) -> Tensor:
+        """The margin of `target` on each image of another class, under a trigger."""
+        others = self.images[self.labels != target]
+        return margin(self.logits(family.apply(others, trigger)), target)
+
+    def seek(self, target: int, family: Family, trigger: Tensor, bound: float) -> Tensor:
+        """A trigger to a class within a bound, from another one on."""
+        others = self.images[self.labels != target]
+        targets = torch.full((len(others),), target)
+        for _ in range(STEPS):
+            trigger = trigger.detach().requires_grad_()
+            loss = cross_entropy(self.logits(family.apply(others, trigger)), targets)
+            (slope,) = torch.autograd.grad(loss, trigger)
+            trigger = family.step(trigger.detach(), slope, bound)
+        return trigger
+
+    def grow(
+        self, target: int, family: Family, least: Tensor, most: Tensor, enough: float = torch.inf
+    ) -> Tensor:
+        """A trigger grown by sign steps up its margin until that is enough, within limits."""
+        trigger = torch.zeros_like(most)
+        for _ in range(STEPS):
+            trigger = trigger.detach().requires_grad_()
+            reached = self.margins(target, family, trigger).mean()
+            if reached >= enough:
+                break
+            (slope,) = torch.autograd.grad(reached, trigger)
+            trigger = (trigger + (most - least) / STEPS * slope.sign()).clamp(least, most)
+        return trigger.detach()
+
+    def full_margin(self, target: int, family: Family, found: Tensor) -> Tensor:
+        """The mean margin of a class under a found trigger grown to its limits."""
+        grown = self.grow(target, family, *family.limits(found, self.images))
+        return self.margins(target, family, grown).mean().detach()
 
 
 @dataclass
 class Reach:
-    """How strongly each class is reached by triggers of one family within one bound."""
+    """What triggers of one family do within one bound: one found for each class."""
 
     family: Family
     bound: float
     triggers: list[Tensor]
-    flips: Tensor
     margins: Tensor
     ease: float
 
-    @property
-    def top(self) -> int:
-        return int(self.margins.argmax())
-
-    @property
-    def usual(self) -> float:
-        """The median class's margin, or that of clean images' own classes where it is larger."""
-        return max(float(self.margins.median()), self.ease)
-
-    @property
-    def score(self) -> float:
-        return float(self.margins.max()) / self.usual if self.ease > 0 else 0.0
+    def __post_init__(self) -> None:
+        self.top = int(self.margins.argmax())
+        # Triggers say nothing where the network doesn't know the images by themselves.
+        self.score = in_usual(self.margins, self.ease) if self.ease > 0 else 0.0
 
 
 @dataclass
 class Verdict:
-    """What came out; the names are those of `awm_defense.Verdict`."""
+    """What is found; the names are those of `awm_defense.Verdict`."""
 
     backdoored: bool | None
     target: int
@@ -65,85 +103,89 @@ class Verdict:
     surest_score: float | None = None
 
 
-def examine(logits: Logits, images: Tensor, labels: Tensor, seed: int) -> Verdict:
-    """The verdict on a network, from at most ten of the images."""
+def examine(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, seed: int
+) -> Verdict:
+    """The verdict on a network."""
     generator = Generator().manual_seed(seed)
     chosen = choose(labels)
-    images, labels = images[chosen], labels[chosen]
-    reaches = search(logits, images, labels, generator)
-    verdict = judge(reaches)
-    limit = threshold(len(verdict.margins))
-    if verdict.backdoored is False and verdict.score >= NEARLY * limit:
-        # The second question: does the class stand out over any image whatever?
-        margins = largest_margins(logits, images, len(verdict.margins), generator)
-        score = float(margins.max()) / max(float(margins.median()), reaches[0].ease)
-        surest = int(margins.argmax())
-        sure = surest == verdict.target and score >= NEARLY * limit
+    probe = Probe(logits, images[chosen], labels[chosen])
+    reaches = search(probe, generator)
+    verdict = judge(probe, reaches)
+    limit = NEARLY * threshold(len(verdict.margins))
+    if verdict.backdoored is False and verdict.score >= limit:
+        # The second question: does the same class stand out over any image whatever?
+        margins = largest_margins(probe, len(verdict.margins), generator)
+        surest, score = int(margins.argmax()), in_usual(margins, probe.ease())
+        sure = surest == verdict.target and score >= limit
         return replace(verdict, backdoored=sure, surest=surest, surest_score=score)
-    sparse = Sparse(images)
+    sparse = Sparse(probe.images)
     if verdict.backdoored and verdict.unit == "L1" and verdict.norm > sparse.bounds[-1]:
-        # It stopped standing out as bounds shrank, so there may be another, where it can't grow.
-        other = Sparse(images, forbidden=sparse.farthest(verdict.trigger) > 0)
-        second = seek(logits, images, labels, verdict.target, other, generator)
-        usual = next(reach.usual for reach in reaches if reach.family.unit == "L1")
-        if full_margin(logits, images, labels, verdict.target, other, second) >= STANDS_OUT * usual:
-            verdict.second = second
+        # It ceased to stand out as bounds shrank: there may be another, where this can't grow.
+        apart = Sparse(probe.images, forbidden=sparse.farthest(verdict.trigger) > 0)
+        second = probe.seek(verdict.target, apart, apart.start(generator), apart.bounds[0])
+        usual = next(usually(r.margins, r.ease) for r in reaches if r.family.unit == "L1")
+        if probe.full_margin(verdict.target, apart, second) >= STANDS_OUT * usual:
+            return replace(verdict, second=second)
     return verdict
 
 
 def choose(labels: Tensor) -> Tensor:
     """Indices of ten images: the first of each class, then the second of each, and so on."""
-    seen = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]
-    return torch.tensor(sorted(range(len(labels)), key=seen.__getitem__)[:10])
+    before = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]
+    return torch.tensor(sorted(range(len(labels)), key=before.__getitem__)[:10])
 
 
-def search(logits: Logits, images: Tensor, labels: Tensor, generator: Generator) -> list[Reach]:
-    """Family by family until one class looks planted; smaller bounds while one stands out."""
-    plain = logits(images).detach()
-    ease = float(margin(plain, labels).mean())
-    classes = plain.shape[1]
-    reaches = []
-    for family in families(images):
+def search(probe: Probe, generator: Generator) -> list[Reach]:
+    """Family by family until a class looks planted; smaller bounds while one stands out."""
+    ease, classes = probe.ease(), probe.logits(probe.images).shape[1]
+    reaches: list[Reach] = []
+    for family in families(probe.images):
         triggers = [family.start(generator)] * classes
         for bound in family.bounds:
-            triggers = [
-                climb(logits, images, labels, target, family, trigger, bound)
-                for target, trigger in enumerate(triggers)
-            ]
-            flips, margins = [], []
-            for target, trigger in enumerate(triggers):
-                under = logits(family.apply(images[labels != target], trigger))
-                flips.append((margin(under, target) > 0).double().mean())
-                margins.append(full_margin(logits, images, labels, target, family, trigger))
-            reach = Reach(family, bound, triggers, torch.stack(flips), torch.stack(margins), ease)
-            reaches.append(reach)
-            if reach.score < STANDS_OUT:
+            triggers = [probe.seek(c, family, t, bound) for c, t in enumerate(triggers)]
+            margins = [probe.full_margin(c, family, t) for c, t in enumerate(triggers)]
+            reaches.append(Reach(family, bound, triggers, torch.stack(margins), ease))
+            if reaches[-1].score < STANDS_OUT:
                 break
         if any(reach.score >= threshold(classes) for reach in reaches):
             break
     return reaches
 
 
-def judge(reaches: list[Reach]) -> Verdict:
+def judge(probe: Probe, reaches: list[Reach]) -> Verdict:
     """The class with the highest score, and the smallest trigger that makes it stand out."""
     surest = max(reaches, key=lambda reach: reach.score)
     limit = threshold(len(surest.margins))
-    # Families that come later lead elsewhere than to what was planted.
+    # Of families that make it nearly stand out the first: later ones lead elsewhere than planted.
     near = [r for r in reaches if r.top == surest.top and r.score >= NEARLY * limit]
     first = (near or [surest])[0]
     same = [r for r in reaches if r.family is first.family and r.top == surest.top]
     shown = ([r for r in same if r.score >= STANDS_OUT] or [first])[-1]
-    comparable = surest.ease > 0 and len(surest.margins) >= FEWEST_CLASSES
+    # Fewer than five classes are too few to compare.
+    comparable = surest.ease > 0 and len(surest.margins) >= 5
+    trigger = shown.triggers[shown.top]
+    flips = probe.margins(shown.top, shown.family, trigger) > 0
     return Verdict(
         backdoored=surest.score >= limit if comparable else None,
         target=shown.top,
         unit=shown.family.unit,
         norm=shown.bound,
         score=surest.score,
-        flips=float(shown.flips[shown.top]),
-        trigger=shown.triggers[shown.top],
+        flips=float(flips.double().mean()),
+        trigger=trigger,
         margins=shown.margins,
     )
+
+
+def usually(margins: Tensor, ease: float) -> float:
+    """The median class's margin, or that of clean images' own classes where it is larger."""
+    return max(float(margins.median()), ease)
+
+
+def in_usual(margins: Tensor, ease: float) -> float:
+    """The largest margin in units of the usual one."""
+    return float(margins.max()) / usually(margins, ease)
 
 
 def threshold(classes: int) -> float:
@@ -162,87 +204,17 @@ def margin(logits: Tensor, targets: Tensor | int) -> Tensor:
     return logits[wanted] - logits.masked_fill(wanted, -torch.inf).amax(1)
 
 
-def climb(
-    logits: Logits,
-    images: Tensor,
-    labels: Tensor,
-    target: int,
-    family: Family,
-    trigger: Tensor,
-    bound: float,
-) -> Tensor:
-    """The trigger after all steps toward a class within a bound, on images of other classes."""
-    others = images[labels != target]
-    targets = torch.full((len(others),), target)
-    for _ in range(STEPS):
-        trigger = trigger.detach().requires_grad_()
-        loss = cross_entropy(logits(family.apply(others, trigger)), targets)
-        (slope,) = torch.autograd.grad(loss, trigger)
-        trigger = family.step(trigger.detach(), slope, bound)
-    return trigger
-
-
-def seek(
-    logits: Logits,
-    images: Tensor,
-    labels: Tensor,
-    target: int,
-    family: Family,
-    generator: Generator,
-) -> Tensor:
-    """The trigger of a family to one class, within the family's largest bound."""
-    start = family.start(generator)
-    return climb(logits, images, labels, target, family, start, family.bounds[0])
-
-
-def grow(
-    logits: Logits,
-    others: Tensor,
-    target: int,
-    family: Family,
-    limits: tuple[Tensor, Tensor],
-    enough: float = float("inf"),
-) -> Tensor:
-    """A trigger grown from nothing by sign steps up its margin, until that is `enough`.
-
-    The limits are reached in `STEPS` steps from one to the other.
-    """
-    least, most = limits
-    trigger = torch.zeros_like(most)
-    for _ in range(STEPS):
-        trigger.requires_grad_()
-        reached = margin(logits(family.apply(others, trigger)), target).mean()
-        if reached >= enough:
-            break
-        (slope,) = torch.autograd.grad(reached, trigger)
-        trigger = trigger.detach() + (most - least) / STEPS * slope.sign()
-        trigger = trigger.clamp(least, most)
-    return trigger.detach()
-
-
-def full_margin(
-    logits: Logits, images: Tensor, labels: Tensor, target: int, family: Family, found: Tensor
-) -> Tensor:
-    """The mean margin of a class under a found trigger that has grown to its limits."""
-    others = images[labels != target]
-    grown = grow(logits, others, target, family, family.limits(found, images))
-    return margin(logits(family.apply(others, grown)), target).mean().detach()
-
-
-def largest_margins(
-    logits: Logits, images: Tensor, classes: int, generator: Generator
-) -> Tensor:
+def largest_margins(probe: Probe, classes: int, generator: Generator) -> Tensor:
     """Each class's largest margin over all images: 80 steps of Adam from eight of noise."""
-    noise = torch.rand(8, *images.shape[1:], generator=generator).double()
+    noise = torch.rand(8, *probe.images.shape[1:], generator=generator).double()
     found = []
     for target in range(classes):
         tried = noise.clone().requires_grad_()
         adam = torch.optim.Adam([tried], lr=0.05, maximize=True)
         for _ in range(80):
-            adam.zero_grad()
-            margin(logits(tried), target).sum().backward()
+            (tried.grad,) = torch.autograd.grad(margin(probe.logits(tried), target).sum(), tried)
             adam.step()
             with torch.no_grad():
                 tried.clamp_(0, 1)
-        found.append(margin(logits(tried), target).max().detach())
+        found.append(margin(probe.logits(tried), target).max().detach())
     return torch.stack(found)

@@ -1,6 +1,6 @@
 """The sorts of small triggers: how one starts, changes images, takes a step, and may grow.
 
-Norms are for images of 3x32x32 and follow the size of the images at hand.
+Bounds are for images of 3x32x32 and follow the size of the images at hand.
 """
 
 from __future__ import annotations
@@ -19,45 +19,42 @@ class Added:
     """x + Δ, clipped to [0, 1]; Δ is (c, h, w)."""
 
     def __init__(self, images: Tensor) -> None:
-        self.shape = images.shape[1:]
-        self.values = images[0].numel()
+        self.nothing = torch.zeros_like(images[0])
+        self.size = images[0].numel()
 
     def start(self, generator: Generator) -> Tensor:
-        return torch.zeros(self.shape, dtype=torch.float64)
+        return self.nothing
 
     def apply(self, images: Tensor, trigger: Tensor) -> Tensor:
         return (images + trigger).clamp(0, 1)
 
     def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What each element may grow to: so far from 0, and never past saturation of all images."""
+        """How far each element may grow, down and up: not past what saturates all images."""
         farthest = self.farthest(found)
         return -farthest.minimum(images.amax(0)), farthest.minimum(1 - images.amin(0))
 
-    def farthest(self, found: Tensor) -> Tensor:
-        raise NotImplementedError
-
 
 class Sparse(Added):
-    """‖Δ‖₁ within a bound: steps on the 0.5 % of elements with the steepest slope, projected."""
+    """‖Δ‖₁ bounded: steps on the 0.5 % of elements with the steepest slope, then projection."""
 
     unit = "L1"
 
     def __init__(self, images: Tensor, forbidden: Tensor | None = None) -> None:
         """`forbidden` elements, bool (c, h, w), stay 0."""
         super().__init__(images)
-        self.bounds = [bound * self.values / FULL for bound in (40.0, 10.0, 5.0)]
-        self.allowed = 1.0 if forbidden is None else ~forbidden
+        self.bounds = [bound * self.size / FULL for bound in (40.0, 10.0, 5.0)]
+        self.allowed = True if forbidden is None else ~forbidden
 
     def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
         slope = slope * self.allowed
-        count = max(1, int(0.005 * self.values))
+        count = max(1, int(0.005 * self.size))
         steepest = slope.abs() >= slope.abs().flatten().topk(count).values[-1]
         direction = slope.sign() * steepest
         direction = direction / direction.abs().sum().clamp(min=1)
         return project_l1(trigger - STEP * bound * direction, bound)
 
     def farthest(self, found: Tensor) -> Tensor:
-        """1 on pixels within 3 of those with more than a fifth of the largest change, 0 elsewhere."""
+        """1 within 3 pixels of those with more than a fifth of the largest change, else 0."""
         change = found.abs().amax(0)
         core = (change > 0.2 * change.max()).to(found)
         reach = max(1, round(3 * min(change.shape) / 32))
@@ -65,13 +62,13 @@ class Sparse(Added):
 
 
 class Faint(Added):
-    """‖Δ‖₂ within a bound, all over the image: steepest descent."""
+    """‖Δ‖₂ bounded, over the whole image: steepest descent."""
 
     unit = "L2"
 
     def __init__(self, images: Tensor) -> None:
         super().__init__(images)
-        self.bounds = [(self.values / FULL) ** 0.5]
+        self.bounds = [(self.size / FULL) ** 0.5]
 
     def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
         moved = trigger - STEP * bound * slope / slope.norm()
@@ -82,32 +79,34 @@ class Faint(Added):
 
 
 class Warp:
-    """A smooth warp: shifts of 4x4 control points in pixels, (2, 4, 4), x first; bicubic between."""
+    """A smooth warp: 4x4 control points shift, in pixels, (2, 4, 4), x first; bicubic between."""
 
     unit = "pixels"
 
     def __init__(self, images: Tensor) -> None:
         self.size = images.shape[2:]
-        self.bounds = [0.5 * min(self.size) / 32]
+        self.scale = min(self.size) / 32
+        self.bounds = [0.5 * self.scale]
 
     def start(self, generator: Generator) -> Tensor:
-        noise = torch.randn(1, 2, 4, 4, generator=generator)[0]
-        return 0.2 * self.bounds[0] * noise.double()
+        return 0.2 * self.bounds[0] * torch.randn(2, 4, 4, generator=generator).double()
 
     def apply(self, images: Tensor, trigger: Tensor) -> Tensor:
         height, width = self.size
-        shift = F.interpolate(trigger[None], self.size, mode="bicubic", align_corners=True)[0]
-        # Where each pixel is read from; grid_sample counts from -1 to 1 between the outer edges.
-        x = (2 * (torch.arange(width) + 0.5 + shift[0])) / width - 1
-        y = (2 * (torch.arange(height)[:, None] + 0.5 + shift[1])) / height - 1
-        grid = torch.stack((x, y), dim=-1).expand(len(images), height, width, 2)
+        shifts = F.interpolate(trigger[None], self.size, mode="bicubic", align_corners=True)
+        # Where each pixel is read, from -1 to 1 between the outer edges. Without a shift that is
+        # the middle of pixels, where slopes jump: which side it is on, rounding in here decides.
+        middles = torch.eye(2, 3, dtype=images.dtype)[None]
+        grid = F.affine_grid(middles, [1, 1, height, width], align_corners=False)
+        grid = grid + shifts.permute(0, 2, 3, 1) * images.new_tensor([2 / width, 2 / height])
+        grid = grid.expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
         return (trigger - STEP * bound * slope / slope.abs().mean()).clamp(-bound, bound)
 
     def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        most = torch.full_like(found, 2.0 * min(self.size) / 32)
+        most = torch.full_like(found, 2 * self.scale)
         return -most, most
 
 
@@ -120,14 +119,10 @@ def families(images: Tensor) -> list[Family]:
 
 
 def project_l1(point: Tensor, radius: float) -> Tensor:
-    """The nearest point (Euclidean) with an L1 norm of at most `radius`.
-
-    All sizes shrink by one threshold: the one that leaves a norm of `radius`.
-    """
+    """The nearest point (Euclidean) with an L1 norm of at most `radius`: all sizes shrink alike."""
     sizes = point.abs().flatten().sort(descending=True).values
     if sizes.sum() <= radius:
         return point
-    # What the threshold would be if only the largest 1, 2, ... stayed; as many stay as exceed it.
-    thresholds = (sizes.cumsum(0) - radius) / torch.arange(1, len(sizes) + 1)
-    threshold = thresholds[sizes > thresholds][-1]
-    return point.sign() * (point.abs() - threshold).clamp(min=0)
+    # By how much they would if the largest 1, 2, ... alone stayed; those stay that are larger.
+    shrink = (sizes.cumsum(0) - radius) / torch.arange(1, len(sizes) + 1)
+    return point.sign() * (point.abs() - shrink[sizes > shrink][-1]).clamp(min=0)
