@@ -120,9 +120,12 @@ class Run:
         return functional_call(self.model, weights, (images,))
 
     def phase(self) -> list[Batch]:
-        """The T batches of a phase, of b images each, drawn with replacement."""
+        """The T batches of a phase, of b images each, drawn with replacement.
+
+        The generator is asked in this order by the library, too.
+        """
         recipe, draws = self.recipe, self.generator
-        # Images that are augmented anew in every step are as good as three batches of them.
+        # Where images are augmented anew in every step, a pass is three batches of any data.
         size = 3 * recipe.batch_size if recipe.fresh_augmentation else len(self.images)
         b = min(recipe.batch_size, size)
         index = torch.randint(len(self.images), (recipe.passes * (size // b) * b,), generator=draws)
@@ -153,9 +156,8 @@ class Run:
         for batch in self.phase():
             delta = delta.detach().requires_grad_()
             loss = cross_entropy(self.logits(batch.images + delta), self.led_away_from(batch))
-            loss = loss - self.recipe.trigger_l2 * delta.square().sum()
-            (slope,) = torch.autograd.grad(loss, delta)
-            delta = delta + self.recipe.trigger_lr * slope
+            (grad,) = torch.autograd.grad(loss, delta)
+            delta = delta + self.recipe.trigger_lr * grad
         delta = delta.detach()
         self.delta = delta * (self.recipe.tau / delta.abs().sum()).clamp(max=1)
 
@@ -175,12 +177,12 @@ class Run:
         optimizer.param_groups[0]["lr"] = rate
         masks = list(self.masks.values())
         for batch in self.phase():
-            slopes = torch.autograd.grad(self.mask_loss(batch, changes), masks)
+            grads = torch.autograd.grad(self.mask_loss(batch, changes), masks)
             if optimizer is self.natural:
-                slopes = [f * slope for f, slope in zip(self.factors, slopes, strict=True)]
-            for mask, slope in zip(masks, slopes, strict=True):
-                # The slope of γ‖m‖₁ is γ, as no mask is negative.
-                mask.grad = slope + self.recipe.gamma
+                grads = [f * grad for f, grad in zip(self.factors, grads, strict=True)]
+            for mask, grad in zip(masks, grads, strict=True):
+                # The gradient of γ‖m‖₁ is γ, as no mask is negative.
+                mask.grad = grad + self.recipe.gamma
             optimizer.step()
             for mask in masks:
                 mask.data.clamp_(0, 1)
@@ -189,7 +191,7 @@ class Run:
         """Line 11 without γ‖m‖₁: α times the clean loss, and β times that under each change.
 
         All are held to the labels, or to what the original network says of the clean images at a
-        temperature T; T² keeps the size of the slope.
+        temperature T; T² keeps the size of the gradient.
         """
         recipe, heat = self.recipe, self.recipe.temperature
         original = recipe.mask_targets == "original"
@@ -242,8 +244,8 @@ class Run:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.
 
         1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
-        squared slopes of the logits in random directions of covariance diag p − p pᵀ. They are
-        scaled so that the first step changes masks by the rate, on the mean of all.
+        squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
+        are scaled so that the first step changes masks by the rate, on the mean of all.
         """
         masks = list(self.masks.values())
         information = [torch.zeros_like(mask) for mask in masks]
@@ -253,9 +255,9 @@ class Run:
             p = logits.detach().softmax(1)
             noise = p.sqrt() * torch.randn(p.shape, generator=self.generator)
             direction = noise - p * noise.sum(1, keepdim=True)
-            slopes = torch.autograd.grad((logits * direction).sum(), masks)
-            information = [f + slope**2 for f, slope in zip(information, slopes, strict=True)]
+            grads = torch.autograd.grad((logits * direction).sum(), masks)
+            information = [f + grad**2 for f, grad in zip(information, grads, strict=True)]
         factors = [1 / (f + f.mean()) for f in information]
-        slopes = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
-        steps = [(f * slope).abs().flatten() for f, slope in zip(factors, slopes, strict=True)]
+        grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
+        steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
         self.factors = [f / torch.cat(steps).mean() for f in factors]

@@ -46,8 +46,8 @@ class Probe:
         for _ in range(STEPS):
             trigger = trigger.detach().requires_grad_()
             loss = cross_entropy(self.logits(family.apply(others, trigger)), targets)
-            (slope,) = torch.autograd.grad(loss, trigger)
-            trigger = family.step(trigger.detach(), slope, bound)
+            (grad,) = torch.autograd.grad(loss, trigger)
+            trigger = family.step(trigger.detach(), grad, bound)
         return trigger
 
     def grow(
@@ -60,8 +60,8 @@ class Probe:
             reached = self.margins(target, family, trigger).mean()
             if reached >= enough:
                 break
-            (slope,) = torch.autograd.grad(reached, trigger)
-            trigger = (trigger + (most - least) / STEPS * slope.sign()).clamp(least, most)
+            (grad,) = torch.autograd.grad(reached, trigger)
+            trigger = (trigger + (most - least) / STEPS * grad.sign()).clamp(least, most)
         return trigger.detach()
 
     def full_margin(self, target: int, family: Family, found: Tensor) -> Tensor:

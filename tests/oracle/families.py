@@ -35,7 +35,7 @@ class Added:
 
 
 class Sparse(Added):
-    """‖Δ‖₁ bounded: steps on the 0.5 % of elements with the steepest slope, then projection."""
+    """‖Δ‖₁ bounded: steps on the 0.5 % of elements with the largest gradient, then projection."""
 
     unit = "L1"
 
@@ -45,11 +45,11 @@ class Sparse(Added):
         self.bounds = [bound * self.size / FULL for bound in (40.0, 10.0, 5.0)]
         self.allowed = True if forbidden is None else ~forbidden
 
-    def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
-        slope = slope * self.allowed
+    def step(self, trigger: Tensor, grad: Tensor, bound: float) -> Tensor:
+        grad = grad * self.allowed
         count = max(1, int(0.005 * self.size))
-        steepest = slope.abs() >= slope.abs().flatten().topk(count).values[-1]
-        direction = slope.sign() * steepest
+        largest = grad.abs() >= grad.abs().flatten().topk(count).values[-1]
+        direction = grad.sign() * largest
         direction = direction / direction.abs().sum().clamp(min=1)
         return project_l1(trigger - STEP * bound * direction, bound)
 
@@ -70,8 +70,8 @@ class Faint(Added):
         super().__init__(images)
         self.bounds = [(self.size / FULL) ** 0.5]
 
-    def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
-        moved = trigger - STEP * bound * slope / slope.norm()
+    def step(self, trigger: Tensor, grad: Tensor, bound: float) -> Tensor:
+        moved = trigger - STEP * bound * grad / grad.norm()
         return moved * (bound / moved.norm()).clamp(max=1)
 
     def farthest(self, found: Tensor) -> Tensor:
@@ -95,15 +95,16 @@ class Warp:
         height, width = self.size
         shifts = F.interpolate(trigger[None], self.size, mode="bicubic", align_corners=True)
         # Where each pixel is read, from -1 to 1 between the outer edges. Without a shift that is
-        # the middle of pixels, where slopes jump: which side it is on, rounding in here decides.
+        # the middle of a pixel, where the gradient of bilinear interpolation jumps. Rounding decides
+        # on which side it falls, so this has to round as the library does.
         middles = torch.eye(2, 3, dtype=images.dtype)[None]
         grid = F.affine_grid(middles, [1, 1, height, width], align_corners=False)
         grid = grid + shifts.permute(0, 2, 3, 1) * images.new_tensor([2 / width, 2 / height])
         grid = grid.expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
-    def step(self, trigger: Tensor, slope: Tensor, bound: float) -> Tensor:
-        return (trigger - STEP * bound * slope / slope.abs().mean()).clamp(-bound, bound)
+    def step(self, trigger: Tensor, grad: Tensor, bound: float) -> Tensor:
+        return (trigger - STEP * bound * grad / grad.abs().mean()).clamp(-bound, bound)
 
     def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         most = torch.full_like(found, 2 * self.scale)
