@@ -95,8 +95,8 @@ class Warp:
         height, width = self.size
         shifts = F.interpolate(trigger[None], self.size, mode="bicubic", align_corners=True)
         # Where each pixel is read, from -1 to 1 between the outer edges. Without a shift that is
-        # the middle of a pixel, where the gradient of bilinear interpolation jumps. Rounding decides
-        # on which side it falls, so this has to round as the library does.
+        # the middle of a pixel, where gradients of bilinear interpolation jump. Rounding decides on
+        # which side of it they are taken, so this has to round as the library does.
         middles = torch.eye(2, 3, dtype=images.dtype)[None]
         grid = F.affine_grid(middles, [1, 1, height, width], align_corners=False)
         grid = grid + shifts.permute(0, 2, 3, 1) * images.new_tensor([2 / width, 2 / height])
