@@ -128,7 +128,8 @@ class Run:
         # Where images are augmented anew in every step, a pass is three batches of any data.
         size = 3 * recipe.batch_size if recipe.fresh_augmentation else len(self.images)
         b = min(recipe.batch_size, size)
-        index = torch.randint(len(self.images), (recipe.passes * (size // b) * b,), generator=draws)
+        steps = recipe.passes * (size // b)
+        index = torch.randint(len(self.images), (steps * b,), generator=draws)
         images = self.images[index]
         if recipe.fresh_augmentation:
             scale = (recipe.crop_scale, 1.0)
