@@ -1,0 +1,264 @@
+"""Adversarial weight masking by a recipe: Algorithm 1 of the AWM paper, and what `default` adds.
+
+The paper's lines 7 and 12 have their signs the other way round. What is done is its Eq. 4.4: the
+least over masks of the most over Δ.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from awm_defense import Recipe
+from awm_defense.data import augment, mix
+
+from .examination import Probe, Verdict, choose, examine
+from .families import families
+
+
+@dataclass
+class Purified:
+    """Masks by layer, the last Δ (zeros where none was sought), and the verdict, if asked for."""
+
+    masks: dict[str, Tensor]
+    trigger: Tensor
+    verdict: Verdict | None
+
+
+@dataclass
+class Batch:
+    """b images; of each, which grown trigger it may carry and how much of it, in [0, 1), (2, b)."""
+
+    images: Tensor
+    labels: Tensor
+    grown: Tensor | None
+
+
+Change = Callable[[Batch], Tensor]
+
+
+def purify(
+    model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int = 0
+) -> Purified:
+    """The masks that a recipe finds for a network that takes pixels; it stays as it is."""
+    run = Run(model, images, labels, recipe, seed)
+    verdict = examine(run.model, images, labels, seed) if recipe.examine else None
+    if verdict is not None and verdict.backdoored is False:
+        return Purified(run.masks, run.delta, verdict)
+    # Triggers are grown where the verdict names a class to grow them to.
+    planted = verdict if verdict is not None and verdict.backdoored and recipe.grown else None
+    if planted is not None:
+        run.grow_triggers(planted, keep=0)
+    under_triggers = recipe.epochs if recipe.trigger_epochs is None else recipe.trigger_epochs
+    for epoch in range(recipe.epochs):
+        rate = run.mask_lr * recipe.mask_lr_decay**epoch
+        if planted is None:
+            run.trigger_phase()
+            run.mask_phase(run.optimizer, rate, [run.with_delta])
+        elif epoch < under_triggers:
+            run.trigger_phase()
+            if epoch > 0 and recipe.search_again:
+                run.grow_triggers(run.sought_again(planted), keep=recipe.grown // 2)
+            changes = [run.with_delta, run.with_grown]
+            if recipe.natural_step is None:
+                run.mask_phase(run.optimizer, rate, changes)
+            else:
+                if epoch == 0:
+                    run.weigh(changes)
+                run.mask_phase(run.natural, rate * recipe.natural_step, changes)
+        else:
+            run.mask_phase(run.optimizer, rate, [])
+    return Purified(run.masks, run.delta, verdict)
+
+
+class Run:
+    """The masks, triggers and random draws of one purification, and its phases."""
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int
+    ) -> None:
+        classes = len(labels.unique())
+        # Fills in what depends on the number of images: b, τ, α and β.
+        self.recipe = recipe = recipe.resolve(len(images), classes, images[0].numel())
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        kinds = (nn.Conv2d,) if recipe.layers == "conv" else (nn.Conv2d, nn.Linear)
+        layers = {n: layer for n, layer in self.model.named_modules() if isinstance(layer, kinds)}
+        self.theta = {name: layer.weight for name, layer in layers.items()}
+        # Line 1.
+        self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
+        self.delta = torch.zeros_like(images[0])
+        self.grown: list[Tensor] = []
+        # A share of 1 / √inputs of an output, on the mean of all weights, unless it is given.
+        inputs = torch.cat([torch.full((w.numel(),), w[0].numel()) for w in self.theta.values()])
+        share = recipe.mask_lr_share
+        self.mask_lr = share / float(inputs.double().mean()) ** 0.5 if share else recipe.mask_lr
+        optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.mask_optimizer]
+        self.optimizer = optimizer(self.masks.values(), lr=self.mask_lr)
+        self.natural = torch.optim.SGD(self.masks.values(), momentum=0.9)
+        self.generator = Generator().manual_seed(seed)
+        # One image a class is too few to draw from: `copies` of each are added.
+        copies = 0 if recipe.fresh_augmentation or len(images) > classes else recipe.copies
+        options = {"scale": (recipe.crop_scale, 1.0), "flip": recipe.flip}
+        augmented = [
+            augment.random_resized_crop_flip(images, self.generator, **options)
+            for _ in range(copies)
+        ]
+        self.images = torch.cat([images, *augmented])
+        self.labels = labels.repeat(copies + 1)
+        chosen = choose(self.labels)
+        self.probe = Probe(self.logits, self.images[chosen], self.labels[chosen])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of the masked network, f(x; m ⊙ θ); those of the original are `model`'s."""
+        weights = {f"{name}.weight": self.masks[name] * w for name, w in self.theta.items()}
+        return functional_call(self.model, weights, (images,))
+
+    def phase(self) -> list[Batch]:
+        """The T batches of a phase, of b images each, drawn with replacement.
+
+        The generator is asked in this order by the library, too.
+        """
+        recipe, draws = self.recipe, self.generator
+        # Where images are augmented anew in every step, a pass is three batches of any data.
+        size = 3 * recipe.batch_size if recipe.fresh_augmentation else len(self.images)
+        b = min(recipe.batch_size, size)
+        steps = recipe.passes * (size // b)
+        index = torch.randint(len(self.images), (steps * b,), generator=draws)
+        images = self.images[index]
+        if recipe.fresh_augmentation:
+            scale = (recipe.crop_scale, 1.0)
+            images = augment.crop(images, augment.draw_crops(images.shape, draws, scale=scale))
+            if recipe.flip:
+                images = augment.mirror(images, augment.draw_mirrored(len(images), draws))
+            if recipe.cutmix:
+                # Patches come from the same batch.
+                boxes = mix.draw_boxes(images.shape, draws, recipe.cutmix).split(b, dim=1)
+                pairs = zip(images.split(b), boxes, strict=True)
+                images = torch.cat([mix.cutmix(part, box) for part, box in pairs])
+            if recipe.jitter:
+                factors = mix.draw_factors(images.shape, draws, recipe.jitter)
+                images = mix.jitter(images, factors)
+        grown = torch.rand(2, len(images), generator=draws) if recipe.grown else None
+        parts = [slice(start, start + b) for start in range(0, len(images), b)]
+        return [
+            Batch(images[s], self.labels[index[s]], None if grown is None else grown[:, s])
+            for s in parts
+        ]
+
+    def trigger_phase(self) -> None:
+        """Lines 3 to 9: one Δ climbs the loss of all images, then goes into the L1 ball."""
+        delta = torch.zeros_like(self.delta)
+        for batch in self.phase():
+            delta = delta.detach().requires_grad_()
+            loss = cross_entropy(self.logits(batch.images + delta), self.led_away_from(batch))
+            (grad,) = torch.autograd.grad(loss, delta)
+            delta = delta + self.recipe.trigger_lr * grad
+        delta = delta.detach()
+        self.delta = delta * (self.recipe.tau / delta.abs().sum()).clamp(max=1)
+
+    @torch.no_grad()
+    def led_away_from(self, batch: Batch) -> Tensor:
+        """What Δ leads away from: classes (b,), or probabilities (b, classes)."""
+        if self.recipe.trigger_targets == "labels":
+            return batch.labels
+        if self.recipe.trigger_targets == "predictions":
+            return self.logits(batch.images).argmax(1)
+        return self.model(batch.images).softmax(1)
+
+    def mask_phase(
+        self, optimizer: torch.optim.Optimizer, rate: float, changes: list[Change]
+    ) -> None:
+        """Lines 10 to 14: masks descend the loss, on clean images and under each of the changes."""
+        optimizer.param_groups[0]["lr"] = rate
+        masks = list(self.masks.values())
+        for batch in self.phase():
+            grads = torch.autograd.grad(self.mask_loss(batch, changes), masks)
+            if optimizer is self.natural:
+                grads = [f * grad for f, grad in zip(self.factors, grads, strict=True)]
+            for mask, grad in zip(masks, grads, strict=True):
+                # The gradient of γ‖m‖₁ is γ, as no mask is negative.
+                mask.grad = grad + self.recipe.gamma
+            optimizer.step()
+            for mask in masks:
+                mask.data.clamp_(0, 1)
+
+    def mask_loss(self, batch: Batch, changes: list[Change]) -> Tensor:
+        """Line 11 without γ‖m‖₁: α times the clean loss, and β times that under each change.
+
+        All are held to the labels, or to what the original network says of the clean images at a
+        temperature T; T² keeps the size of the gradient.
+        """
+        recipe, heat = self.recipe, self.recipe.temperature
+        original = recipe.mask_targets == "original"
+        targets = (self.model(batch.images) / heat).softmax(1) if original else batch.labels
+
+        def held(images: Tensor) -> Tensor:
+            return heat**2 * cross_entropy(self.logits(images) / heat, targets)
+
+        changed = sum(held(change(batch)) for change in changes)
+        return recipe.alpha * held(batch.images) + recipe.beta * changed
+
+    def with_delta(self, batch: Batch) -> Tensor:
+        """The images under Δ."""
+        images = batch.images + self.delta
+        return images.clamp(0, 1) if self.recipe.clip_mask_phase else images
+
+    def with_grown(self, batch: Batch) -> Tensor:
+        """Each image under its own grown trigger, times 0.3 to 1."""
+        changed = []
+        for image, which, amount in zip(batch.images, *batch.grown, strict=True):
+            trigger = (0.3 + 0.7 * amount.double()) * self.grown[int(which * len(self.grown))]
+            changed.append(self.family.apply(image[None], trigger))
+        return torch.cat(changed)
+
+    def grow_triggers(self, verdict: Verdict, keep: int) -> None:
+        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay.
+
+        That is 15 times the margin of clean images. Each grows over a random 70 % of its elements,
+        so that no two are alike. Two grow around the first trigger found, two around the second.
+        """
+        self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
+        found = [t for t in (verdict.trigger, verdict.second) if t is not None]
+        limits = [self.family.limits(trigger, self.probe.images) for trigger in found]
+        enough = 15 * self.probe.ease()
+        numbers = torch.arange(self.recipe.grown - keep)
+        self.grown = self.grown[:keep]
+        for turn, two in enumerate(numbers.split(2)):
+            least, most = limits[turn % len(limits)]
+            for free in torch.rand(len(two), *most.shape, generator=self.generator) < 0.7:
+                room = least * free, most * free
+                self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
+
+    def sought_again(self, verdict: Verdict) -> Verdict:
+        """The verdict, with the trigger that leads to its class in the network as masked so far."""
+        start, bound = self.family.start(self.generator), self.family.bounds[0]
+        trigger = self.probe.seek(verdict.target, self.family, start, bound)
+        return replace(verdict, trigger=trigger, second=None)
+
+    def weigh(self, changes: list[Change]) -> None:
+        """Factors of natural steps: the less clean predictions depend on a mask, the larger.
+
+        1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
+        squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
+        are scaled so that the first step changes masks by the rate, on the mean of all.
+        """
+        masks = list(self.masks.values())
+        information = [torch.zeros_like(mask) for mask in masks]
+        batches = self.phase()
+        for batch in batches:
+            logits = self.logits(batch.images) / self.recipe.temperature
+            p = logits.detach().softmax(1)
+            noise = p.sqrt() * torch.randn(p.shape, generator=self.generator)
+            direction = noise - p * noise.sum(1, keepdim=True)
+            grads = torch.autograd.grad((logits * direction).sum(), masks)
+            information = [f + grad**2 for f, grad in zip(information, grads, strict=True)]
+        factors = [1 / (f + f.mean()) for f in information]
+        grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
+        steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
+        self.factors = [f / torch.cat(steps).mean() for f in factors]

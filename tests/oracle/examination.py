@@ -1,0 +1,220 @@
+"""Is the network backdoored, and toward which class? (docs/verdict.md)
+
+For each class the smallest trigger is sought, and grown. A planted class is reached far more
+strongly than any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from .families import STEPS, Family, Sparse, families
+
+STANDS_OUT = 2.0
+"""A class stands out that is reached so many times as strongly as the median class."""
+NEARLY = 0.75
+"""The share of a threshold that counts as nearly reaching it."""
+
+
+@dataclass
+class Probe:
+    """A network, from pixels to logits, and the clean images that triggers are sought on."""
+
+    logits: Callable[[Tensor], Tensor]
+    images: Tensor
+    labels: Tensor
+
+    def ease(self) -> float:
+        """The mean margin of the images' own classes: a scale for the margins of triggers."""
+        return float(margin(self.logits(self.images), self.labels).mean().detach())
+
+    def margins(self, target: int, family: Family, trigger: Tensor) -> Tensor:
+        """The margin of `target` on each image of another class, under a trigger."""
+        others = self.images[self.labels != target]
+        return margin(self.logits(family.apply(others, trigger)), target)
+
+    def seek(self, target: int, family: Family, trigger: Tensor, bound: float) -> Tensor:
+        """A trigger to a class within a bound, from another one on."""
+        others = self.images[self.labels != target]
+        targets = torch.full((len(others),), target)
+        for _ in range(STEPS):
+            trigger = trigger.detach().requires_grad_()
+            loss = cross_entropy(self.logits(family.apply(others, trigger)), targets)
+            (grad,) = torch.autograd.grad(loss, trigger)
+            trigger = family.step(trigger.detach(), grad, bound)
+        return trigger
+
+    def grow(
+        self, target: int, family: Family, least: Tensor, most: Tensor, enough: float = torch.inf
+    ) -> Tensor:
+        """A trigger grown by sign steps up its margin until that is enough, within limits."""
+        trigger = torch.zeros_like(most)
+        for _ in range(STEPS):
+            trigger = trigger.detach().requires_grad_()
+            reached = self.margins(target, family, trigger).mean()
+            if reached >= enough:
+                break
+            (grad,) = torch.autograd.grad(reached, trigger)
+            trigger = (trigger + (most - least) / STEPS * grad.sign()).clamp(least, most)
+        return trigger.detach()
+
+    def full_margin(self, target: int, family: Family, found: Tensor) -> Tensor:
+        """The mean margin of a class under a found trigger grown to its limits."""
+        grown = self.grow(target, family, *family.limits(found, self.images))
+        return self.margins(target, family, grown).mean().detach()
+
+
+@dataclass
+class Reach:
+    """What triggers of one family do within one bound: one found for each class."""
+
+    family: Family
+    bound: float
+    triggers: list[Tensor]
+    margins: Tensor
+    ease: float
+
+    def __post_init__(self) -> None:
+        self.top = int(self.margins.argmax())
+        # Triggers say nothing where the network doesn't know the images by themselves.
+        self.score = in_usual(self.margins, self.ease) if self.ease > 0 else 0.0
+
+
+@dataclass
+class Verdict:
+    """What is found; the names are those of `awm_defense.Verdict`."""
+
+    backdoored: bool | None
+    target: int
+    unit: str
+    norm: float
+    score: float
+    flips: float
+    trigger: Tensor
+    margins: Tensor
+    second: Tensor | None = None
+    surest: int | None = None
+    surest_score: float | None = None
+
+
+def examine(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, seed: int
+) -> Verdict:
+    """The verdict on a network."""
+    generator = Generator().manual_seed(seed)
+    chosen = choose(labels)
+    probe = Probe(logits, images[chosen], labels[chosen])
+    reaches = search(probe, generator)
+    verdict = judge(probe, reaches)
+    limit = NEARLY * threshold(len(verdict.margins))
+    if verdict.backdoored is False and verdict.score >= limit:
+        # The second question: does the same class stand out over any image whatever?
+        margins = largest_margins(probe, len(verdict.margins), generator)
+        surest, score = int(margins.argmax()), in_usual(margins, probe.ease())
+        sure = surest == verdict.target and score >= limit
+        return replace(verdict, backdoored=sure, surest=surest, surest_score=score)
+    sparse = Sparse(probe.images)
+    if verdict.backdoored and verdict.unit == "L1" and verdict.norm > sparse.bounds[-1]:
+        # It ceased to stand out as bounds shrank: there may be another, where this can't grow.
+        apart = Sparse(probe.images, forbidden=sparse.farthest(verdict.trigger) > 0)
+        second = probe.seek(verdict.target, apart, apart.start(generator), apart.bounds[0])
+        usual = next(usually(r.margins, r.ease) for r in reaches if r.family.unit == "L1")
+        if probe.full_margin(verdict.target, apart, second) >= STANDS_OUT * usual:
+            return replace(verdict, second=second)
+    return verdict
+
+
+def choose(labels: Tensor) -> Tensor:
+    """Indices of ten images: the first of each class, then the second of each, and so on."""
+    before = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]
+    return torch.tensor(sorted(range(len(labels)), key=before.__getitem__)[:10])
+
+
+def search(probe: Probe, generator: Generator) -> list[Reach]:
+    """Family by family until a class looks planted; smaller bounds while one stands out."""
+    ease, classes = probe.ease(), probe.logits(probe.images).shape[1]
+    reaches: list[Reach] = []
+    for family in families(probe.images):
+        triggers = [family.start(generator)] * classes
+        for bound in family.bounds:
+            triggers = [probe.seek(c, family, t, bound) for c, t in enumerate(triggers)]
+            margins = [probe.full_margin(c, family, t) for c, t in enumerate(triggers)]
+            reaches.append(Reach(family, bound, triggers, torch.stack(margins), ease))
+            if reaches[-1].score < STANDS_OUT:
+                break
+        if any(reach.score >= threshold(classes) for reach in reaches):
+            break
+    return reaches
+
+
+def judge(probe: Probe, reaches: list[Reach]) -> Verdict:
+    """The class with the highest score, and the smallest trigger that makes it stand out."""
+    surest = max(reaches, key=lambda reach: reach.score)
+    limit = threshold(len(surest.margins))
+    # Of families that make it nearly stand out the first: later ones lead elsewhere than planted.
+    near = [r for r in reaches if r.top == surest.top and r.score >= NEARLY * limit]
+    first = (near or [surest])[0]
+    same = [r for r in reaches if r.family is first.family and r.top == surest.top]
+    shown = ([r for r in same if r.score >= STANDS_OUT] or [first])[-1]
+    # Fewer than five classes are too few to compare.
+    comparable = surest.ease > 0 and len(surest.margins) >= 5
+    trigger = shown.triggers[shown.top]
+    flips = probe.margins(shown.top, shown.family, trigger) > 0
+    return Verdict(
+        backdoored=surest.score >= limit if comparable else None,
+        target=shown.top,
+        unit=shown.family.unit,
+        norm=shown.bound,
+        score=surest.score,
+        flips=float(flips.double().mean()),
+        trigger=trigger,
+        margins=shown.margins,
+    )
+
+
+def usually(margins: Tensor, ease: float) -> float:
+    """The median class's margin, or that of clean images' own classes where it is larger."""
+    return max(float(margins.median()), ease)
+
+
+def in_usual(margins: Tensor, ease: float) -> float:
+    """The largest margin in units of the usual one."""
+    return float(margins.max()) / usually(margins, ease)
+
+
+def threshold(classes: int) -> float:
+    """The score of a planted class: 2 for up to ten classes, more as there are more.
+
+    Honest margins are taken as log-normal; the largest of n lies near (n − 3/8) / (n + 1/4).
+    """
+    ten, most = (NormalDist().inv_cdf((n - 3 / 8) / (n + 1 / 4)) for n in (10, max(10, classes)))
+    return float(STANDS_OUT ** (most / ten))
+
+
+def margin(logits: Tensor, targets: Tensor | int) -> Tensor:
+    """By how much each row's target lies above the largest other class."""
+    wanted = torch.zeros_like(logits, dtype=torch.bool)
+    wanted[torch.arange(len(logits)), targets] = True
+    return logits[wanted] - logits.masked_fill(wanted, -torch.inf).amax(1)
+
+
+def largest_margins(probe: Probe, classes: int, generator: Generator) -> Tensor:
+    """Each class's largest margin over all images: 80 steps of Adam from eight of noise."""
+    noise = torch.rand(8, *probe.images.shape[1:], generator=generator).double()
+    found = []
+    for target in range(classes):
+        tried = noise.clone().requires_grad_()
+        adam = torch.optim.Adam([tried], lr=0.05, maximize=True)
+        for _ in range(80):
+            (tried.grad,) = torch.autograd.grad(margin(probe.logits(tried), target).sum(), tried)
+            adam.step()
+            with torch.no_grad():
+                tried.clamp_(0, 1)
+        found.append(margin(probe.logits(tried), target).max().detach())
+    return torch.stack(found)
