@@ -48,7 +48,7 @@ coverage: test
 	$(BIN)/coverage report
 
 docs: $(DEV)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -58,11 +58,11 @@ lint: $(DEV)
 	PYTHONPATH=. $(BIN)/lint-imports
 
 compile-check: $(DEV)
-	$(BIN)/python tests/triton_compile.py
+	$(BIN)/python -m tests.triton_compile
 
 cuda-check: export AWM_CUDA := on
 cuda-check: $(DEV)
-	$(BIN)/python tests/cuda_resources.py
+	$(BIN)/python -m tests.cuda_resources
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

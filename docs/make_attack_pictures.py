@@ -12,14 +12,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from awm_defense.checkpoint import load_into, load_state_dict
-from awm_defense.train import Plan, train
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from awm_defense.attacks import ATTACKS, clean_label, craft_attack
 from awm_defense.data import DATASETS, Dataset, load_dataset
+from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
+from awm_defense.training.loop import Plan, train
 
 TARGET = 0
 CRAFT_IMAGES = 128

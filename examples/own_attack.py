@@ -7,7 +7,7 @@ from awm_defense import get_recipe, purify
 from awm_defense.attacks import Attack
 from awm_defense.data import load_dataset
 from awm_defense.metrics import evaluate
-from awm_defense.train import Plan, train
+from awm_defense.training.loop import Plan, train
 
 
 def red_corner(images: Tensor) -> Tensor:

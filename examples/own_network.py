@@ -9,8 +9,8 @@ from awm_defense import get_recipe, purify
 from awm_defense.attacks import make_attack
 from awm_defense.data import load_dataset
 from awm_defense.metrics import evaluate
-from awm_defense.report import write_report
-from awm_defense.train import Plan, train
+from awm_defense.report.write import write_report
+from awm_defense.training.loop import Plan, train
 
 
 class OwnNetwork(nn.Module):

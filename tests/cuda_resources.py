@@ -1,6 +1,6 @@
 """Print what each CUDA kernel of the last build takes, and fail if one spills registers.
 
-Needs no GPU. Usage: python tests/cuda_resources.py
+Needs no GPU. Usage: python -m tests.cuda_resources
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import present
 from torch import Tensor
 
 from awm_kernels import _choice, _timing, conv_choices, masked_conv2d, masked_linear
+from tests.cases import present
 
 CPU = torch.device("cpu")
 

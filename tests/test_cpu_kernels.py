@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import present
-from kernel_cases import (
+from torch import Tensor
+
+from awm_kernels import _reference as reference
+from tests.cases import present
+from tests.kernel_cases import (
     BF16,
     F32,
     F64,
@@ -32,9 +35,6 @@ from kernel_cases import (
     scale_case,
     step_case,
 )
-from torch import Tensor
-
-from awm_kernels import _reference as reference
 
 LIBRARY = Path(reference.__file__).parent / "lib" / "libawm_cpu.so"
 if not LIBRARY.exists():

@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import present
-from kernel_cases import (
+from torch import Tensor
+
+from awm_kernels import _reference as reference
+from awm_kernels import backends
+from awm_kernels._registration import KERNEL_SCHEMAS
+from tests.cases import present
+from tests.kernel_cases import (
     BF16,
     F32,
     F64,
@@ -34,11 +39,6 @@ from kernel_cases import (
     scale_case,
     step_case,
 )
-from torch import Tensor
-
-from awm_kernels import _reference as reference
-from awm_kernels import backends
-from awm_kernels._registration import KERNEL_SCHEMAS
 
 if shutil.which("c++") is None:
     pytest.skip("needs a C++ compiler", allow_module_level=True)

@@ -19,15 +19,17 @@ from torch import nn
 
 import awm_kernels
 from awm_defense import get_settings
-from awm_defense.cli import build_parser
+from awm_defense.commands.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-# Files as inline code, from the root of the checkout; NAME stands for one to be written.
-FILE = re.compile(r"`((?:awm_kernels|bench|csrc|docs|examples|tests)/[\w./-]+\.\w+)`")
+# Folders that files are named from, and files as inline code; NAME stands for one to be written.
+HOMES = (ROOT, ROOT / "python/awm_defense")
+FOLDERS = "|".join(path.name for home in HOMES for path in home.iterdir() if path.is_dir())
+FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]+\.\w+)`")
 COMMANDS = ("demo", "train", "examine", "purify", "evaluate", "reproduce", "info")
 # What a block in another language is, and so why it is not run.
 NOT_RUN = {"text": "output, or a sketch"}
@@ -138,10 +140,12 @@ def options_of(command: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_options_that_are_named_exist(page: Path) -> None:
+def test_options_and_targets_that_are_named_exist(page: Path) -> None:
     text = FENCE.sub("", page.read_text("utf-8"))
     for command, rest in re.findall(r"`awm (\w+)([^`]*)`", text):
         assert options_of(command) >= set(re.findall(r"--[a-z-]+", rest)), (command, rest)
+    for targets in re.findall(r"`make ([^`=]+)`", text):
+        check_make(targets.split())
     known = set().union(*map(options_of, COMMANDS))
     assert known >= set(re.findall(r"`(--[a-z-]+)", text))
 
@@ -156,7 +160,7 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_files_that_are_named_exist(page: Path) -> None:
     for name in FILE.findall(page.read_text("utf-8")):
-        assert "NAME" in name or (ROOT / name).exists(), name
+        assert "NAME" in name or any((home / name).exists() for home in HOMES), name
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "docs").glob("*.py")), ids=lambda path: path.name)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import device_cases as cases
 import pytest
 import torch
-from accuracy import assert_accurate
-from device_cases import CASES, EMPTY, Case
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, purify
 from awm_kernels import backends, conv_choices
+from tests.accuracy import assert_accurate
+from tests.device_cases import CASES, EMPTY, Case
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 ON_GPU = [

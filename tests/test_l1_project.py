@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import rand
 
 from awm_kernels.l1_project import l1_project_
+from tests.cases import rand
 
 
 def test_inside_the_ball_nothing_changes() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import rand
 
 from awm_kernels.l1_rescale import l1_rescale_
+from tests.cases import rand
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])

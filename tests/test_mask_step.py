@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import mask_of, rand
 from torch import Tensor
 
 from awm_kernels import mask_step_
+from tests.cases import mask_of, rand
 
 
 def test_adam_equals_torch_adam() -> None:

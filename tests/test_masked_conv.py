@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from cases import mask_of, present, rand
 from torch import nn
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from awm_kernels.masked_conv import (
     masked_conv2d,
     masked_conv3d,
 )
+from tests.cases import mask_of, present, rand
 
 MASKED = {1: masked_conv1d, 2: masked_conv2d, 3: masked_conv3d}
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

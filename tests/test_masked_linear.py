@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import mask_of, rand
 from torch import nn
 from torch.nn import functional
 
 from awm_kernels.masked_linear import MaskedLinear, masked_linear
+from tests.cases import mask_of, rand
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0,)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import mask_of, rand
 
 from awm_kernels import masked_weight
+from tests.cases import mask_of, rand
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

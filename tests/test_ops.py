@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, DIFFERENTIABLE, op
 from torch import Tensor
 
 from awm_kernels import OPS, _reference, backends, choose
 from awm_kernels._registration import KERNEL_SCHEMAS
+from tests.cases import CASES, DIFFERENTIABLE, op
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = [name for name in ("reference", "cpu") if backends()[name].available]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import present, rand
 
 from awm_kernels import perturb
+from tests.cases import present, rand
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import present, rand
-from kernel_cases import BF16, F32, F64, check_close, nan_like
 from torch import Tensor
 
 from awm_kernels import _reference as reference
 from awm_kernels import backends, pooled_elu
+from tests.cases import present, rand
+from tests.kernel_cases import BF16, F32, F64, check_close, nan_like
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 needs_cpu = pytest.mark.skipif(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import rand
 
 from awm_kernels import l1_project_, l1_rescale_, trigger_step_
+from tests.cases import rand
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from accuracy import assert_accurate
-from cases import present
 from torch import Tensor
 
 from awm_kernels import _reference as reference
+from tests.accuracy import assert_accurate
+from tests.cases import present
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, set before Python starts", allow_module_level=True)

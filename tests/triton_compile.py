@@ -1,7 +1,7 @@
 """Compile every Triton kernel for sm_90, as it is launched, and fail if one spills registers.
 
 Needs no GPU: the wrappers run on CPU tensors and each launch stops after compilation, so the
-signatures, constants and alignments are those of real calls. Usage: python tests/triton_compile.py
+signatures, constants and alignments are those of real calls. Usage: python -m tests.triton_compile
 """
 
 from __future__ import annotations

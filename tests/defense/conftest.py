@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cells import write_network
 from torch import nn
 
 from awm_defense.data import Dataset, load_dataset
 from awm_defense.reproduce.cells import Place
+from tests.defense.cells import write_network
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_network
 from PIL import Image
 from torch import nn
 
@@ -26,6 +25,7 @@ from awm_defense.training import backdoor
 from awm_defense.training.backdoor import Order, make_network
 from awm_defense.training.loop import Plan
 from awm_defense.working.compute import Compute
+from tests.defense.conftest import tiny_network
 
 PLAN = Plan(epochs=3, batch_size=64, lr=0.05)
 ORDER = Order("tiny", "badnets", 8, None, PLAN)

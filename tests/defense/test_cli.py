@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cells import write_network
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,6 +23,7 @@ from awm_defense.commands import demo, evaluate, info, train
 from awm_defense.commands.main import main
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
+from tests.defense.cells import write_network
 
 MODEL = ["--arch", "small_vgg", "--num-classes", "10", "--dataset", "digits"]
 BADNETS = ["--attack", "badnets", "--target", "8"]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,6 +19,7 @@ from awm_defense.metrics import evaluate
 from awm_defense.pixel_model import Normalise
 from awm_defense.training.loop import Plan, train
 from awm_defense.working.compute import Compute
+from tests.defense.conftest import tiny_network
 
 QUICK = {
     "anp": {"steps": "4", "batch_size": "16"},

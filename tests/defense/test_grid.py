@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import CELL, QUICK, state, write_network
 from torch import Tensor, nn
 
 from awm_defense.awm.recipe import RECIPES
@@ -26,6 +25,7 @@ from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.grid import cell_path, read_results, run_grid
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import THRESHOLDS
+from tests.defense.cells import CELL, QUICK, state, write_network
 
 
 def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:

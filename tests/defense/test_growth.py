@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_network
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, purify, purify_many
@@ -19,6 +18,7 @@ from awm_defense.examination.verdict import Verdict
 from awm_defense.metrics import evaluate
 from awm_defense.training.loop import Plan, train
 from awm_defense.triggers import Family, Sparse, Warp
+from tests.defense.conftest import tiny_network
 
 TARGET = 3
 VERDICT = Verdict(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_network
 
 from awm_defense import examine, purify
 from awm_defense.attacks import make_attack
@@ -20,6 +19,7 @@ from awm_defense.registry import get_settings
 from awm_defense.training.loop import Plan, train
 from awm_defense.working import memory
 from awm_defense.working.memory import ADJUSTED, KEEP, keep_freed_memory
+from tests.defense.conftest import tiny_network
 
 resource = pytest.importorskip("resource")
 

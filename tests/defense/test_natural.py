@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_network
 from torch import Tensor
 
 from awm_defense import get_recipe
@@ -12,6 +11,7 @@ from awm_defense.awm.engine import make_engine
 from awm_defense.awm.natural import along, inverse
 from awm_defense.examination.verdict import Verdict
 from awm_defense.pixel_model import PixelModel
+from tests.defense.conftest import tiny_network
 
 
 def test_squared_gradients_are_the_fisher_information_on_the_mean() -> None:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import algorithm, examination, families
 from torch import Tensor, nn
 
 from awm_defense import PurifyResult, Recipe, Verdict, examine, get_recipe, purify
+from tests.oracle import algorithm, examination, families
 
 CLASSES, SIZE, TARGET = 6, 12, 2
 SEED = 3
@@ -236,7 +236,7 @@ RUNS = {
     "official": ("second", get_recipe("official")),
     "official, more images": ("more images", replace(get_recipe("official"), epochs=4)),
     "default": ("second", DETERMINED),
-    "default, more images": ("more images", replace(DETERMINED, passes=1, epochs=3)),
+    "default, more images": ("more images", replace(DETERMINED, inner_epochs=1, epochs=3)),
     "default, a warp": ("warp", replace(DETERMINED, epochs=3)),
     "default, a faint trigger": ("faint", replace(DETERMINED, epochs=3)),
     "default, no class named": ("wrong labels", replace(DETERMINED, epochs=3)),
@@ -264,7 +264,7 @@ def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert different(got.verdict, expected.verdict, VERDICT) == []
 
 
-FEW = {"epochs": 3, "passes": 1, "batch_size": 8, "grown": 4}
+FEW = {"epochs": 3, "inner_epochs": 1, "batch_size": 8, "grown": 4}
 
 
 def test_a_few_steps_of_default_as_it_is() -> None:

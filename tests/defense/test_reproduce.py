@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import state, write_network
 
 from awm_defense.commands.main import main
 from awm_defense.commands.reproduce import select
@@ -17,6 +16,7 @@ from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method
 from awm_defense.reproduce.studies import STUDIES, Trial
 from awm_defense.reproduce.tables import table_cells
+from tests.defense.cells import state, write_network
 
 SHORT = {"epochs": "1", "inner_epochs": "1"}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_network
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from awm_defense.data import Dataset
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
 from awm_defense.training.loop import Plan, train
+from tests.defense.conftest import tiny_network
 
 
 @pytest.fixture(scope="module", name="network")

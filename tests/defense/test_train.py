@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_network
 from torch import nn
 
 from awm_defense.attacks import make_attack
@@ -18,6 +17,7 @@ from awm_defense.data import Dataset
 from awm_defense.metrics import evaluate
 from awm_defense.training.loop import Plan, train
 from awm_defense.working.compute import Compute, fastest
+from tests.defense.conftest import tiny_network
 
 ATTACK = make_attack("badnets", 8)
 QUICK = Plan(epochs=8, batch_size=32, lr=0.05)

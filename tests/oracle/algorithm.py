@@ -128,7 +128,7 @@ class Run:
         # Where images are augmented anew in every step, a pass is three batches of any data.
         size = 3 * recipe.batch_size if recipe.fresh_augmentation else len(self.images)
         b = min(recipe.batch_size, size)
-        steps = recipe.passes * (size // b)
+        steps = recipe.inner_epochs * (size // b)
         index = torch.randint(len(self.images), (steps * b,), generator=draws)
         images = self.images[index]
         if recipe.fresh_augmentation:

@@ -1,0 +1,1 @@
+"""Tests of both packages; nothing in them is installed."""
