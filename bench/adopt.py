@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from awm_defense.attacks import ATTACKS, make_attack
-from awm_defense.attacks.stored import read_trigger_image, read_trigger_mask, write_attack
+from awm_defense.attacks.stored import read_trigger_mask, write_attack
 from awm_defense.data import DATASETS
+from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
 from awm_defense.files.manifest import write_manifest
 from awm_defense.models import MODELS, build_model
@@ -49,7 +50,7 @@ def parse() -> argparse.Namespace:
 def adopt(given: argparse.Namespace) -> None:
     trigger: dict[str, Any] = {}
     if given.trigger_image:
-        trigger["trigger_image"] = read_trigger_image(given.trigger_image)
+        trigger["trigger_image"] = read_image(given.trigger_image)
     if given.trigger_mask:
         trigger["trigger_mask"] = read_trigger_mask(given.trigger_mask)
     attack = make_attack(given.attack, given.target, num_classes=given.num_classes, **trigger)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import device_cases as cases
 import pytest
 import torch
 from torch import Tensor, nn
 
 from awm_defense import get_recipe, purify
 from awm_kernels import backends, conv_choices
+from tests import device_cases as cases
 from tests.accuracy import assert_accurate
 from tests.device_cases import CASES, EMPTY, Case
 

@@ -21,6 +21,7 @@ from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import demo, evaluate, info, train
 from awm_defense.commands.main import main
+from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
 from tests.defense.cells import write_network
@@ -116,9 +117,7 @@ def test_evaluate_reads_trigger_files(
     argv = ["evaluate", checkpoint, *MODEL, *attack, "--limit", "32"]
     assert main([str(word) for word in argv]) == 0
     assert "asr_all" in capsys.readouterr().out
-    assert evaluate.read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx(
-        [0, 0, 64 / 255]
-    )
+    assert read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx([0, 0, 64 / 255])
 
 
 def test_purify_writes_everything(

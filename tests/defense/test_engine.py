@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from awm_defense.awm.schedule import Under
 from awm_defense.examination.verdict import Verdict
 from awm_defense.models import build_model
 from awm_defense.pixel_model import PixelModel
+from awm_defense.working import network
 from awm_defense.working.mixed_conv import MixedConv2d, Passes, use_passes
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision, _fastest
@@ -363,7 +363,7 @@ def test_bfloat16_stays_close_and_repeats() -> None:
     assert torch.corrcoef(torch.stack([1 - a, 1 - b]))[0, 1] > 0.9
 
 
-def test_bfloat16_is_refused_where_logits_would_change() -> None:
+def test_bfloat16_is_refused_where_logits_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cancelling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -376,13 +376,13 @@ def test_bfloat16_is_refused_where_logits_would_change() -> None:
     torch.manual_seed(0)
     model = Cancelling()
     chosen: list[Any] = []
-    network_module = sys.modules["awm_defense.working.network"]
-    original = network_module.measure
-    network_module.measure = lambda *args: chosen.append(1) or BF16  # type: ignore[attr-defined]
-    try:
-        result = purify(model, *data(), recipe=quick())
-    finally:
-        network_module.measure = original  # type: ignore[attr-defined]
+
+    def measure(*_: object) -> Precision:
+        chosen.append(1)
+        return BF16
+
+    monkeypatch.setattr(network, "measure", measure)
+    result = purify(model, *data(), recipe=quick())
     assert chosen and result.precision == Precision()
     assert any("float32 is used" in note for note in result.notes)
 
@@ -447,7 +447,8 @@ def test_captured_and_eager_masks_are_the_same_bits(recipe: str, precision: str)
 
 
 def test_precision_sets_switches_only_meanwhile() -> None:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
 
     def switches() -> tuple[object, ...]:
         return cudnn.conv.fp32_precision, matmul.fp32_precision, cudnn.deterministic

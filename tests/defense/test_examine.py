@@ -429,7 +429,7 @@ def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
         examine(networks["benign"], images, labels, mean=0.5)
     with pytest.raises(ValueError, match=r"images: expected pixel values in \[0, 1\]"):
         examine(networks["benign"], images + 1, labels)
-    with pytest.raises(ValueError, match=r"labels up to 99"):
+    with pytest.raises(ValueError, match=r"labels: expected classes from 0 to 9, got 96 to 99"):
         examine(networks["benign"], images, labels + 96)
 
 

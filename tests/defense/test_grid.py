@@ -295,7 +295,11 @@ def test_results_of_other_settings_are_refused(
 
 
 def test_a_result_may_be_older_than_a_setting_that_does_nothing() -> None:
-    then = {"name": "official", "layers": "conv", "trigger_targets": "predictions"}
+    then: dict[str, object] = {
+        "name": "official",
+        "layers": "conv",
+        "trigger_targets": "predictions",
+    }
     then |= {"mask_lr_decay": 0.9, "flip": False, "tau": 100.0}
     cell = Cell("small_vgg", "badnets", None, "awm")
     assert changed_settings(cell, {"recipe": then}) == {}

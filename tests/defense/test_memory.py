@@ -131,7 +131,7 @@ def test_threads_count_together(calls):
     ],
 )
 def test_settings_of_the_environment_stay(monkeypatch, name, value):
-    found = []
+    found: list[object] = []
     monkeypatch.setattr(memory, "_set", found.append)
     monkeypatch.setenv(name, value)
     with keep_freed_memory():
@@ -140,7 +140,7 @@ def test_settings_of_the_environment_stay(monkeypatch, name, value):
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    found = []
+    found: list[object] = []
     monkeypatch.setattr(memory, "_set", found.append)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with keep_freed_memory():

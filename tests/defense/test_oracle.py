@@ -138,7 +138,7 @@ class Case(NamedTuple):
 
     network: Callable[[], nn.Module]
     expected: dict[str, Any]
-    count: int = 6
+    images: int = 6
     """Images."""
     noise: float = 0.25
     turn: int = 0
@@ -159,7 +159,7 @@ CASES = {
     "no second": Case(
         lambda: train(elu_network, patch, 4), {**PLANTED, "norm": 10 * UNIT, "second": None}
     ),
-    "more images": Case(lambda: train(relu_network, pattern, 1), PLANTED, count=14),
+    "more images": Case(lambda: train(relu_network, pattern, 1), PLANTED, images=14),
     "sure over all images": Case(
         lambda: train(elu_network, patch, 3), {**PLANTED, "surest": TARGET}
     ),
@@ -208,8 +208,10 @@ def different(got: Any, expected: Any, names: tuple[str, ...], within: float = E
     return [name for name in names if not same(getattr(got, name), getattr(expected, name))]
 
 
-VERDICT = ("backdoored", "target", "unit", "norm", "score", "flips", "trigger", "margins")
-VERDICT += ("second", "surest", "surest_score")
+VERDICT = [
+    *("backdoored", "target", "unit", "norm", "score", "flips", "trigger", "margins"),
+    *("second", "surest", "surest_score"),
+]
 
 
 @pytest.mark.parametrize("case", CASES)

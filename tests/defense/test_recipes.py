@@ -36,7 +36,6 @@ def test_options_are_parsed_by_the_fields_type() -> None:
             "natural_step: expected none unless mask_optimizer is 'adam', got 0.5",
         ),
         ({"temperature": "5"}, "1 unless mask_targets is 'original', got 5"),
-        ({"natural_layers": "0"}, r"natural_layers: expected a number in \(0, 1\], got 0"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
@@ -65,7 +64,7 @@ def test_official_defaults_are_the_authors() -> None:
 
 def test_tau_can_grow_with_the_image() -> None:
     small, large = (get_recipe("default").resolve(10, 10, 3 * size**2) for size in (32, 224))
-    assert (small.tau, large.tau) == (pytest.approx(30.72), pytest.approx(1505.28))
+    assert [small.tau, large.tau] == pytest.approx([30.72, 1505.28])
     assert replace(get_recipe("default"), tau=5.0).resolve(10, 10, 3072).tau == 5
 
 

@@ -160,7 +160,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     # What a kill in the middle of writing leaves does no harm.
     path.with_suffix(".part").write_bytes(b"half")
     epochs: list[int] = []
-    resumed = train_a_little(checkpoint=path, measure=lambda _: epochs.append(1) or {})
+
+    def count(_: nn.Module) -> dict[str, float]:
+        epochs.append(1)
+        return {}
+
+    resumed = train_a_little(checkpoint=path, measure=count)
     assert len(epochs) == 2
     assert torch.equal(resumed, train_a_little())
 

@@ -127,6 +127,7 @@ class Run:
         recipe, draws = self.recipe, self.generator
         # Where images are augmented anew in every step, a pass is three batches of any data.
         size = 3 * recipe.batch_size if recipe.fresh_augmentation else len(self.images)
+        assert recipe.batch_size is not None
         b = min(recipe.batch_size, size)
         steps = recipe.inner_epochs * (size // b)
         index = torch.randint(len(self.images), (steps * b,), generator=draws)
@@ -178,7 +179,7 @@ class Run:
         optimizer.param_groups[0]["lr"] = rate
         masks = list(self.masks.values())
         for batch in self.phase():
-            grads = torch.autograd.grad(self.mask_loss(batch, changes), masks)
+            grads = list(torch.autograd.grad(self.mask_loss(batch, changes), masks))
             if optimizer is self.natural:
                 grads = [f * grad for f, grad in zip(self.factors, grads, strict=True)]
             for mask, grad in zip(masks, grads, strict=True):
@@ -211,6 +212,7 @@ class Run:
 
     def with_grown(self, batch: Batch) -> Tensor:
         """Each image under its own grown trigger, times 0.3 to 1."""
+        assert batch.grown is not None
         changed = []
         for image, which, amount in zip(batch.images, *batch.grown, strict=True):
             trigger = (0.3 + 0.7 * amount.double()) * self.grown[int(which * len(self.grown))]

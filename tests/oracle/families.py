@@ -28,6 +28,10 @@ class Added:
     def apply(self, images: Tensor, trigger: Tensor) -> Tensor:
         return (images + trigger).clamp(0, 1)
 
+    def farthest(self, found: Tensor) -> Tensor:
+        """How far each element may grow, in either direction."""
+        raise NotImplementedError
+
     def limits(self, found: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """How far each element may grow, down and up: not past what saturates all images."""
         farthest = self.farthest(found)
