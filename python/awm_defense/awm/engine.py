@@ -60,14 +60,10 @@ class Engine:
 
     def _under_grown(self, unit: str) -> MaskPhase:
         data, few = self.data, pick_images(self.data.labels)
-        family = family_of(unit, data.images)
-        images, labels = data.images[few], data.labels[few]
-        return MaskPhase(
-            self.work,
-            under=Under.DELTA_AND_GROWN,
-            natural=self.recipe.natural_step is not None,
-            growth=Growth(family, images, labels, self.recipe.grown, data.generator),
-        )
+        given = family_of(unit, data.images), data.images[few], data.labels[few]
+        growth = Growth(*given, self.recipe.grown, data.generator)
+        natural = self.recipe.natural_step is not None
+        return MaskPhase(self.work, under=Under.DELTA_AND_GROWN, natural=natural, growth=growth)
 
     @property
     def growth(self) -> Growth:

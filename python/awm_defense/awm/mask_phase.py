@@ -1,11 +1,13 @@
 """The mask phase of an epoch: masks that make the network ignore triggers (lines 10-14)."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 
 from awm_defense.awm.batches import Batch
 from awm_defense.awm.natural import along, inverse
-from awm_defense.awm.phase import Phase, Work, bounds, mean_loss
+from awm_defense.awm.phase import Phase, Work, mean_loss
 from awm_defense.awm.schedule import Under
 from awm_defense.examination.growth import Growth
 from awm_kernels import perturb
@@ -63,7 +65,7 @@ class MaskPhase(Phase):
         assert recipe.alpha is not None and recipe.beta is not None
         parts = [batch.images]
         if self.under is not Under.NOTHING:
-            low, high = bounds(recipe.clip_mask_phase)
+            low, high = (0.0, 1.0) if recipe.clip_mask_phase else (-inf, inf)
             parts.append(perturb(batch.images, self.buffers.delta, low, high))
         if self.under is Under.DELTA_AND_GROWN:
             assert self.growth is not None and batch.grown is not None

@@ -1,6 +1,5 @@
 """What both phases of an epoch share."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -64,11 +63,6 @@ class Phase:
         if self.labels_once:
             return self.buffers.predictions[batch.chosen]
         return self.network(batch.images).argmax(1)
-
-
-def bounds(clipped: bool) -> tuple[float, float]:
-    """Of x + Δ, as `perturb` takes them."""
-    return (0.0, 1.0) if clipped else (-math.inf, math.inf)
 
 
 def mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:

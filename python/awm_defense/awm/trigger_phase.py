@@ -1,8 +1,10 @@
 """The trigger phase of an epoch: the worst universal trigger Δ (Algorithm 1, lines 2-9)."""
 
+from math import inf
+
 import torch
 
-from awm_defense.awm.phase import Phase, Work, bounds, mean_loss
+from awm_defense.awm.phase import Phase, Work, mean_loss
 from awm_kernels import l1_rescale_, perturb, trigger_step_
 
 
@@ -38,7 +40,7 @@ class TriggerPhase(Phase):
         batch, delta = self.take(), self.buffers.delta
         targets = self.targets(self.recipe.trigger_targets, batch)
         leaf = delta.detach().requires_grad_()
-        logits = self.network(perturb(batch.images, leaf, *bounds(clipped=False)))
+        logits = self.network(perturb(batch.images, leaf, -inf, inf))
         loss = mean_loss(logits, targets, batch.weight)
         (grad,) = torch.autograd.grad(loss, leaf)
         if self.recipe.trigger_l2:

@@ -51,8 +51,8 @@ def examine(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-    images, labels = pixel_model.take(images, labels)
-    return examine_images(pixel_model, images, labels, seed=seed, progress=progress)
+    given = pixel_model.take(images, labels)
+    return examine_images(pixel_model, *given, seed=seed, progress=progress)
 
 
 def examine_images(
