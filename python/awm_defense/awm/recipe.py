@@ -179,7 +179,7 @@ SIZE_DEPENDENT: dict[str, dict[str, float | int]] = {
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        # Algorithm 1 as written. The paper leaves the step sizes open.
+        # Algorithm 1, with the signs of Eq. 4.4. The paper leaves the step sizes open.
         Recipe(name="paper", mask_optimizer="sgd", mask_lr=1.0, clip_mask_phase=False),
         # What the authors' released code does.
         Recipe(name="official", layers="conv", trigger_targets="predictions", mask_lr_decay=0.9),
