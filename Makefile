@@ -33,19 +33,19 @@ demo: $(PACKAGE)
 	$(BIN)/awm demo
 
 # Triton picks its interpreter when a kernel is decorated, so its tests have a process of their own.
-# COVERAGE=on also counts the lines that run.
-RUN = $(BIN)/$(if $(COVERAGE),coverage run -m,python -m)
+# A process a core, and a file in one process: files share networks that they have trained. More
+# threads than cores would wait for each other. COVERAGE=on also counts the lines that run.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 test: $(DEV)
-	$(RUN) pytest tests
+	$(PARALLEL) tests $(if $(COVERAGE),--cov)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_gpu.py -k "cpu-triton and error"
 
 test-fast: $(DEV)
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(PARALLEL) tests -m "not slow"
 
 coverage: export COVERAGE := on
 coverage: test
-	$(BIN)/coverage report
 
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
