@@ -48,6 +48,7 @@ def row(group: str, contestant: str, seconds: float, **about: object) -> dict[st
     return {"group": group, "contestant": contestant, "seconds": seconds, **about}
 
 
+@pytest.mark.slow
 def test_a_run_is_written_as_rows_and_as_a_table(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"}
@@ -148,6 +149,7 @@ def test_what_is_wrong_is_not_timed() -> None:
         gate(torch.full((3,), torch.nan), torch.ones(3))
 
 
+@pytest.mark.slow
 def test_a_wrong_purification_is_not_timed() -> None:
     problem = contestants.problem("small_vgg", "1")
     right = functools.partial(purify, precision="fp32")

@@ -13,6 +13,7 @@ from bench.gpu.__main__ import PARTS
 from bench.gpu.layers import NETWORKS, Layer, distinct
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="bench/gpu_check.sh runs them in full")
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_reports_rows(part: str, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_blocks_are_of_known_languages(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= {"", "python", *NOT_RUN}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a page share their names, and find what a reader brings along."""

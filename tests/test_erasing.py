@@ -24,6 +24,7 @@ from bench.results import read_rows
 from bench.tables.markdown import spread
 
 
+@pytest.mark.slow
 def test_a_line_for_each_network_and_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

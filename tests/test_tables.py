@@ -97,6 +97,7 @@ def test_results_are_small() -> None:
     assert sum(path.stat().st_size for path in RESULTS.iterdir()) < 400_000
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_from_the_results_and_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

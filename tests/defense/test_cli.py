@@ -87,6 +87,7 @@ def test_evaluate_without_an_attack_measures_accuracy(
     assert set(json.loads(out)) == {"acc"} and "no attack is named" in err
 
 
+@pytest.mark.slow
 def test_evaluate_after_fine_tuning(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_purify_writes_everything(
     assert main([*command, "--limit", "8"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [["--dataset", "digits"], ["--per-class", "0"]])
 def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
     data: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -160,6 +162,7 @@ def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
     assert "asr_all" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_checkpoints_get_a_folder_each(checkpoint: Path, tmp_path: Path) -> None:
     second = tmp_path / "second.safetensors"
     second.write_bytes(checkpoint.read_bytes())
@@ -224,6 +227,7 @@ def test_interrupted_purify_writes_what_there_is(
     assert load_file(tmp_path / "out" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_demo_writes_both_measurements(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_model_fed_normalised_images(name: str, digits: Dataset, backdoored: n
         torch.testing.assert_close(fed.state_dict()[key], value, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_anp_erases_and_only_cuts_neurons(digits: Dataset, backdoored: nn.Module) -> None:
     images, labels = few(digits, 400)
     options = {"steps": "300", "batch_size": "64", "max_drop": "10"}
@@ -170,6 +171,7 @@ def test_soft_weight_masks_change_convolutions_only(digits: Dataset, backdoored:
         torch.testing.assert_close(value, expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_soft_weight_masks_erase(digits: Dataset, backdoored: nn.Module) -> None:
     """For a few points of accuracy; on CIFAR-10 it costs 10 to 15 (AWM paper, Table 4)."""
     options = {"steps": "250", "batch_size": "64", "crop_padding": "0", "flip": "false"}
@@ -179,6 +181,7 @@ def test_soft_weight_masks_erase(digits: Dataset, backdoored: nn.Module) -> None
     assert before["asr"] > 90 and after["asr"] < 40 and after["acc"] > before["acc"] - 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", ["1e-8", "0"])
 def test_masks_under_triggers_erase(digits: Dataset, backdoored: nn.Module, gamma: str) -> None:
     """AWM, and ANP+SWM+ATR (γ 0), for a few points as the AWM paper has them (Table 4)."""
@@ -222,6 +225,7 @@ def test_noise_leaves_its_bound_where_it_is_not_clipped(
     assert float(shares.mean()) == pytest.approx(0.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_ibau_erases(digits: Dataset, backdoored: nn.Module) -> None:
     images, labels = few(digits, 400)
     result = purify(backdoored, images, labels, recipe="ibau")
@@ -309,6 +313,7 @@ def test_fine_pruning_cuts_dormant_channels_first(digits: Dataset, backdoored: n
     assert f"{len(cut)} of 64 channels are pruned" in result.notes
 
 
+@pytest.mark.slow
 def test_fine_pruning_erases_what_fine_tuning_leaves(
     digits: Dataset, backdoored: nn.Module
 ) -> None:

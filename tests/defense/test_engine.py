@@ -87,6 +87,7 @@ def quick(name: str = "official", **options: Any) -> Recipe:
     return get_recipe(name).with_options({**base, **{k: str(v) for k, v in options.items()}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_two_epochs_equal_the_plain_loop(name: str, dtype: torch.dtype) -> None:
@@ -112,6 +113,7 @@ def test_two_epochs_equal_the_plain_loop(name: str, dtype: torch.dtype) -> None:
         assert (error > 0.2 * recipe.mask_lr).float().mean() < 0.005
 
 
+@pytest.mark.slow
 def test_the_float32_step_equals_the_plain_one_without_adam() -> None:
     model, (images, labels) = make("small_vgg"), data()
     recipe = quick(mask_optimizer="sgd", mask_lr=10)
@@ -193,6 +195,7 @@ class NoHost(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("precision", [Precision(), BF16], ids=["fp32", "bf16"])
@@ -352,6 +355,7 @@ def test_mixed_passes_are_the_convolution() -> None:
     assert 1e-5 < error < 2e-2, "the input gradient is the one in bfloat16"
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_and_repeats() -> None:
     model, (images, labels) = make("small_vgg"), data()
     full = purify(model, images, labels, recipe=quick(), precision="fp32")
@@ -481,6 +485,7 @@ def test_precision_works_with_either_kind_of_switch(older: bool) -> None:
         matmul.fp32_precision = before
 
 
+@pytest.mark.slow
 def test_the_global_random_state_is_untouched() -> None:
     model, (images, labels) = make("small_vgg"), data()
     _fastest.cache_clear()

@@ -62,6 +62,7 @@ def fixture_defender(digits: Dataset) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+@pytest.mark.slow
 def test_finds_the_class_of_a_planted_backdoor(
     networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
 ) -> None:
@@ -80,6 +81,7 @@ def test_finds_the_class_of_a_planted_backdoor(
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_purify_leaves_a_clean_network_alone(
     networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
 ) -> None:
@@ -96,6 +98,7 @@ def test_purify_leaves_a_clean_network_alone(
     assert len(pushed.history) == 1
 
 
+@pytest.mark.slow
 def test_purify_goes_on_where_there_is_a_backdoor(
     networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
 ) -> None:
@@ -107,6 +110,7 @@ def test_purify_goes_on_where_there_is_a_backdoor(
     assert len(result.history) == 1
 
 
+@pytest.mark.slow
 def test_normalised_networks_are_examined_in_pixel_space(
     networks: dict[str, nn.Module], defender: tuple[Tensor, Tensor]
 ) -> None:
@@ -387,6 +391,7 @@ def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None
     assert found.score == large.score
 
 
+@pytest.mark.slow
 def test_kinds_and_bounds_that_are_tried(
     networks: dict[str, nn.Module],
     defender: tuple[Tensor, Tensor],
@@ -433,6 +438,7 @@ def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
         examine(networks["benign"], images, labels + 96)
 
 
+@pytest.mark.slow
 def test_command(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:

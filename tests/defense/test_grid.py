@@ -132,6 +132,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     pytest.fail("waited for a minute")
 
 
+@pytest.mark.slow
 def test_a_kill_loses_only_the_cell_in_work(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cells = [replace(CELL, seed=seed) for seed in range(8)]
@@ -168,6 +169,7 @@ def runs(pid: int) -> bool:
     return state != "Z"  # dead, though nobody has asked how it ended
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to see processes in")
 def test_killed_run_leaves_no_processes(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -180,6 +182,7 @@ def test_killed_run_leaves_no_processes(place: Place, tmp_path: Path) -> None:
     assert state(out) == {}
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(place: Place, tmp_path: Path) -> None:
     origin = Cell("small_vgg", "badnets", 0, "none", limit=50)
     cells = [origin, replace(CELL, method="awm+alpha=2")]
@@ -252,6 +255,7 @@ def test_digits_are_not_mirrored(place: Place, tmp_path: Path) -> None:
     assert get_method("clp", flip=False)[1] == get_method("clp")[1]
 
 
+@pytest.mark.slow
 def test_studies_of_anp(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answering(model: nn.Module, number: int) -> nn.Module:
         changed = copy.deepcopy(model)

@@ -146,6 +146,7 @@ def fixture_networks(digits: Dataset, attack: Attack) -> list[nn.Module]:
     return [train(tiny_network(seed), poisoned, targets, plan) for seed in (0, 1)]
 
 
+@pytest.mark.slow
 def test_the_network_forgets_what_was_grown(
     networks: list[nn.Module], digits: Dataset, attack: Attack
 ) -> None:
@@ -165,6 +166,7 @@ def test_the_network_forgets_what_was_grown(
     assert not any("grown_loss" in entry for entry in unseen.history)
 
 
+@pytest.mark.slow
 def test_what_is_left_is_sought_again(networks: list[nn.Module], digits: Dataset) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
     recipe = replace(get_recipe("default"), flip=False, epochs=3)
@@ -184,6 +186,7 @@ def test_what_is_left_is_sought_again(networks: list[nn.Module], digits: Dataset
 PLAIN = {"natural_step": None, "trigger_epochs": 1, "search_again": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, PLAIN])
 def test_many_models_give_what_each_gives_alone(
     networks: list[nn.Module], digits: Dataset, options: dict[str, Any]

@@ -225,6 +225,7 @@ def work_with(name: str) -> None:
     purify(tiny_network().eval(), images, labels, recipe=recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["official", "clp", "train", "examine", "evaluate"])
 def test_work_keeps_memory_and_gives_it_back(calls, name):
     work_with(name)

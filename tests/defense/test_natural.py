@@ -14,6 +14,7 @@ from awm_defense.pixel_model import PixelModel
 from tests.defense.conftest import tiny_network
 
 
+@pytest.mark.slow
 def test_squared_gradients_are_the_fisher_information_on_the_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6, 3, generator=generator, dtype=torch.float64)

@@ -214,6 +214,7 @@ VERDICT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts(case: str) -> None:
     got = verdict(case)
@@ -252,6 +253,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, recipe = RUNS[run]
@@ -269,6 +271,7 @@ def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
 FEW = {"epochs": 3, "inner_epochs": 1, "batch_size": 8, "grown": 4}
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_default_as_it_is() -> None:
     """Three steps of Δ make 1e-11 of rounding, too little to move masks by much."""
     few = replace(DEFAULT, **FEW)

@@ -34,6 +34,7 @@ def statistics(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(torch.var_mean(activations, dim=(0, 2, 3), correction=0)).detach()
 
 
+@pytest.mark.slow
 def test_images_are_of_their_classes_and_of_the_usual_statistics(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images, labels = synthesize(network, (3, 32, 32), classes=10, per_class=3, flip=False)
@@ -48,6 +49,7 @@ def test_images_are_of_their_classes_and_of_the_usual_statistics(network: nn.Mod
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+@pytest.mark.slow
 def test_they_are_fed_as_the_model_expects(network: nn.Module) -> None:
     """A model of normalised images gets the same images as one of pixels."""
 
@@ -84,6 +86,7 @@ def test_synthetic_images_have_no_natural_steps_unless_asked_for() -> None:
     assert asked == dataclasses.replace(default, natural_step=0.25, flip=False)
 
 
+@pytest.mark.slow
 def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,7 @@ train(tiny_network(), *toy_data(), TINY, checkpoint=Path(sys.argv[1]), measure=m
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     command = [sys.executable, "-c", KILLED, str(path), os.path.dirname(__file__)]
