@@ -7,11 +7,7 @@ Found = TypeVar("Found")
 
 
 def look_up(argument: str, name: str, known: Mapping[str, Found]) -> Found:
-    """The thing of that name.
-
-    Raises:
-        ValueError: there is none; names the argument and lists those there are.
-    """
+    """The thing of that name; ValueError names the argument and lists those there are."""
     if name not in known:
         raise ValueError(f"{argument}: expected one of {', '.join(known)}, got {name!r}")
     return known[name]

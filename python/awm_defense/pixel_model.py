@@ -44,7 +44,7 @@ class PixelModel:
         first = next(model.parameters(), None)
         self.model = model
         self.home = torch.device("cpu") if first is None else first.device
-        self.device = self.home if device is None else torch.device(device)
+        self.device = self.home if device is None else find_device("device", device)
         self.dtype = images.dtype if first is None else first.dtype
         self.normalise = Normalise(mean, std, images.shape[1]).to(self.device, self.dtype)
 
@@ -96,6 +96,17 @@ class Normalise(nn.Module):
         if self.mean is None or self.std is None:
             return images
         return (images - self.mean) / self.std
+
+
+def find_device(argument: str, name: str | torch.device) -> torch.device:
+    """The device called `name`; ValueError when this machine has none of that name."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{argument}: can't use {str(name)!r}: {reason}") from error
+    return device
 
 
 def check_logits(logits: Any, labels: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class Settings:
             changes["natural_step"] = None
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
-    def with_options(self, options: Mapping[str, str]) -> Self:
-        """A copy with fields replaced from text, as in `--set tau=100`.
+    def with_options(self, options: Mapping[str, object]) -> Self:
+        """A copy with fields replaced from values or text, as in `--set tau=100`.
 
         Raises:
             ValueError: no such field, or a value that the field can't have.
@@ -40,14 +40,14 @@ class Settings:
         hints = typing.get_type_hints(type(self))
         fields = [field.name for field in dataclasses.fields(self) if field.name != "name"]
         changes: dict[str, object] = {}
-        for key, text in options.items():
+        for key, value in options.items():
             if key not in fields:
                 near = difflib.get_close_matches(key, fields, n=1)
                 meant = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(
                     f"recipe option: expected one of {', '.join(fields)}, got {key!r}{meant}"
                 )
-            changes[key] = _parse(key, hints[key], text)
+            changes[key] = _parse(key, hints[key], str(value))
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 

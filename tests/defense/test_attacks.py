@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awm_defense.attacks import ATTACKS, Attack, make_attack
+from awm_defense.attacks import ATTACKS, FIXED_TRIGGERS, Attack, make_attack
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.9
 
@@ -88,8 +88,7 @@ def any_attack(name: str) -> Attack:
     """The attack with some trigger of the kind that it needs."""
     if name == "wanet":
         return make_attack(name, 0, trigger_field=torch.full((32, 32, 2), 1 / 16))
-    fixed = name in ("badnets", "clean_label")
-    return make_attack(name, 0, trigger_image=None if fixed else trigger_image())
+    return make_attack(name, 0, trigger_image=None if name in FIXED_TRIGGERS else trigger_image())
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -55,7 +55,7 @@ def test_info_json_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "badnets" in found["attacks"]
     assert {"small_vgg", "resnet18"} <= set(found["models"])
     assert {"digits", "cifar10"} <= set(found["datasets"])
-    assert {"awm", "anp", "ibau", "clp"} <= set(found["defenses"])
+    assert {"anp", "ibau", "clp"} <= set(found["rivals"])
     assert {"paper", "official", "default"} <= set(found["recipes"])
     assert found["ops"] == list(awm_kernels.OPS)
     assert found["backends"]["reference"]["available"] is True

@@ -52,8 +52,8 @@ def make_attack(
     """An attack with a trigger that exists already.
 
     Args:
-        name: a key of `ATTACKS`. "badnets" and "clean_label" have one trigger only; "wanet" needs
-            a field; the others need an image.
+        name: a key of `ATTACKS`. Those of `FIXED_TRIGGERS` have one trigger only; "wanet" needs a
+            field; the others need an image.
         target: the class, at least 0, that all images are sent to; None for all-to-all.
         num_classes: needed for all-to-all.
         trigger_image: (3,H,W) in [0,1], of the size of the images to attack.

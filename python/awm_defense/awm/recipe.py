@@ -41,7 +41,8 @@ class _Masks:
     epochs: int = 20
     """Outer iterations E."""
     inner_epochs: int = 5
-    """T is this times the number of full batches in the data; with fresh augmentation, times 3."""
+    """An epoch has this many steps for each full batch of the images; with fresh augmentation, for
+    three batches, however many images there are."""
     batch_size: int | None = None
     """Images a step, b; at most the number of images there are."""
     alpha: float | None = None

@@ -21,7 +21,7 @@ def collect() -> dict[str, object]:
         "attacks": sorted(ATTACKS),
         "models": sorted(MODELS),
         "datasets": sorted(DATASETS),
-        "defenses": ["awm", *BASELINES],
+        "rivals": list(BASELINES),
         "recipes": list(RECIPES),
         "ops": list(awm_kernels.OPS),
         "backends": {name: status._asdict() for name, status in awm_kernels.backends().items()},

@@ -11,6 +11,7 @@ from torch import nn
 from awm_defense.data import DATASETS
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
+from awm_defense.pixel_model import find_device
 from awm_kernels import choose
 
 
@@ -84,13 +85,7 @@ def get_device(name: str | None) -> torch.device:
     """The device called `name`; ValueError when this machine has none of that name."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device: can't use {name!r}: {reason}") from error
-    return device
+    return find_device("--device", name)
 
 
 def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:

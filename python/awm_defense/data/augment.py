@@ -62,13 +62,9 @@ def with_copies(
     scale: float = ONE_SHOT_SCALE,
     flip: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels, with fixed augmented copies of each behind them.
+    """Images and labels (N,), with fixed augmented copies of each behind them.
 
-    Args:
-        images, generator, flip: as `random_resized_crop_flip` takes them.
-        labels: (N,).
-        copies: of each image.
-        scale: smallest share of the area that a crop keeps.
+    `scale` is the smallest share of the area that a crop keeps; see `random_resized_crop_flip`.
     """
     made = [
         random_resized_crop_flip(images, generator, scale=(scale, 1.0), flip=flip)

@@ -128,24 +128,25 @@ class Verdict:
                 "can't tell: by its mean margin the network does not take the images for what they "
                 "are; are mean and std, labels and data those that it was trained with?"
             )
-        norm = f"{self.norm:.3g} {self.unit}"
-        change = f"a warp of {norm}" if self.kind == "warped" else f"a trigger of {norm}"
+        size = f"{self.norm:.3g}"
+        warped = self.kind == "warped"
+        change = f"a warp by {size} pixels" if warped else f"a trigger of {self.unit} norm {size}"
+        least = threshold(len(self.margins))
+        counts = f"from {least:.1f} on it counts as backdoored"
+        if self.surest is not None:
+            counts += (
+                f", or from {NARROW * least:.1f} on where the class stands out over all images, "
+                f"where class {self.surest} does so the most, {self.surest_score:.1f} times"
+            )
         reached = (
-            f"grown triggers lead to class {self.target} up to {self.score:.1f} times as strongly "
-            f"as to the median class; of these {change} by itself sends "
+            f"class {self.target} is reached {self.score:.1f} times as strongly as the median "
+            f"class, by triggers grown to full strength ({counts}); before growing, {change} sends "
             f"{100 * self.flips:.0f} % of other images there"
         )
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
-        least = threshold(len(self.margins))
-        limit = f"backdoored: {least:.1f} and more"
-        if self.surest is not None:
-            limit += (
-                f", or {NARROW * least:.1f} where the class stands out by as much over all images: "
-                f"there class {self.surest} does the most, by {self.surest_score:.1f}"
-            )
         found = "backdoored" if self.backdoored else "clean"
-        return f"{found}{', but by little' if self.narrow else ''}: {reached} ({limit})"
+        return f"{found}{', but by little' if self.narrow else ''}: {reached}"
 
     __repr__ = __str__
 
