@@ -35,14 +35,14 @@ demo: $(PACKAGE)
 # Triton picks its interpreter when a kernel is decorated, so its tests have a process of their own.
 # A process a core, and a file in one process: files share networks that they have trained. More
 # threads than cores would wait for each other. COVERAGE=on also counts the lines that run.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 test: $(DEV)
-	$(PARALLEL) tests $(if $(COVERAGE),--cov)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_gpu.py -k "cpu-triton and error"
+	$(PARALLEL) --dist loadfile tests $(if $(COVERAGE),--cov)
+	TRITON_INTERPRET=1 $(PARALLEL) tests/test_triton.py
+	TRITON_INTERPRET=1 $(PARALLEL) tests/test_gpu.py -k "cpu-triton and error"
 
 test-fast: $(DEV)
-	$(PARALLEL) tests -m "not slow"
+	$(PARALLEL) --dist loadfile tests -m "not slow"
 
 coverage: export COVERAGE := on
 coverage: test

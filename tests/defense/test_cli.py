@@ -145,11 +145,14 @@ def test_purify_writes_everything(
     assert main([*command, "--limit", "8"]) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("data", [["--dataset", "digits"], ["--per-class", "0"]])
 def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
-    data: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("awm_defense.synthesis.STEPS", 3)
     network = tmp_path / "badnets"
     write_network(network)
     model = ["--arch", "small_vgg", "--num-classes", "10", *data]

@@ -438,10 +438,13 @@ def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
         examine(networks["benign"], images, labels + 96)
 
 
-@pytest.mark.slow
 def test_command(
-    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     from awm_defense.files.checkpoint import save_model
     from awm_defense.models import build_model
 
