@@ -289,7 +289,7 @@ def test_a_narrow_verdict_is_confirmed_where_the_class_stands_out_over_all_image
     reaches = [reach([7.6, *HONEST])]
     narrow, same = judge(reaches), confirm(reaches, OVER_ALL)
     assert same.backdoored is True and not same.narrow and str(same).startswith("backdoored: ")
-    assert str(same).endswith("over all images: there class 0 does the most, by 1.5)")
+    assert "over all images, where class 0 does so the most, 1.5 times" in str(same)
     for over_all in (OVER_ALL.roll(1), OVER_ALL.clamp(max=1.4)):
         other = confirm(reaches, over_all)
         assert other.backdoored is False and other.narrow and other.surest == over_all.argmax()
