@@ -150,6 +150,7 @@ def test_library_needs_only_the_stable_abi() -> None:
     assert not re.findall(r"\b_ZN?K?\w*?(?:3c10|2at|5torch)\w*", symbols)
 
 
+@pytest.mark.slow
 def test_diagnostics() -> None:
     command = [sys.executable, "-m", "awm_kernels"]
     found = json.loads(subprocess.check_output([*command, "--json"], cwd=ROOT, text=True))

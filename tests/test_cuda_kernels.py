@@ -43,6 +43,9 @@ from tests.kernel_cases import (
 if shutil.which("c++") is None:
     pytest.skip("needs a C++ compiler", allow_module_level=True)
 
+# The sources are compiled for it first.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
     *("-std=c++20", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),

@@ -64,6 +64,7 @@ def _leaves(args: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck(name: str, backend: str) -> None:

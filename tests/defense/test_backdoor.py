@@ -57,6 +57,7 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_every_attack_in_one_call(name: str, tmp_path: Path, digits: Dataset) -> None:
     manifest = make(tmp_path, digits, replace(ORDER, attack=name, plan=replace(PLAN, epochs=1)))
@@ -75,6 +76,7 @@ def test_every_attack_in_one_call(name: str, tmp_path: Path, digits: Dataset) ->
         assert manifest[key] == pytest.approx(found[key], abs=0.3)
 
 
+@pytest.mark.slow
 def test_backdoor_works_and_the_twin_has_none(tmp_path: Path, digits: Dataset) -> None:
     plan = replace(PLAN, epochs=8, batch_size=32)
     order = replace(ORDER, poison_rate=0.1, plan=plan)
@@ -88,6 +90,7 @@ def test_backdoor_works_and_the_twin_has_none(tmp_path: Path, digits: Dataset) -
     assert twin["poison_rate"] == 0
 
 
+@pytest.mark.slow
 def test_backdoor_planted_by_fine_tuning(tmp_path: Path, digits: Dataset) -> None:
     benign = replace(ORDER, attack="none", target=None, plan=replace(PLAN, epochs=8, batch_size=32))
     before = make(tmp_path / "benign", digits, benign)
@@ -112,6 +115,7 @@ def test_backdoor_planted_by_fine_tuning(tmp_path: Path, digits: Dataset) -> Non
         make(tmp_path / "more", digits, replace(order, images=10_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trojan_sq", "clean_label"])
 def test_goes_on_after_an_interruption(
     name: str, tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch

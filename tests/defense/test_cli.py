@@ -121,6 +121,7 @@ def test_evaluate_reads_trigger_files(
     assert read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx([0, 0, 64 / 255])
 
 
+@pytest.mark.slow
 def test_purify_writes_everything(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_purify_writes_everything(
     assert main([*command, "--limit", "8"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [["--dataset", "digits"], ["--per-class", "0"]])
 def test_purify_of_a_network_with_a_manifest_says_how_to_measure_that_attack(
     data: list[str],
@@ -212,6 +214,7 @@ def test_what_cannot_be_read_or_written_is_found_first(
     assert own.read_bytes() == checkpoint.read_bytes()
 
 
+@pytest.mark.slow
 def test_interrupted_purify_writes_what_there_is(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +334,7 @@ def test_interrupted_training_says_how_to_go_on(
     assert "same command goes on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_as_a_module() -> None:
     argv = [sys.executable, "-m", "awm_defense", "info", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

@@ -60,6 +60,7 @@ def test_trigger_excites_the_neuron_more_than_its_start(
     assert made > clean
 
 
+@pytest.mark.slow
 def test_crafting_leaves_the_network_as_it_is(tiny_network: nn.Module) -> None:
     before = {name: value.clone() for name, value in tiny_network.state_dict().items()}
     for name in ATTACKS:

@@ -135,6 +135,7 @@ def test_anp_erases_and_only_cuts_neurons(digits: Dataset, backdoored: nn.Module
     assert any("are cut" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_anp_takes_the_largest_threshold_that_accuracy_allows(
     digits: Dataset, backdoored: nn.Module
 ) -> None:
@@ -284,6 +285,7 @@ def test_fine_tuning_learns_the_images_at_hand(digits: Dataset) -> None:
     assert len(accuracies) == 20 and accuracies[-1] > 90 > accuracies[0]
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_few_images_overfits_and_leaves_the_backdoor(
     digits: Dataset, backdoored: nn.Module
 ) -> None:

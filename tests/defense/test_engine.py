@@ -275,6 +275,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [quick(), quick("default")])
 def test_many_models_give_what_each_gives_alone(recipe: Recipe) -> None:
     models, (images, labels) = [make("depthwise", seed) for seed in (0, 1, 0)], data()

@@ -438,6 +438,7 @@ def test_errors_name_the_argument(networks: dict[str, nn.Module]) -> None:
         examine(networks["benign"], images, labels + 96)
 
 
+@pytest.mark.slow
 def test_command(
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],

@@ -28,6 +28,7 @@ from awm_defense.reproduce.studies import THRESHOLDS
 from tests.defense.cells import CELL, QUICK, state, write_network
 
 
+@pytest.mark.slow
 def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
     origin = Cell("small_vgg", "badnets", 0, "none", limit=20)
     report = run_grid([CELL, origin, CELL], place, tmp_path)
@@ -47,6 +48,7 @@ def test_a_cell_says_what_was_measured(place: Place, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_precision_is_that_asked_for(
     place: Place, tmp_path: Path, precision: str, dtype: str

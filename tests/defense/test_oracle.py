@@ -299,6 +299,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", CHANGES)
 def test_another_hyper_parameter_is_noticed(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few = replace(DETERMINED, **FEW)
@@ -321,6 +322,7 @@ RULES: dict[str, tuple[Any, str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_another_rule_of_the_examination_is_noticed(
     rule: str, monkeypatch: pytest.MonkeyPatch

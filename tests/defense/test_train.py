@@ -39,6 +39,7 @@ def train_a_little(plan: Plan = TINY, **options: object) -> torch.Tensor:
     return weights(train(tiny_network(), *toy_data(), plan, **options))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_plants_the_backdoor_that_is_in_the_data(digits: Dataset) -> None:
     images, labels, _ = ATTACK.poison(*digits.train(), 0.1, torch.Generator().manual_seed(0))
     model = train(tiny_network(), images, labels, QUICK)
