@@ -1,10 +1,10 @@
 """Training of networks; a backdoor comes with the data (`Attack.poison`)."""
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.data.augment import random_shift_flip
+from awm_defense.files.atomic import write_bytes
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
@@ -169,10 +170,10 @@ def _loss(model: nn.Module, batch: Tensor, labels: Tensor, plan: Plan, compute: 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
     """Replace the file in one step: a kill leaves the old one or the new one."""
-    part = path.with_suffix(".part")
     state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, part)
-    os.replace(part, path)
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
