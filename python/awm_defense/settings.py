@@ -2,11 +2,17 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
+
+# No count is larger: a loop over as many would never end.
+MOST = 10**9
+# Bounds, which may be infinite.
+UNBOUNDED = ("tau",)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,12 @@ def _parse(key: str, hint: object, text: str) -> object:
             raise ValueError(f"{key}: expected true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)
-    except ValueError:
+        value = kind(text)
+    except ValueError:  # also an integer of thousands of digits
         expected = {int: "an integer", float: "a number"}[kind]
         raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
+    if kind is int and abs(value) > MOST:
+        raise ValueError(f"{key}: expected an integer of at most {MOST}, got {text}")
+    if kind is float and (math.isnan(value) or (math.isinf(value) and key not in UNBOUNDED)):
+        raise ValueError(f"{key}: expected a finite number, got {text!r}")
+    return value

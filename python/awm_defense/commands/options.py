@@ -2,32 +2,71 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from awm_defense.commands.errors import escape
 from awm_defense.data import DATASETS
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
+from awm_defense.settings import MOST
 from awm_kernels import choose
+
+# More classes than any data set of images has; a network's last layer has as many rows.
+MOST_CLASSES = 100_000
+# What PyTorch takes as a seed.
+SEEDS = (-(2**63), 2**64 - 1)
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    return _at_least(1, text)
+    return _whole(text, 1, MOST)
 
 
 def natural(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    return _at_least(0, text)
+    return _whole(text, 0, MOST)
 
 
-def _at_least(least: int, text: str) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text}")
+def class_number(text: str) -> int:
+    """An argparse type: the number of a class; which there are is known later."""
+    return _whole(text, -MOST_CLASSES, MOST_CLASSES)
+
+
+def class_count(text: str) -> int:
+    """An argparse type: how many classes there are."""
+    return _whole(text, 1, MOST_CLASSES)
+
+
+def seed(text: str) -> int:
+    """An argparse type: a seed of random numbers."""
+    return _whole(text, *SEEDS)
+
+
+def finite(text: str) -> float:
+    """An argparse type: a number other than NaN and infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # no number, or one with thousands of digits
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from {least} to {most}, got {text}"
+        )
     return value
 
 
@@ -50,11 +89,11 @@ def add_model_options(
     parser.add_argument(
         "--arch", required=required, choices=sorted(MODELS), help="the architecture"
     )
-    parser.add_argument("--num-classes", required=required, type=positive_int, metavar="N")
+    parser.add_argument("--num-classes", required=required, type=class_count, metavar="N")
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
-            type=float,
+            type=finite,
             nargs="+",
             metavar="V",
             help=f"{name} per channel (or one for all) of the normalisation that the network "
@@ -127,7 +166,7 @@ def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> di
 
 def say(text: str) -> None:
     """A line about what goes on, to standard error: standard output holds only results."""
-    print(text, file=sys.stderr, flush=True)
+    print(escape(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

@@ -35,7 +35,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """`write_bytes` of a JSON object."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_bytes(path, as_json(content))
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """The content of the file that `write_json` writes."""
+    return (json.dumps(content, indent=2) + "\n").encode("utf-8")
 
 
 def write_part(path: Path, data: bytes) -> Path:

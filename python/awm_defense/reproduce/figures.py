@@ -222,6 +222,11 @@ def _read(result: Any, path: tuple[str | int, ...]) -> float:
 
 
 def draw_figure(path: Path, figure: Mapping[str, Any]) -> None:
+    """Write what `figure_as_png` draws."""
+    write_bytes(path, figure_as_png(figure))
+
+
+def figure_as_png(figure: Mapping[str, Any]) -> bytes:
     """Draw what `make_figure` returned, as a PNG file."""
     panels = figure["panels"]
     columns = 2 if len(panels) == 4 else len(panels)
@@ -251,4 +256,4 @@ def draw_figure(path: Path, figure: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
         if panel["lines"]:
             axes.legend(fontsize=6)
-    write_bytes(path, drawn(drawing, dpi=130))
+    return drawn(drawing, dpi=130)

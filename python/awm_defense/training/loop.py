@@ -20,7 +20,8 @@ from awm_defense.working.memory import keep_freed_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Between the random numbers of one seed and of the next, more than there are epochs.
+# Between the random numbers of one seed and of the next, more than there are epochs. PyTorch takes
+# seeds of 64 bits.
 SEEDS_APART = 100_000
 
 
@@ -55,6 +56,12 @@ class Plan:
             raise ValueError(
                 "epochs and batch_size: expected at least 1, "
                 f"got {self.epochs} and {self.batch_size}"
+            )
+        least, most = (limit // SEEDS_APART for limit in (-(2**63), 2**63))
+        if not least < self.seed < most:
+            raise ValueError(
+                f"seed: expected a whole number from {least + 1} to {most - 1} for training, "
+                f"got {self.seed}"
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
