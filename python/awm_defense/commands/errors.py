@@ -6,8 +6,9 @@ import torch
 
 WRONG, UNEXPECTED = 2, 70
 """Exit codes: of wrong input, and of what nobody has foreseen (EX_SOFTWARE of sysexits.h)."""
-# How much of a message is shown, of its start and its end: what came stands last.
-START, END = 500, 100
+# How much of a message is shown, of its start and its end: what came stands last. The longest list
+# of what is expected fits in.
+START, END = 450, 150
 MEMORY = (
     "out of memory: smaller batches need less (purify: --set batch_size=N, train: --batch-size N), "
     "and so do fewer or smaller images"
@@ -22,7 +23,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if _of_memory(error, text):
         return MEMORY, WRONG
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return escape(f"{error.filename}: {error.strerror}"), WRONG
+        return shorten(escape(f"{error.filename}: {error.strerror}")), WRONG
     if isinstance(error, RuntimeError | ImportError):
         # Those of PyTorch run over many lines; the first says what is wrong.
         text = next(iter(text.splitlines()), "")
@@ -42,9 +43,9 @@ def escape(text: str) -> str:
     )
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, start: int = START, end: int = END) -> str:
     """A long text without its middle."""
-    return text if len(text) <= START + END else f"{text[:START]} … {text[-END:]}"
+    return text if len(text) <= start + end else f"{text[:start]} … {text[-end:]}"
 
 
 def _of_memory(error: Exception, text: str) -> bool:

@@ -4,12 +4,13 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from awm_defense.commands.errors import escape
+from awm_defense.commands.errors import escape, shorten
 from awm_defense.data import DATASETS
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
@@ -49,25 +50,43 @@ def seed(text: str) -> int:
 
 def finite(text: str) -> float:
     """An argparse type: a number other than NaN and infinity."""
+    return _number(text, "a finite number", lambda value: True)
+
+
+def not_negative(text: str) -> float:
+    """An argparse type: a number of at least 0."""
+    return _number(text, "a number of at least 0", lambda value: value >= 0)
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {_quote(text)}")
     return value
 
 
 def _whole(text: str, least: int, most: int) -> int:
     try:
         value = int(text)
-    except ValueError:  # no number, or one with thousands of digits
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    except ValueError:  # no number, or one of thousands of digits
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {_quote(text)}") from None
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(
-            f"expected a whole number from {least} to {most}, got {text}"
+            f"expected a whole number from {least} to {most}, got {_quote(text)}"
         )
     return value
+
+
+def _quote(text: str) -> str:
+    return repr(shorten(text, 40, 20))
 
 
 def add_model_options(
@@ -125,7 +144,7 @@ def get_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device: can't use {name!r}: {reason}") from error

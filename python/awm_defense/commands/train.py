@@ -85,16 +85,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     for name, kind, what in (
         ("epochs", options.positive_int, "passes over the images"),
         ("batch_size", options.positive_int, "images a step"),
-        ("lr", options.finite, "the highest learning rate, in the middle of the training"),
-        ("weight_decay", options.finite, "as SGD takes it"),
-        ("label_smoothing", options.finite, "share of the label that goes to all classes"),
+        ("lr", options.not_negative, "the highest learning rate, in the middle of the training"),
+        ("weight_decay", options.not_negative, "as SGD takes it"),
+        ("label_smoothing", options.share, "share of the label that goes to all classes"),
         ("seed", options.seed, "of all that is random"),
     ):
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             default=getattr(defaults, name),
-            metavar="R" if kind is options.finite else "N",
+            metavar="R" if isinstance(getattr(defaults, name), float) else "N",
             help=f"{what} (default: %(default)s)",
         )
     parser.add_argument(

@@ -93,5 +93,6 @@ def _take(handle: int, folder: Path) -> None:
 
 
 def _unusable(folder: Path, error: OSError) -> OSError:
-    what = f"expected a folder that can be written to: {error.strerror}"
+    found = "it is a file" if folder.is_file() else error.strerror
+    what = f"expected a folder that can be written to, but {found}"
     return OSError(error.errno, what, str(folder))
