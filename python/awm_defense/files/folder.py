@@ -60,8 +60,7 @@ def _lock(folder: Path) -> int:
     while True:
         try:
             # A link of that name is not followed, where the system can tell.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            handle = os.open(path, flags, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise _unusable(folder, error) from error
         try:
@@ -93,6 +92,6 @@ def _take(handle: int, folder: Path) -> None:
 
 
 def _unusable(folder: Path, error: OSError) -> OSError:
-    found = "it is a file" if folder.is_file() else error.strerror
+    found = "it is a file" if folder.exists() and not folder.is_dir() else error.strerror
     what = f"expected a folder that can be written to, but {found}"
     return OSError(error.errno, what, str(folder))
