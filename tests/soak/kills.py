@@ -244,20 +244,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=100, help="faults in all (100)")
     parser.add_argument("--seed", type=int, default=0, help="of their moments (0)")
-    parser.add_argument("--only", choices=list(TRIALS), help="one command alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(TRIALS), default=list(TRIALS), help="these commands alone"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     load_dataset("digits")
     draw_history([{"epoch": 0.0, "clean_loss": 1.0}])  # imports what all processes need
     kills = 0
-    for name, make in TRIALS.items():
-        if args.only not in (None, name):
-            continue
-        count = args.count if args.only else round(args.count * SHARES[name])
+    shares = sum(SHARES[name] for name in args.only)
+    for name in args.only:
+        count = round(args.count * SHARES[name] / shares)
         if count == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            trial = make(Path(folder), random.Random(f"{args.seed} {name}"))
+            trial = TRIALS[name](Path(folder), random.Random(f"{args.seed} {name}"))
             try:
                 trial.run(count)
             except AssertionError as error:
