@@ -30,6 +30,7 @@ from awm_defense.reproduce.grid import read_results, run_grid
 from awm_defense.training.loop import SEEDS_APART, Plan
 from tests.defense.cells import CELL
 from tests.defense.conftest import tiny_network
+from tests.defense.test_grid import children, runs, start_grid, wait_for
 from tests.soak.whole import report_of
 
 ROOT = Path(__file__).parents[2]
@@ -412,6 +413,18 @@ def test_kills_while_files_are_written() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "nothing half written, nothing mixed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to see processes in")
+def test_an_ended_run_does_not_wait_for_its_workers(place: Place, tmp_path: Path) -> None:
+    """A signal from elsewhere reaches the run alone; in a terminal it reaches the workers, too."""
+    process = start_grid(tmp_path, place, tmp_path / "out", 2, "awm+epochs=100000")
+    wait_for(lambda: len(children(process.pid)) >= 3)
+    started = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_for(lambda: not any(map(runs, started)))
 
 
 @pytest.mark.slow
