@@ -148,6 +148,17 @@ def test_files_appear_together(tmp_path: Path) -> None:
     assert held(out) == {name: data for name, data in NEW.items() if data is not None}
 
 
+@pytest.mark.parametrize("name", ["a.bin", "gone.bin", "sign.json"])
+def test_a_folder_in_the_way_leaves_the_whole_old_result(name: str, tmp_path: Path) -> None:
+    out = filled(tmp_path / "out")
+    (out / name).unlink()
+    (out / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=name):
+        write_together(out, NEW, sign="sign.json")
+    (out / name).rmdir()
+    assert held(out) == {key: data for key, data in OLD.items() if key != name}
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_full_disk_leaves_the_whole_old_result(
     number: int, tmp_path: Path, no_more_space: Callable[[int], None]

@@ -1,5 +1,7 @@
 """Several files of one result, which appear together."""
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +22,12 @@ def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str
         sign: the one of `files` that says that all others are there and belong together.
 
     Raises:
-        OSError: naming the file that can't be written.
+        OSError: naming the file that can't be written, such as a folder of its name.
     """
     contents = {name: data for name, data in files.items() if data is not None}
+    for path in (folder / name for name in files):
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     parts: dict[str, Path] = {}
     with uninterrupted():
         try:

@@ -74,7 +74,8 @@ def write_report(
     weights = weights or {}
     digests = {name: sha256(data).hexdigest() for name, data in weights.items() if data is not None}
     pictures, captions = _draw(result, triggered_image, clean_image)
-    report = _collect(result, title, before, after, {**(extra or {}), "sha256": digests})
+    facts = {**(extra or {}), "sha256": digests} if digests else extra or {}
+    report = _collect(result, title, before, after, facts)
     # Python would write a bare NaN, which no JSON reader takes.
     text = json.dumps(_finite(report), indent=2, allow_nan=False)
     html = page(result, report, captions, pictures)
