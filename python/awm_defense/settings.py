@@ -11,6 +11,8 @@ from typing import Literal, Self
 
 # No count is larger: a loop over as many would never end.
 MOST = 10**9
+# float32 holds little more. NaN is not smaller either.
+LARGEST = 1e38
 # Bounds, which may be infinite.
 UNBOUNDED = ("tau",)
 
@@ -77,6 +79,7 @@ def _parse(key: str, hint: object, text: str) -> object:
         raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
     if kind is int and abs(value) > MOST:
         raise ValueError(f"{key}: expected an integer of at most {MOST}, got {text}")
-    if kind is float and (math.isnan(value) or (math.isinf(value) and key not in UNBOUNDED)):
-        raise ValueError(f"{key}: expected a finite number, got {text!r}")
+    infinite = math.isinf(value) and key in UNBOUNDED
+    if kind is float and not (abs(value) <= LARGEST or infinite):
+        raise ValueError(f"{key}: expected a number of at most {LARGEST:g}, got {text!r}")
     return value

@@ -262,6 +262,8 @@ BIG = "9" * 300_000
         (["--set", "tau=nan"], "tau"),
         (["--set", "mask_lr=inf"], "mask_lr"),
         (["--set", "alpha=1e400"], "alpha"),
+        (["--set", "tau=1e300"], "tau"),
+        (["--set", "tau=-inf"], "tau"),
         (["--n", str(10**20)], "--n"),
         (["--n", str(10**9)], "n: expected 1 to"),
         (["--per-class", BIG], "--per-class"),
