@@ -394,6 +394,32 @@ def test_links_in_the_folder_are_not_followed(checkpoint: Path, tmp_path: Path) 
     assert report_of(out) is not None and not any(path.is_symlink() for path in out.iterdir())
 
 
+IMPATIENT = """
+import atexit, os, signal, sys
+from awm_defense.commands import info
+from awm_defense.commands.main import main
+
+def interrupt(*given):
+    os.kill(os.getpid(), signal.SIGINT)
+    return 0
+
+info.run = interrupt
+print_ = sys.stderr.write
+sys.stderr.write = lambda text: (interrupt(), print_(text))[1]
+atexit.register(interrupt)
+sys.argv = ["awm", "info"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_many_interrupts_are_one() -> None:
+    """Some come while the command ends."""
+    argv = [sys.executable, "-c", IMPATIENT]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "awm: interrupted\n")
+
+
 def test_whoever_reads_may_stop(tmp_path: Path) -> None:
     """As in `awm info | head -1`: no traceback, and what a shell expects."""
     argv = [sys.executable, "-m", "awm_defense", "info"]

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # Also where the words can't be parsed.
     debug = "--debug" in words or bool(os.environ.get("AWM_DEBUG"))
-    with interruptible() as ending:
+    with interruptible(restore=argv is not None) as ending:
         try:
             args = build_parser().parse_args(words)
             code: int = args.run(args)
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()  # what can't be printed is an error like any other
             return code
         except KeyboardInterrupt:
+            ending.ignore()  # whoever is impatient would only see a traceback
             print("awm: interrupted", file=sys.stderr)
             return ending.code
         except BrokenPipeError:
