@@ -22,16 +22,17 @@ def output_folder(folder: Path) -> Iterator[None]:
         OSError: naming the folder, when it is none or can't be written to.
         ValueError: naming the folder, when another run is writing to it.
     """
-    made = _make(folder)
+    made: list[Path] = []
     try:
-        handle = _lock(folder)
+        handle = None
+        while handle is None:
+            made += _make(folder)
+            handle = _lock(folder)
         try:
             remove_parts(folder)
             yield
         finally:
-            # While it is locked: the next run must not lock a file that has no name any more.
-            (folder / LOCK).unlink(missing_ok=True)
-            os.close(handle)
+            _unlock(handle, folder)
     finally:
         for one in made:
             try:
@@ -54,24 +55,45 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _lock(folder: Path) -> int:
-    """Make and lock the lock file; also shows whether the folder can be written to at all."""
+def _lock(folder: Path) -> int | None:
+    """Make and lock the lock file; None where the run before removes it, or its folder, meanwhile.
+
+    Also shows whether the folder can be written to at all.
+    """
     path = folder / LOCK
-    while True:
-        try:
-            # A link of that name is not followed, where the system can tell.
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except OSError as error:
-            raise _unusable(folder, error) from error
-        try:
-            _take(handle, folder)
-            # The run before may have removed the file between the two steps.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
+    try:
+        # A link of that name is not followed, where the system can tell.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        _take(handle, folder)
+        if _has_name(handle, path):
+            return handle
+    except BaseException:
         os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _unlock(handle: int, folder: Path) -> None:
+    if os.name == "nt":  # which removes no open file
+        os.close(handle)
+        (folder / LOCK).unlink(missing_ok=True)
+        return
+    # While it is locked: the next run must not lock a file that has no name any more.
+    (folder / LOCK).unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _has_name(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take(handle: int, folder: Path) -> None:
