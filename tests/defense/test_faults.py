@@ -366,6 +366,16 @@ def test_training_overwrites_neither_its_inputs_nor_a_purified_network(
     assert "overwritten" in line_of(capsys, 2, "demo", "--out", out)
 
 
+def test_a_kill_at_the_very_end_of_training(tmp_path: Path) -> None:
+    """All is written, and what a training would go on from is not removed yet."""
+    argv = [*TRAIN, "--epochs", "1", "--images", "64", "--precision", "fp32", "--out"]
+    assert main([*argv, str(tmp_path)]) == 0
+    before = contents(tmp_path)
+    (tmp_path / "training.pt").write_bytes(b"of the last epoch")
+    assert main([*argv, str(tmp_path)]) == 0
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no lock of this kind")
 @pytest.mark.usefixtures("no_work")
 def test_two_runs_into_one_folder(
