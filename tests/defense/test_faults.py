@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from awm_defense.commands.main import main
 from awm_defense.files import atomic, together
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.folder import output_folder
+from awm_defense.report import write as writing
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import read_results, run_grid
@@ -154,12 +156,18 @@ def test_a_second_interrupt_while_writing_waits(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = []
-    write = atomic.write_part
+    write, collect = atomic.write_part, writing._collect
 
     def interrupting(path: Path, data: bytes) -> Path:
         os.kill(os.getpid(), signal.SIGINT)
         sent.append(path.name)
         return write(path, data)
+
+    def interrupted_before(*args: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return collect(*args)
+
+    monkeypatch.setattr(writing, "_collect", interrupted_before)
 
     monkeypatch.setattr(Engine, "epoch", signalled(signal.SIGINT, 1))
     monkeypatch.setattr(together, "write_part", interrupting)

@@ -15,6 +15,7 @@ from awm_defense.commands.purify import check_begun, weights
 from awm_defense.data import load_dataset
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
+from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model
 from awm_defense.purification import purify
@@ -101,23 +102,24 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
     options.say("3/3 writing the report")
     # A picture that the trigger changes the answer of: not one of the target class.
     clean = test_images[test_labels != TARGET][0]
-    write_report(
-        args.out,
-        result=result,
-        title=f"Demo: a {attack.name} backdoor in a {ARCH} on {DATASET}",
-        before=before,
-        after=after,
-        extra={
-            "arch": ARCH,
-            "dataset": DATASET,
-            "attack": attack.name,
-            "target": TARGET,
-            **options.run_facts(args, device, len(images)),
-        },
-        triggered_image=attack.apply(clean[None])[0],
-        clean_image=clean,
-        weights={BACKDOORED: as_safetensors(model), **weights(result)},
-    )
+    with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+        write_report(
+            args.out,
+            result=result,
+            title=f"Demo: a {attack.name} backdoor in a {ARCH} on {DATASET}",
+            before=before,
+            after=after,
+            extra={
+                "arch": ARCH,
+                "dataset": DATASET,
+                "attack": attack.name,
+                "target": TARGET,
+                **options.run_facts(args, device, len(images)),
+            },
+            triggered_image=attack.apply(clean[None])[0],
+            clean_image=clean,
+            weights={BACKDOORED: as_safetensors(model), **weights(result)},
+        )
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")
     for name, found in (("before", before), ("after", after)):
         print(f"{name:8}{found['acc']:>14.1f} %{found['asr']:>20.1f} %")

@@ -16,6 +16,7 @@ from awm_defense.data import Dataset, load_dataset
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
+from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
 from awm_defense.report.write import PAGE, WRITTEN, write_report
@@ -162,19 +163,20 @@ def run(args: argparse.Namespace) -> int:
         for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
-            write_report(
-                folder,
-                result=result,
-                title=f"Purified {checkpoint.name}",
-                extra={
-                    "checkpoint": checkpoint.name,
-                    "arch": args.arch,
-                    "dataset": args.dataset,
-                    **facts,
-                },
-                clean_image=images[0],
-                weights=weights(result),
-            )
+            with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+                write_report(
+                    folder,
+                    result=result,
+                    title=f"Purified {checkpoint.name}",
+                    extra={
+                        "checkpoint": checkpoint.name,
+                        "arch": args.arch,
+                        "dataset": args.dataset,
+                        **facts,
+                    },
+                    clean_image=images[0],
+                    weights=weights(result),
+                )
             tell(folder, result)
     command = evaluation(args, folders[0], args.checkpoint[0])
     options.say(f"what it cost and what is left of a known attack: {command}")
@@ -186,6 +188,8 @@ def check_begun(result: PurifyResult) -> None:
     if result.interrupted and not result.history:
         options.say("interrupted in the first epoch: nothing is purified, so nothing is written")
         raise KeyboardInterrupt
+    if result.interrupted:
+        options.say("interrupted: what was reached is being written")
 
 
 def weights(result: PurifyResult) -> dict[str, bytes | None]:
