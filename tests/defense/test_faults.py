@@ -279,7 +279,6 @@ BIG = "9" * 300_000
         (["--mean", "nan", "--std", "1"], "--mean"),
         (["--mean", "0", "--std", "inf"], "--std"),
         (["--mean", "0", "--std", "0"], "std"),
-        (["--device", "meta"], "--device"),
         (["--out", "/dev/null"], "/dev/null: expected a folder"),
         (["--out", "/dev/null/below"], "/dev/null/below: expected a folder"),
         (["--set", "x" * 100_000 + "=1"], "recipe option"),
