@@ -41,8 +41,9 @@ def purify(
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
 
-    Ctrl-C ends AWM early, with the masks of the last whole epoch; the examination and the growing
-    of triggers before it, and rivals, it ends without a result.
+    Ctrl-C ends AWM early, with the masks of the last whole epoch; in the first one nothing is
+    masked, and the history is empty. The examination and the growing of triggers before it, and
+    rivals, it ends without a result.
 
     Meanwhile freed memory stays with the process (see `awm_defense.working.memory`).
 
@@ -188,7 +189,8 @@ def _run(engine: Engine, notes: list[str], progress: bool) -> tuple[list[dict[st
             entry = engine.epoch(epoch)
         except KeyboardInterrupt:
             engine.network.flat.restore(before)
-            notes.append(f"interrupted in epoch {epoch + 1}; the masks before it are returned")
+            kept = "the masks before it are returned" if epoch else "nothing was changed"
+            notes.append(f"interrupted in epoch {epoch + 1}; {kept}")
             return history, False
         bad = entry.pop("bad")
         if bad or not all(map(math.isfinite, entry.values())):

@@ -2,11 +2,19 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
+
+# No count is larger: a loop over as many would never end.
+MOST = 10**9
+# float32 holds little more. NaN is not smaller either.
+LARGEST = 1e38
+# Bounds, which may be infinite.
+UNBOUNDED = ("tau",)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,13 @@ def _parse(key: str, hint: object, text: str) -> object:
             raise ValueError(f"{key}: expected true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)
-    except ValueError:
+        value = kind(text)
+    except ValueError:  # also an integer of thousands of digits
         expected = {int: "an integer", float: "a number"}[kind]
         raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
+    if kind is int and abs(value) > MOST:
+        raise ValueError(f"{key}: expected an integer of at most {MOST}, got {text}")
+    infinite = math.isinf(value) and key in UNBOUNDED
+    if kind is float and not (abs(value) <= LARGEST or infinite):
+        raise ValueError(f"{key}: expected a number of at most {LARGEST:g}, got {text!r}")
+    return value

@@ -14,7 +14,7 @@ from torch import nn
 
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.examination.verdict import Verdict
-from awm_defense.report.pictures import save_image, save_trigger
+from awm_defense.report.pictures import draw_image, draw_trigger
 from awm_defense.report.write import write_report
 from awm_defense.result import PurifyResult
 from awm_defense.working.precision import Precision
@@ -131,7 +131,7 @@ def test_nothing_to_show_is_no_error(tmp_path: Path, changes: dict[str, object])
 
 def test_saved_image_keeps_every_pixel(tmp_path: Path) -> None:
     image = torch.arange(3 * 32 * 32).reshape(3, 32, 32).remainder(256) / 255
-    save_image(tmp_path / "image.png", image)
+    (tmp_path / "image.png").write_bytes(draw_image(image))
     with Image.open(tmp_path / "image.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (256, 256, 3)
@@ -142,7 +142,7 @@ def test_trigger_is_grey_where_nothing_changes(tmp_path: Path) -> None:
     trigger = torch.zeros(3, 4, 4)
     trigger[:, 0, 0], trigger[:, 3, 3] = 2.0, -2.0
     for scaled, corners in ((trigger, (255, 0)), (0 * trigger, (128, 128))):
-        save_trigger(tmp_path / "trigger.png", scaled)
+        (tmp_path / "trigger.png").write_bytes(draw_trigger(scaled))
         with Image.open(tmp_path / "trigger.png") as picture:
             pixels = np.asarray(picture)
         assert pixels[0, 0, 0] == corners[0]

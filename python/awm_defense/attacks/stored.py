@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from awm_defense.attacks import Attack, ImageTrigger, WarpTrigger, make_attack
 from awm_defense.files.arrays import read_array, read_image, write_image
+from awm_defense.files.atomic import write_bytes
+from awm_defense.files.encoded import as_npy
 
 IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
 
@@ -40,10 +41,10 @@ def write_attack(folder: Path, attack: Attack) -> dict[str, Any]:
         if trigger.mode == "blend":
             entry["trigger"]["opacity"] = trigger.opacity
         if trigger.mode != "add":
-            np.save(folder / MASK, trigger.mask.cpu().numpy())
+            write_bytes(folder / MASK, as_npy(trigger.mask.cpu().numpy()))
             entry["trigger"]["mask"] = MASK
     elif isinstance(trigger, WarpTrigger):
-        np.save(folder / FIELD, trigger.field.cpu().numpy())
+        write_bytes(folder / FIELD, as_npy(trigger.field.cpu().numpy()))
         entry["trigger"] = {"field": FIELD}
     else:
         write_image(folder / IMAGE, attack.apply(torch.zeros(1, 3, 32, 32))[0])

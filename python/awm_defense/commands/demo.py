@@ -9,14 +9,20 @@ import torch
 from awm_defense.attacks import make_attack
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import options
+from awm_defense.commands.errors import escape
+from awm_defense.commands.output import check_no_manifest
+from awm_defense.commands.purify import check_begun, weights
 from awm_defense.data import load_dataset
-from awm_defense.files.checkpoint import save_model
+from awm_defense.files.checkpoint import as_safetensors
+from awm_defense.files.folder import output_folder
+from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model
 from awm_defense.purification import purify
-from awm_defense.report.write import write_report
+from awm_defense.report.write import PAGE, write_report
 from awm_defense.training.loop import Plan, train
 
+BACKDOORED = "backdoored.safetensors"
 ARCH = "small_vgg"
 DATASET = "digits"
 TARGET = 8
@@ -46,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--out", type=Path, default=Path("awm-demo"), metavar="DIR", help="report folder (awm-demo)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=options.seed, default=0, metavar="S")
     options.add_run_options(parser)
     parser.set_defaults(run=run)
 
@@ -54,7 +60,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Train a backdoored network on the digits, purify it from one image a class, report."""
     device = options.get_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_no_manifest(args.out)
+    with output_folder(args.out):
+        return _run(args, device)
+
+
+def _run(args: argparse.Namespace, device: torch.device) -> int:
     data = load_dataset(DATASET)
     train_images, train_labels = data.train()
     test_images, test_labels = data.test()
@@ -77,40 +88,43 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
     )
     before = evaluate(model, test_images, test_labels, attack, device=device)
-    save_model(args.out / "backdoored.safetensors", model)
 
     images, labels = data.draw(per_class=1, seed=args.seed)
     options.say(f"2/3 purifying it with {len(images)} clean images, one a class")
     result = purify(
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True
     )
+    check_begun(result)
     if result.verdict is not None:
         options.say(f"verdict: {result.verdict}")
     after = evaluate(result.model, test_images, test_labels, attack, device=device)
-    save_model(args.out / "model.safetensors", result.model)
-    save_model(args.out / "masks.safetensors", result.masks)
 
     options.say("3/3 writing the report")
     # A picture that the trigger changes the answer of: not one of the target class.
     clean = test_images[test_labels != TARGET][0]
-    write_report(
-        args.out,
-        result=result,
-        title=f"Demo: a {attack.name} backdoor in a {ARCH} on {DATASET}",
-        before=before,
-        after=after,
-        extra={
-            "arch": ARCH,
-            "dataset": DATASET,
-            "attack": attack.name,
-            "target": TARGET,
-            **options.run_facts(args, device, len(images)),
-        },
-        triggered_image=attack.apply(clean[None])[0],
-        clean_image=clean,
-    )
+    with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+        write_report(
+            args.out,
+            result=result,
+            title=f"Demo: a {attack.name} backdoor in a {ARCH} on {DATASET}",
+            before=before,
+            after=after,
+            extra={
+                "arch": ARCH,
+                "dataset": DATASET,
+                "attack": attack.name,
+                "target": TARGET,
+                **options.run_facts(args, device, len(images)),
+            },
+            triggered_image=attack.apply(clean[None])[0],
+            clean_image=clean,
+            weights={BACKDOORED: as_safetensors(model), **weights(result)},
+        )
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")
     for name, found in (("before", before), ("after", after)):
         print(f"{name:8}{found['acc']:>14.1f} %{found['asr']:>20.1f} %")
-    print(f"purified in {result.seconds:.1f} s; report: {args.out / 'report.html'}")
+    done = "interrupted after" if result.interrupted else "purified in"
+    print(f"{done} {result.seconds:.1f} s; report: {escape(str(args.out / PAGE))}")
+    if result.interrupted:
+        raise KeyboardInterrupt
     return 0

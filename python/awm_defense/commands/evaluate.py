@@ -53,7 +53,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
     parser.add_argument("--attack", choices=sorted(ATTACKS))
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--target", type=int, metavar="T", help="the target class")
+    goal.add_argument("--target", type=options.class_number, metavar="T", help="the target class")
     goal.add_argument(
         "--all-to-all", action="store_true", help="each class is sent to the next one"
     )

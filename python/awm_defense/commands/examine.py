@@ -3,6 +3,7 @@
 import argparse
 
 from awm_defense.commands import options
+from awm_defense.commands.errors import escape
 from awm_defense.data import load_dataset
 from awm_defense.examination.examine import examine
 
@@ -14,7 +15,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     options.add_model_options(parser, "CHECKPOINT", nargs="+")
     options.add_data_options(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw of images")
+    parser.add_argument(
+        "--seed", type=options.seed, default=0, metavar="S", help="of the draw of images"
+    )
     options.add_run_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output, by checkpoint"
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
         )
         if not args.json:
-            print(f"{checkpoint}: {verdict}")
+            print(f"{escape(str(checkpoint))}: {verdict}")
         found[str(checkpoint)] = verdict.facts()
     if args.json:
         options.print_json(found)

@@ -1,17 +1,21 @@
 """The `awm` command: reads the command line, calls one command, turns errors into one line.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 done,
-2 wrong input (one line on standard error), 130 interrupted. With the environment variable
-AWM_DEBUG set, an error keeps its traceback.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 part of
+it failed, 2 wrong input, 70 an error that nobody has foreseen, 128 + N ended by signal N (Ctrl-C is
+130). An error is one line on standard error; with `--debug`, or the environment variable AWM_DEBUG
+set, its traceback comes before it.
 """
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from awm_defense.commands import demo, evaluate, examine, info, purify, reproduce, train
+from awm_defense.commands.errors import explain
+from awm_defense.commands.signals import interruptible
 
 COMMANDS = (demo, train, examine, purify, evaluate, reproduce, info)
 
@@ -28,25 +32,47 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="awm", description="Find and erase backdoors in image classifiers from a few images."
     )
+    _add_debug(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    for added in commands.choices.values():
+        _add_debug(added)
     return parser
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `awm` with the given arguments (default: the process's own); returns the exit code."""
-    try:
-        args = build_parser().parse_args(argv)
-        code: int = args.run(args)
-        return code
-    except KeyboardInterrupt:
-        print("awm: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("AWM_DEBUG"):
-            raise
-        # PyTorch's messages run over many lines; the first says what is wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"awm: error: {lines[0]}", file=sys.stderr)
-        return 2
+    words = sys.argv[1:] if argv is None else argv
+    # Also where the words can't be parsed.
+    debug = "--debug" in words or bool(os.environ.get("AWM_DEBUG"))
+    with interruptible(restore=argv is not None) as ending:
+        try:
+            args = build_parser().parse_args(words)
+            code: int = args.run(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what can't be printed is an error like any other
+            return code
+        except KeyboardInterrupt:
+            ending.ignore()  # whoever is impatient would only see a traceback
+            print("awm: interrupted", file=sys.stderr)
+            return ending.code
+        except BrokenPipeError:
+            return _without_reader()
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            line, code = explain(error)
+            print(f"awm: error: {line}", file=sys.stderr)
+            return code
+
+
+def _without_reader() -> int:
+    """Whoever read standard output, such as `head`, has what it wanted; returns the exit code."""
+    # Python would try to print the rest when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13  # SIGPIPE, which Windows has no name for

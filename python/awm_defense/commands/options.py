@@ -2,34 +2,92 @@
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from awm_defense.commands.errors import escape, shorten
 from awm_defense.data import DATASETS
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
 from awm_defense.pixel_model import find_device
+from awm_defense.settings import MOST
 from awm_kernels import choose
+
+# More classes than any data set of images has; a network's last layer has as many rows.
+MOST_CLASSES = 100_000
+# What PyTorch takes as a seed.
+SEEDS = (-(2**63), 2**64 - 1)
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    return _at_least(1, text)
+    return _whole(text, 1, MOST)
 
 
 def natural(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    return _at_least(0, text)
+    return _whole(text, 0, MOST)
 
 
-def _at_least(least: int, text: str) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text}")
+def class_number(text: str) -> int:
+    """An argparse type: the number of a class; which there are is known later."""
+    return _whole(text, -MOST_CLASSES, MOST_CLASSES)
+
+
+def class_count(text: str) -> int:
+    """An argparse type: how many classes there are."""
+    return _whole(text, 1, MOST_CLASSES)
+
+
+def seed(text: str) -> int:
+    """An argparse type: a seed of random numbers."""
+    return _whole(text, *SEEDS)
+
+
+def finite(text: str) -> float:
+    """An argparse type: a number other than NaN and infinity."""
+    return _number(text, "a finite number", lambda value: True)
+
+
+def not_negative(text: str) -> float:
+    """An argparse type: a number of at least 0."""
+    return _number(text, "a number of at least 0", lambda value: value >= 0)
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {_quote(text)}")
     return value
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # no number, or one of thousands of digits
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {_quote(text)}") from None
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from {least} to {most}, got {_quote(text)}"
+        )
+    return value
+
+
+def _quote(text: str) -> str:
+    return repr(shorten(text, 40, 20))
 
 
 def add_model_options(
@@ -51,11 +109,11 @@ def add_model_options(
     parser.add_argument(
         "--arch", required=required, choices=sorted(MODELS), help="the architecture"
     )
-    parser.add_argument("--num-classes", required=required, type=positive_int, metavar="N")
+    parser.add_argument("--num-classes", required=required, type=class_count, metavar="N")
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
-            type=float,
+            type=finite,
             nargs="+",
             metavar="V",
             help=f"{name} per channel (or one for all) of the normalisation that the network "
@@ -122,7 +180,7 @@ def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> di
 
 def say(text: str) -> None:
     """A line about what goes on, to standard error: standard output holds only results."""
-    print(text, file=sys.stderr, flush=True)
+    print(escape(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

@@ -3,26 +3,30 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from awm_defense.commands import options
+from awm_defense.commands.errors import escape
+from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest
 from awm_defense.data import Dataset, load_dataset
-from awm_defense.files.checkpoint import save_model
+from awm_defense.files.checkpoint import as_safetensors
+from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
+from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
-from awm_defense.report.write import write_report
+from awm_defense.report.write import PAGE, WRITTEN, write_report
+from awm_defense.result import PurifyResult
 from awm_defense.settings import Settings
 from awm_defense.synthesis import synthesize
 from awm_defense.working.precision import PRECISIONS
 
 # Of an image in every data set there is.
 SIZE = (3, 32, 32)
-# What a shell reports for a command ended by Ctrl-C.
-INTERRUPTED = 130
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,7 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="KEY=VALUE",
         help="change one hyper-parameter of the recipe; repeatable",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=options.seed, default=0, metavar="S")
     options.add_run_options(parser)
     parser.add_argument(
         "--precision",
@@ -95,10 +99,9 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
             "CHECKPOINT: expected files of different names, one folder is made of each"
         )
     folders = folders if len(checkpoints) > 1 else [out]
-    given = {checkpoint.resolve() for checkpoint in checkpoints}
     for folder in folders:
-        if (folder / "model.safetensors").resolve() in given or (folder / "manifest.json").exists():
-            raise ValueError(f"--out: {folder} holds a network that would be overwritten")
+        check_no_manifest(folder)
+        check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
     return folders
 
 
@@ -138,52 +141,79 @@ def run(args: argparse.Namespace) -> int:
     recipe = make_recipe(
         args.recipe, args.set, flip=data is None or data.flip, synthetic=data is None
     )
-    images, labels = get_images(args, data, recipe, device)
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
-    kind = "clean" if data is not None else "synthetic"
-    options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
-    results = purify_many(
-        (options.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
-        images,
-        labels,
-        recipe=recipe,
-        mean=mean,
-        std=std,
-        device=device,
-        precision=args.precision,
-        seed=args.seed,
-        progress=True,
-    )
-    for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
-        save_model(folder / "model.safetensors", result.model)
-        (folder / "masks.safetensors").unlink(missing_ok=True)
-        if result.masks:
-            save_model(folder / "masks.safetensors", result.masks)
-        write_report(
-            folder,
-            result=result,
-            title=f"Purified {checkpoint.name}",
-            extra={
-                "checkpoint": checkpoint.name,
-                "arch": args.arch,
-                "dataset": args.dataset,
-                **options.run_facts(args, device, len(images)),
-            },
-            clean_image=images[0],
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(output_folder(folder))
+        images, labels = get_images(args, data, recipe, device)
+        names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
+        kind = "clean" if data is not None else "synthetic"
+        options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
+        results = purify_many(
+            (options.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
+            images,
+            labels,
+            recipe=recipe,
+            mean=mean,
+            std=std,
+            device=device,
+            precision=args.precision,
+            seed=args.seed,
+            progress=True,
         )
-        if result.verdict is not None:
-            print(f"verdict: {result.verdict}")
-        for note in result.notes:
-            options.say(f"note: {note}")
-        print(f"purified in {result.seconds:.1f} s: {folder / 'model.safetensors'}")
-        print(f"report: {folder / 'report.html'}")
-        if result.interrupted:
-            return INTERRUPTED
+        for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
+            check_begun(result)
+            facts = options.run_facts(args, device, len(images))
+            with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+                write_report(
+                    folder,
+                    result=result,
+                    title=f"Purified {checkpoint.name}",
+                    extra={
+                        "checkpoint": checkpoint.name,
+                        "arch": args.arch,
+                        "dataset": args.dataset,
+                        **facts,
+                    },
+                    clean_image=images[0],
+                    weights=weights(result),
+                )
+            tell(folder, result)
     command = evaluation(args, folders[0], args.checkpoint[0])
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
+
+
+def check_begun(result: PurifyResult) -> None:
+    """Raise KeyboardInterrupt where a purification was interrupted before it changed anything."""
+    if result.interrupted and not result.history:
+        options.say("interrupted in the first epoch: nothing is purified, so nothing is written")
+        raise KeyboardInterrupt
+    if result.interrupted:
+        options.say("interrupted: what was reached is being written")
+
+
+def weights(result: PurifyResult) -> dict[str, bytes | None]:
+    """The files of a purified network and its masks, where it has some, by name."""
+    model, masks = WEIGHTS
+    return {
+        model: as_safetensors(result.model),
+        masks: as_safetensors(result.masks) if result.masks else None,
+    }
+
+
+def tell(folder: Path, result: PurifyResult) -> None:
+    """Say what was written; raise KeyboardInterrupt where it is what an interruption left."""
+    if result.verdict is not None:
+        print(f"verdict: {result.verdict}")
+    for note in result.notes:
+        options.say(f"note: {note}")
+    done = "purified"
+    if result.interrupted:
+        done = f"interrupted after {len(result.history)} epochs,"
+    print(f"{done} in {result.seconds:.1f} s: {escape(str(folder / WEIGHTS[0]))}")
+    print(f"report: {escape(str(folder / PAGE))}")
+    if result.interrupted:
+        raise KeyboardInterrupt
 
 
 def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
@@ -193,7 +223,7 @@ def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
     """
     manifest = checkpoint.parent / NAME
     dataset = args.dataset or ("" if manifest.is_file() else "NAME")
-    words = ["awm", "evaluate", str(folder / "model.safetensors"), "--arch", args.arch]
+    words = ["awm", "evaluate", str(folder / WEIGHTS[0]), "--arch", args.arch]
     words += ["--num-classes", str(args.num_classes)]
     words += ["--dataset", dataset] if dataset else []
     for option in ("mean", "std"):

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from awm_defense.commands import options
-from awm_defense.files.atomic import write_json
+from awm_defense.commands.errors import escape
+from awm_defense.files.atomic import as_json
+from awm_defense.files.folder import output_folder
+from awm_defense.files.together import write_together
 from awm_defense.models import MODELS
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.figures import (
     FIGURES,
     ONE_ATTACK,
-    draw_figure,
+    figure_as_png,
     figure_cells,
     make_figure,
 )
@@ -142,30 +145,36 @@ def run(args: argparse.Namespace) -> int:
     else:
         plot = FIGURES[args.what](arch, args.attack or ONE_ATTACK.get(args.what, ""))
         cells = figure_cells(plot, **amount)
-    try:
-        report = run_grid(
-            select(cells, args.cells) if args.cells else cells,
-            _place(args),
-            args.out,
-            workers=args.workers,
-            ray=args.ray,
-            progress=True,
-        )
-    except KeyboardInterrupt:
-        options.say("the same command goes on with the cells that are not finished")
-        raise
-    results = read_results(args.out, cells)
-    _tell(report)
-    if not results:
-        options.say(
-            "nothing is measured, so nothing is written"
-            + ("" if args.arch or args.what not in WITH_ARCH else "; --arch takes another network")
-        )
-        return 1
-    if args.what in TABLES:
-        _write_table(args.out, args.what, make_table(args.what, arch, results, **amount))
-    else:
-        _write_figure(args.out, args.what, make_figure(plot, results, **amount))
+    chosen = select(cells, args.cells) if args.cells else cells
+    with output_folder(args.out):
+        try:
+            report = run_grid(
+                chosen,
+                _place(args),
+                args.out,
+                workers=args.workers,
+                ray=args.ray,
+                progress=True,
+            )
+        except KeyboardInterrupt:
+            options.say("the same command goes on with the cells that are not finished")
+            raise
+        results = read_results(args.out, cells)
+        _tell(report)
+        if not results:
+            options.say(
+                "nothing is measured, so nothing is written"
+                + (
+                    ""
+                    if args.arch or args.what not in WITH_ARCH
+                    else "; --arch takes another network"
+                )
+            )
+            return 1
+        if args.what in TABLES:
+            _write_table(args.out, args.what, make_table(args.what, arch, results, **amount))
+        else:
+            _write_figure(args.out, args.what, make_figure(plot, results, **amount))
     return 1 if report.failed else 0
 
 
@@ -179,16 +188,19 @@ def _place(args: argparse.Namespace) -> Place:
 
 def _write_table(out: Path, name: str, table: Mapping[str, Any]) -> None:
     text = render(table)
-    write_json(out / f"{name}.json", table)
-    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    _write(out, name, table, f"{name}.md", text.encode("utf-8"))
     print(text, end="")
 
 
 def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
-    write_json(out / f"{name}.json", figure)
-    draw_figure(out / f"{name}.png", figure)
+    _write(out, name, figure, f"{name}.png", figure_as_png(figure))
     print(f"{figure['title']}: {figure['measured']}")
-    print(out / f"{name}.png")
+    print(escape(str(out / f"{name}.png")))
+
+
+def _write(out: Path, name: str, content: Mapping[str, Any], other: str, data: bytes) -> None:
+    sign = f"{name}.json"
+    write_together(out, {other: data, sign: as_json(content)}, sign=sign)
 
 
 def _tell(report: Report) -> None:

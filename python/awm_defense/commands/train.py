@@ -4,12 +4,16 @@ import argparse
 from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
-from awm_defense.attacks.stored import read_trigger_mask
+from awm_defense.attacks.stored import FIELD, IMAGE, MASK, read_trigger_mask
 from awm_defense.commands import options
+from awm_defense.commands.errors import escape
+from awm_defense.commands.output import check_inputs
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_image
+from awm_defense.files.manifest import NAME
 from awm_defense.models import MODELS
-from awm_defense.training.backdoor import NO_ATTACK, Order, make_network
+from awm_defense.report.write import REPORT
+from awm_defense.training.backdoor import MODEL, NO_ATTACK, TRAINING, Order, make_network
 from awm_defense.training.loop import Plan
 from awm_defense.working.compute import Compute
 
@@ -31,7 +35,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="none: a benign network",
     )
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--target", type=int, default=0, metavar="T", help="target class (0)")
+    goal.add_argument(
+        "--target", type=options.class_number, default=0, metavar="T", help="target class (0)"
+    )
     goal.add_argument(
         "--all-to-all", action="store_true", help="send each class to the next one instead"
     )
@@ -64,7 +70,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="array (3,H,W) in [0,1], with it, for l0_inv",
     )
     parser.add_argument(
-        "--poison-rate", type=float, metavar="R", help="share of all images (the attack's own)"
+        "--poison-rate",
+        type=options.finite,
+        metavar="R",
+        help="share of all images (the attack's own)",
     )
     parser.add_argument(
         "--images",
@@ -76,16 +85,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     for name, kind, what in (
         ("epochs", options.positive_int, "passes over the images"),
         ("batch_size", options.positive_int, "images a step"),
-        ("lr", float, "the highest learning rate, in the middle of the training"),
-        ("weight_decay", float, "as SGD takes it"),
-        ("label_smoothing", float, "share of the label that goes to all classes"),
-        ("seed", int, "of all that is random"),
+        ("lr", options.not_negative, "the highest learning rate, in the middle of the training"),
+        ("weight_decay", options.not_negative, "as SGD takes it"),
+        ("label_smoothing", options.share, "share of the label that goes to all classes"),
+        ("seed", options.seed, "of all that is random"),
     ):
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             default=getattr(defaults, name),
-            metavar="R" if kind is float else "N",
+            metavar="R" if isinstance(getattr(defaults, name), float) else "N",
             help=f"{what} (default: %(default)s)",
         )
     parser.add_argument(
@@ -104,9 +113,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
+def check_out(args: argparse.Namespace) -> None:
+    """Raise ValueError where --out holds what would be overwritten."""
+    if (args.out / REPORT).exists():
+        raise ValueError(f"--out: {args.out} holds a purified network that would be overwritten")
+    given = (args.init, args.clean_model, args.trigger_image, args.trigger_mask)
+    written = (MODEL, TRAINING, NAME, IMAGE, MASK, FIELD)
+    check_inputs((path for path in given if path is not None), args.out, written)
+
+
 def run(args: argparse.Namespace) -> int:
     """Make the network and print its accuracy and attack success rate."""
     device = options.get_device(args.device)
+    check_out(args)
     data = load_dataset(args.dataset, args.data_dir)
     if not 0 <= args.target < len(data.classes):
         raise ValueError(
@@ -160,5 +179,5 @@ def run(args: argparse.Namespace) -> int:
         options.print_json(manifest)
     else:
         asr = f", ASR {manifest['asr']:.2f} %" if "asr" in manifest else ""
-        print(f"ACC {manifest['acc']:.2f} %{asr}: {args.out}")
+        print(f"ACC {manifest['acc']:.2f} %{asr}: {escape(str(args.out))}")
     return 0

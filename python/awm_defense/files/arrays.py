@@ -7,6 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from awm_defense.files.atomic import write_bytes
+from awm_defense.files.encoded import as_png
+
 
 def read_image(path: Path) -> Tensor:
     """An image file as float32 RGB (3,H,W) in [0,1]."""
@@ -25,4 +28,4 @@ def read_array(path: Path) -> Tensor:
 def write_image(path: Path, image: Tensor) -> None:
     """An image (3,H,W) in [0,1] as an 8-bit PNG."""
     pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0)
-    Image.fromarray(pixels.numpy()).save(path)
+    write_bytes(path, as_png(pixels.numpy()))

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from awm_defense.files.atomic import write_bytes
+
 # Where training scripts put the state dict in what they save.
 NESTS = ("net", "model", "state_dict")
 # What nn.DataParallel and DistributedDataParallel put before each key.
@@ -55,6 +57,11 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
 
     Tensors may share memory or have any strides; each is written in full.
     """
+    write_bytes(path, as_safetensors(model))
+
+
+def as_safetensors(model: nn.Module | Mapping[str, Tensor]) -> bytes:
+    """The content of the file that `save_model` writes."""
     state = model.state_dict() if isinstance(model, nn.Module) else model
     # The format knows neither strides nor sharing, so each tensor gets memory of its own.
     copies = {
@@ -62,7 +69,7 @@ def save_model(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
         for name, value in state.items()
     }
     # Not `save_file`: what it writes can be read by its owner only.
-    path.write_bytes(save(copies, metadata={"format": "pt"}))
+    return save(copies, metadata={"format": "pt"})
 
 
 def checksum(path: Path) -> str:

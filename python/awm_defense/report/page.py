@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from awm_defense.result import PurifyResult
@@ -33,7 +32,10 @@ MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts 
 
 
 def page(
-    out_dir: Path, result: PurifyResult, report: Mapping[str, Any], pictures: Mapping[str, str]
+    result: PurifyResult,
+    report: Mapping[str, Any],
+    captions: Mapping[str, str],
+    pictures: Mapping[str, bytes],
 ) -> str:
     """The whole page, pictures included, so that the one file can be passed on."""
     cards = [
@@ -50,18 +52,18 @@ def page(
         changes = [_change(label, key, report, bar) for key, (label, bar) in measured.items()]
         cards = [*changes, *cards]
     small = "".join(
-        f"<figure>{_img(out_dir / name, text)}<figcaption>{escape(text)}</figcaption></figure>"
-        for name, text in pictures.items()
+        f"<figure>{_img(pictures[name], text)}<figcaption>{escape(text)}</figcaption></figure>"
+        for name, text in captions.items()
     )
     margins = masks = history = ""
     if result.verdict is not None:
-        picture = _img(out_dir / "margins.png", "margin of each class", "wide")
+        picture = _img(pictures["margins.png"], "margin of each class", "wide")
         margins = f"<h2>Classes</h2><p>{MARGINS_MEAN}</p>{picture}"
     if report["masks"]:
-        picture = _img(out_dir / "masks.png", "histogram of mask values per layer", "wide")
+        picture = _img(pictures["masks.png"], "histogram of mask values per layer", "wide")
         masks = f"<h2>Masks</h2><p>{MASKS_MEAN}</p>{picture}"
     if report["history"]:
-        picture = _img(out_dir / "history.png", "losses, trigger and masks over the epochs", "wide")
+        picture = _img(pictures["history.png"], "losses, trigger and masks over the epochs", "wide")
         history = f"<h2>History</h2>{picture}"
     verdict = (
         ""
@@ -102,8 +104,8 @@ def _change(label: str, key: str, report: Mapping[str, Any], colour: str) -> str
     return _card(" → ".join(f"{value:.1f} %" for value in values), f"{label}, before → after", bars)
 
 
-def _img(path: Path, text: str, css_class: str = "") -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+def _img(picture: bytes, text: str, css_class: str = "") -> str:
+    data = base64.b64encode(picture).decode("ascii")
     return f'<img class="{css_class}" alt="{escape(text)}" src="data:image/png;base64,{data}">'
 
 

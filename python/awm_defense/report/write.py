@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import torch
 from torch import Tensor
 
 import awm_kernels
+from awm_defense.files.together import write_together
 from awm_defense.report.page import page
 from awm_defense.report.pictures import (
-    save_history,
-    save_image,
-    save_margins,
-    save_masks,
-    save_trigger,
+    draw_history,
+    draw_image,
+    draw_margins,
+    draw_masks,
+    draw_trigger,
 )
 from awm_defense.result import PurifyResult
 from awm_defense.triggers import family_of
 
+REPORT, PAGE = "report.json", "report.html"
 PICTURES = (
     "clean.png",
     "triggered.png",
@@ -32,6 +35,8 @@ PICTURES = (
     "masks.png",
     "history.png",
 )
+WRITTEN = (REPORT, PAGE, *PICTURES)
+"""The names of all files that a report may have."""
 
 
 def write_report(
@@ -44,8 +49,12 @@ def write_report(
     extra: Mapping[str, Any] | None = None,
     triggered_image: Tensor | None = None,
     clean_image: Tensor | None = None,
+    weights: Mapping[str, bytes | None] | None = None,
 ) -> dict[str, Any]:
     """Write report.json, report.html and the pictures into `out_dir`; return what the JSON holds.
+
+    All is made in memory and then written together, report.json last: it is the sign that the
+    other files are there and belong to it.
 
     Args:
         out_dir: an existing folder; an earlier report in it is replaced, pictures included.
@@ -56,13 +65,28 @@ def write_report(
         triggered_image: one image (3,H,W) in [0,1] with the attacker's trigger.
         clean_image: one image (3,H,W) in [0,1]; written with Δ added, too, and with
             the trigger that the verdict found.
+        weights: files that belong to the report and are written with it, by name; their SHA-256 is
+            recorded. None removes a file of that name.
+
+    Raises:
+        OSError: naming a file that can't be written.
     """
-    pictures = _write_pictures(out_dir, result, triggered_image, clean_image)
-    report = _collect(result, title, before, after, extra or {})
+    weights = weights or {}
+    digests = {name: sha256(data).hexdigest() for name, data in weights.items() if data is not None}
+    pictures, captions = _draw(result, triggered_image, clean_image)
+    facts = {**(extra or {}), "sha256": digests} if digests else extra or {}
+    report = _collect(result, title, before, after, facts)
     # Python would write a bare NaN, which no JSON reader takes.
     text = json.dumps(_finite(report), indent=2, allow_nan=False)
-    (out_dir / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out_dir / "report.html").write_text(page(out_dir, result, report, pictures), encoding="utf-8")
+    html = page(result, report, captions, pictures)
+    files = {
+        **weights,
+        **dict.fromkeys(PICTURES),
+        **pictures,
+        PAGE: html.encode("utf-8"),
+        REPORT: (text + "\n").encode("utf-8"),
+    }
+    write_together(out_dir, files, sign=REPORT)
     return report
 
 
@@ -91,12 +115,10 @@ def _collect(
     }
 
 
-def _write_pictures(
-    out_dir: Path, result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
-) -> dict[str, str]:
-    """Write every picture; returns file name -> caption of the small ones, in reading order."""
-    for name in PICTURES:
-        (out_dir / name).unlink(missing_ok=True)
+def _draw(
+    result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Every picture by its file name, and captions of the small ones, in reading order."""
     trigger = None if result.trigger is None else result.trigger.detach().float().cpu()
     images: dict[str, tuple[Tensor, str]] = {}
     if clean is not None:
@@ -112,20 +134,19 @@ def _write_pictures(
     if clean is not None and trigger is not None:
         recovered = clean.detach().float().cpu() + trigger
         images["recovered.png"] = (recovered, "the same with the recovered trigger Δ")
-    for name, (image, _) in images.items():
-        save_image(out_dir / name, image)
+    pictures = {name: draw_image(image) for name, (image, _) in images.items()}
     captions = {name: caption for name, (_, caption) in images.items()}
     if trigger is not None:
-        save_trigger(out_dir / "trigger.png", trigger)
+        pictures["trigger.png"] = draw_trigger(trigger)
         largest = f"{trigger.abs().max():.2f}"
         captions["trigger.png"] = f"Δ; grey is none, white and black ±{largest}"
     if verdict is not None:
-        save_margins(out_dir / "margins.png", verdict.margins, verdict.target)
+        pictures["margins.png"] = draw_margins(verdict.margins, verdict.target)
     if result.masks:
-        save_masks(out_dir / "masks.png", result.masks)
+        pictures["masks.png"] = draw_masks(result.masks)
     if result.history:
-        save_history(out_dir / "history.png", result.history)
-    return captions
+        pictures["history.png"] = draw_history(result.history)
+    return pictures, captions
 
 
 def _finite(value: Any) -> Any:

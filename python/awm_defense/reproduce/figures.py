@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from awm_defense.files.atomic import write_bytes
+from awm_defense.report.drawing import drawn, new_figure
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.layouts import ATTACKS, NETWORKS, ONE_SHOT
 from awm_defense.reproduce.methods import with_settings
@@ -222,11 +222,16 @@ def _read(result: Any, path: tuple[str | int, ...]) -> float:
 
 
 def draw_figure(path: Path, figure: Mapping[str, Any]) -> None:
+    """Write what `figure_as_png` draws."""
+    write_bytes(path, figure_as_png(figure))
+
+
+def figure_as_png(figure: Mapping[str, Any]) -> bytes:
     """Draw what `make_figure` returned, as a PNG file."""
     panels = figure["panels"]
     columns = 2 if len(panels) == 4 else len(panels)
     rows = math.ceil(len(panels) / columns)
-    drawing = Figure(figsize=(4.6 * columns, 0.8 + 3.2 * rows), layout="constrained")
+    drawing = new_figure(4.6 * columns, 0.8 + 3.2 * rows)
     drawing.suptitle(f"{figure['title']}\n{figure['measured']}", fontsize=9)
     for position, panel in enumerate(panels, start=1):
         axes = drawing.add_subplot(rows, columns, position)
@@ -251,4 +256,4 @@ def draw_figure(path: Path, figure: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
         if panel["lines"]:
             axes.legend(fontsize=6)
-    drawing.savefig(path, dpi=130)
+    return drawn(drawing, dpi=130)

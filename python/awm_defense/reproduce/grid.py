@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from awm_defense.files.atomic import write_json
+from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import read_manifest
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
@@ -60,21 +61,23 @@ def run_grid(
 
     Raises:
         ValueError: when a result in `out` is that of another network than the one in `place`, or
-            was measured with other settings than its method has now.
+            was measured with other settings than its method has now; when another run is writing
+            to `out`.
+        OSError: when `out` can't be written to.
         ImportError: for `ray`, when it is not installed.
     """
-    (out / CELLS).mkdir(parents=True, exist_ok=True)
-    report = Report()
-    todo = _unfinished(list(dict.fromkeys(cells)), place, out, report)
-    bar = tqdm(_outcomes(todo, place, workers, ray), "cells", len(todo), disable=not progress)
-    for outcome in bar:
-        if outcome.found is None:
-            report.failed[outcome.cell] = outcome.error
-        else:
-            write_json(cell_path(out, outcome.cell), outcome.found)
-            report.run.append(outcome.cell)
-        bar.set_postfix_str(outcome.cell.name)
-    return report
+    with output_folder(out / CELLS):
+        report = Report()
+        todo = _unfinished(list(dict.fromkeys(cells)), place, out, report)
+        bar = tqdm(_outcomes(todo, place, workers, ray), "cells", len(todo), disable=not progress)
+        for outcome in bar:
+            if outcome.found is None:
+                report.failed[outcome.cell] = outcome.error
+            else:
+                write_json(cell_path(out, outcome.cell), outcome.found)
+                report.run.append(outcome.cell)
+            bar.set_postfix_str(outcome.cell.name)
+        return report
 
 
 def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> list[Cell]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -33,18 +34,25 @@ def in_this_process(cells: list[Cell], place: Place) -> Iterator[Outcome]:
 def in_processes(cells: list[Cell], place: Place, workers: int) -> Iterator[Outcome]:
     """`workers` at a time, each in a process with its share of the cores; in order of ending."""
     threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    ends_with, held = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start_worker,
-        initargs=(threads,),
+        initargs=(threads, ends_with),
     )
     try:
         futures = {pool.submit(_attempt, cell, place): cell for cell in cells}
         for future in as_completed(futures):
             yield _outcome(futures[future], future.result)
+    except BaseException:
+        held.close()  # cells in work are not waited for
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        held.close()
+        ends_with.close()
 
 
 def on_ray(cells: list[Cell], place: Place, address: str, workers: int) -> Iterator[Outcome]:
@@ -94,16 +102,17 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, ends_with: Connection) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C reaches every process of a terminal: a worker just ends, its cell is run another time.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(ends_with,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """The worker of a killed run would otherwise finish its cell, beside those of the next run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(held: Connection) -> None:
+    """End when the run closes its end of a pipe, or is killed: the system closes it then.
+
+    The worker of a killed run would otherwise finish its cell, beside those of the next run.
+    """
+    wait([held])
     os._exit(1)

@@ -16,6 +16,7 @@ from awm_defense.attacks import ATTACKS, Attack, craft_attack, with_model
 from awm_defense.attacks.stored import read_attack, write_attack
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, save_model
+from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
@@ -81,8 +82,10 @@ def make_network(
         The manifest.
 
     Raises:
-        ValueError: when the folder holds something made to another order, the attack has no
-            all-to-all form, there are fewer images than ordered, or `order.init` doesn't fit.
+        ValueError: when the folder holds something made to another order, another run is writing
+            to it, the attack has no all-to-all form, there are fewer images than ordered, or
+            `order.init` doesn't fit.
+        OSError: when the folder or a file in it can't be written.
     """
     initial = None if order.init is None else load_state_dict(order.init)
     manifest = _describe(data, order)
@@ -91,6 +94,25 @@ def make_network(
             data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
         )
         data = replace(data, train_images=drawn[0], train_labels=drawn[1])
+    with output_folder(folder):
+        return _make(
+            folder, data, order, manifest, initial, attack, clean_model, compute, device, progress
+        )
+
+
+def _make(
+    folder: Path,
+    data: Dataset,
+    order: Order,
+    manifest: dict[str, Any],
+    initial: dict[str, Tensor] | None,
+    attack: Attack | None,
+    clean_model: Path | None,
+    compute: Compute | None,
+    device: torch.device,
+    progress: bool,
+) -> dict[str, Any]:
+    """`make_network` in a folder that no other run writes to."""
     # Before the first epoch has ended there is nothing to lose: what is there is made anew.
     begun = (folder / NAME).exists() and ((folder / TRAINING).exists() or (folder / MODEL).exists())
     if begun:
@@ -98,8 +120,12 @@ def make_network(
         asked = {} if compute is None else {"compute": asdict(compute)}
         _check_same(folder, old, manifest | asked)
         if "acc" in old:
+            (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
             return old
         manifest = old
+    else:
+        # One of another network must not be taken for that of the trigger that is written now.
+        (folder / NAME).unlink(missing_ok=True)
 
     if order.attack != NO_ATTACK:
         clean = None
@@ -111,7 +137,6 @@ def make_network(
             attack = with_model(read_attack(folder, manifest), clean)
         else:
             attack = attack or _craft(data, order, clean, device)
-            folder.mkdir(parents=True, exist_ok=True)
             manifest |= write_attack(folder, attack)
 
     with torch.random.fork_rng([]):
@@ -122,7 +147,6 @@ def make_network(
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
         manifest["compute"] = asdict(compute or fastest(model, images, device))
-        folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder, manifest)
 
     start = time.perf_counter()
@@ -130,6 +154,7 @@ def make_network(
     manifest["seconds"] = round(time.perf_counter() - start, 1)  # of this process
     manifest |= _measure(model, *data.test(), attack, device)
     save_model(folder / MODEL, model)
+    # With its figures, which say that all is done, last; until then the same command goes on.
     write_manifest(folder, manifest)
     (folder / TRAINING).unlink(missing_ok=True)
     return manifest

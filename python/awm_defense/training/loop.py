@@ -1,10 +1,10 @@
 """Training of networks; a backdoor comes with the data (`Attack.poison`)."""
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.data.augment import random_shift_flip
+from awm_defense.files.atomic import write_bytes
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Between the random numbers of one seed and of the next, more than there are epochs.
+# Between the random numbers of one seed and of the next, more than there are epochs. PyTorch takes
+# seeds of 64 bits.
 SEEDS_APART = 100_000
 
 
@@ -54,6 +56,12 @@ class Plan:
             raise ValueError(
                 "epochs and batch_size: expected at least 1, "
                 f"got {self.epochs} and {self.batch_size}"
+            )
+        least, most = (limit // SEEDS_APART for limit in (-(2**63), 2**63))
+        if not least < self.seed < most:
+            raise ValueError(
+                f"seed: expected a whole number from {least + 1} to {most - 1} for training, "
+                f"got {self.seed}"
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
@@ -169,10 +177,10 @@ def _loss(model: nn.Module, batch: Tensor, labels: Tensor, plan: Plan, compute: 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
     """Replace the file in one step: a kill leaves the old one or the new one."""
-    part = path.with_suffix(".part")
     state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, part)
-    os.replace(part, path)
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

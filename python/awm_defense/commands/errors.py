@@ -1,0 +1,56 @@
+"""What a command says when it fails: one line, and an exit code."""
+
+import errno
+
+import torch
+
+WRONG, UNEXPECTED = 2, 70
+"""Exit codes: of wrong input, and of what nobody has foreseen (EX_SOFTWARE of sysexits.h)."""
+# How much of a message is shown, of its start and its end: what came stands last. The longest list
+# of what is expected fits in.
+START, END = 450, 150
+MEMORY = (
+    "out of memory: smaller batches need less (purify: --set batch_size=N, train: --batch-size N), "
+    "and so do fewer or smaller images"
+)
+# What PyTorch says, besides torch.OutOfMemoryError, where an allocation failed.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The line that says what is wrong, and the exit code."""
+    text = str(error).strip()
+    if _of_memory(error, text):
+        return MEMORY, WRONG
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return shorten(escape(f"{error.filename}: {error.strerror}")), WRONG
+    if isinstance(error, RuntimeError | ImportError):
+        # Those of PyTorch run over many lines; the first says what is wrong.
+        text = next(iter(text.splitlines()), "")
+    text = escape(text) or type(error).__name__
+    foreseen = (ValueError, OSError, ImportError, RuntimeError)
+    if isinstance(error, foreseen) and not isinstance(error, RecursionError | NotImplementedError):
+        return shorten(text), WRONG
+    what = f"unexpected {type(error).__name__}: {shorten(text)}"
+    return f"{what} (--debug shows where; please report it)", UNEXPECTED
+
+
+def escape(text: str) -> str:
+    """Text from a file or a command line as a terminal may show it: what can't be printed, such
+    as the start of a terminal's own commands, is written as Python writes it in a string."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
+def shorten(text: str, start: int = START, end: int = END) -> str:
+    """A long text without its middle."""
+    return text if len(text) <= start + end else f"{text[:start]} … {text[-end:]}"
+
+
+def _of_memory(error: Exception, text: str) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)

@@ -1,0 +1,39 @@
+"""What a command may write to, found before the work."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from awm_defense.files.manifest import NAME
+
+WEIGHTS = ("model.safetensors", "masks.safetensors")
+"""Of a purified network."""
+
+
+def check_inputs(inputs: Iterable[Path], folder: Path, names: Iterable[str]) -> None:
+    """Raise ValueError where a file that is read is one that will be written.
+
+    Args:
+        inputs: files that are read.
+        folder: that is written to.
+        names: of all files that may be written or removed there.
+    """
+    given = list(inputs)
+    for path in (folder / name for name in names):
+        for one in given:
+            if _same(one, path):
+                raise ValueError(f"--out: {path} is the input {one}, which would be overwritten")
+
+
+def check_no_manifest(folder: Path) -> None:
+    """Raise ValueError where a folder holds a network that `awm train` made."""
+    if (folder / NAME).exists():
+        raise ValueError(f"--out: {folder} holds a network that would be overwritten")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one file, by whatever names and links."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is missing
+        return False

@@ -1,0 +1,47 @@
+"""Several files of one result, which appear together."""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from awm_defense.files.atomic import put_in_place, sync, write_part
+from awm_defense.files.uninterrupted import uninterrupted
+
+
+def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str) -> None:
+    """Write the files of a result, so that none is taken for a part of another result.
+
+    All are on the disk before any has its name: a full disk leaves what was there before. Then the
+    old sign of completeness goes first and the new one comes last. A kill in between leaves a
+    folder without a sign. Ctrl-C and other signals wait until all is done.
+
+    Args:
+        folder: an existing one.
+        files: names to contents; None removes a file of that name.
+        sign: the one of `files` that says that all others are there and belong together.
+
+    Raises:
+        OSError: naming the file that can't be written, such as a folder of its name.
+    """
+    contents = {name: data for name, data in files.items() if data is not None}
+    for path in (folder / name for name in files):
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    parts: dict[str, Path] = {}
+    with uninterrupted():
+        try:
+            for name, data in contents.items():
+                parts[name] = write_part(folder / name, data)
+            (folder / sign).unlink(missing_ok=True)
+            sync(folder)
+            for name in files.keys() - contents.keys():
+                (folder / name).unlink(missing_ok=True)
+            for name in sorted(parts, key=lambda name: name == sign):
+                if name == sign:
+                    sync(folder)
+                put_in_place(parts[name], folder / name)
+            sync(folder)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)

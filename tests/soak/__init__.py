@@ -1,0 +1,1 @@
+"""Tests that take minutes: faults at random moments, in great number."""
