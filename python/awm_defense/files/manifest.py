@@ -1,13 +1,35 @@
 """The manifest of a network: JSON that says how it was made, so that nothing need be retyped."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from awm_defense.files import schema
 from awm_defense.files.atomic import write_json
+from awm_defense.files.json_file import read_json
+from awm_defense.files.text import PATH, sentence, shown
 
 NAME = "manifest.json"
+MOST_CLASSES = 100_000
+PERCENT = schema.number(0, 100)
+# What is read from a manifest; the attack's own entries are checked where they are read.
+CONTENT = schema.record(
+    {
+        "arch": schema.text(),
+        "dataset": schema.text(),
+        "num_classes": schema.whole(2, MOST_CLASSES),
+        "attack": schema.text(),
+        "target": schema.optional(schema.whole(0, MOST_CLASSES - 1)),
+        "poison_rate": schema.number(0, 1),
+        "seed": schema.whole(-(1 << 63), (1 << 63) - 1),
+        "plan": schema.mapping(schema.scalar),
+        "images": schema.optional(schema.whole(1, 1 << 40)),
+        "compute": schema.record({"bf16": schema.truth, "channels_last": schema.truth}),
+        "init_sha256": schema.optional(schema.text()),
+        "acc": PERCENT,
+        "asr": PERCENT,
+    }
+)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -20,14 +42,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not a JSON object.
+        ValueError: when it is not a JSON object, or an entry is not what it should be.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+    content = read_json(path)
+    check(path, CONTENT, content)
     return content
+
+
+def check(path: Path, allowed: schema.Check, content: Any) -> None:
+    """Check what a file holds; ValueError names the file and the entry."""
+    try:
+        allowed("", content)
+    except ValueError as error:
+        raise ValueError(f"{shown(path, PATH)}: {sentence(error)}") from error
