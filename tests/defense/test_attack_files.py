@@ -45,13 +45,13 @@ def test_only_files_in_the_folder_are_read(tmp_path: Path) -> None:
 
 
 def test_incomplete_entry(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest: .*'attack'"):
+    with pytest.raises(ValueError, match=r"manifest in .*'attack'"):
         read_attack(tmp_path, {"trigger": {}})
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", np.array([object()]), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"bad\.npy: expected an array .* Python objects"):
         read_array(tmp_path / "bad.npy")
 
 

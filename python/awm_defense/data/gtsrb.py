@@ -1,6 +1,7 @@
 """GTSRB (Houben et al., IJCNN 2013) from the layout of its official archives."""
 
 import csv
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from awm_defense.data.dataset import Dataset
+from awm_defense.files.door import MIB, read_file
+from awm_defense.files.images import open_image
+from awm_defense.files.text import shown
 
 CLASSES = 43
 TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
 SIZE = 32
+CSV_LIMIT = 16 * MIB
 TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
 TEST_FOLDER = Path("GTSRB/Final_Test/Images")
 # The archive with the labels of the test images holds this file alone.
@@ -65,31 +70,37 @@ def load_gtsrb(data_dir: Path | None) -> Dataset:
 
 def _rows(path: Path, folder: Path) -> Iterator[Row]:
     """Image file, region of interest (left, top, right, bottom) and class of each line."""
-    with path.open(newline="", encoding="ascii") as file:
-        for line in csv.DictReader(file, delimiter=";"):
-            try:
-                left, top, right, bottom = (
-                    int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2")
-                )
-                label = int(line["ClassId"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: expected the columns of GTSRB, got {line}") from error
-            if not 0 <= label < CLASSES:
-                raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
-            yield folder / Path(line["Filename"]).name, (left, top, right, bottom), label
+    try:
+        text = read_file(path, CSV_LIMIT).decode("ascii")
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=";"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected the columns of GTSRB, got {error}") from error
+    for line in lines:
+        try:
+            name = Path(line["Filename"]).name
+            left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
+            label = int(line["ClassId"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected the columns of GTSRB, got {shown(line)}") from error
+        if not 0 <= label < CLASSES:
+            raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
+        yield folder / name, (left, top, right, bottom), label
 
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
     for index, (path, region, _) in enumerate(rows):
-        if not path.is_file():
-            raise FileNotFoundError(f"gtsrb: {path} is missing; {WHERE}")
         try:
-            with Image.open(path) as image:
-                cropped = image.convert("RGB").crop(region)
-                small = cropped.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            images[index] = np.asarray(small)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: expected an image with region {region}, {error}") from error
+            image = open_image(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"gtsrb: {shown(path)} is missing; {WHERE}") from None
+        left, top, right, bottom = region
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise ValueError(
+                f"{path}: expected a region in its {image.width}x{image.height} pixels, "
+                f"got {region}"
+            )
+        small = image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        images[index] = np.asarray(small)
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels

@@ -1,7 +1,6 @@
 """Reading and writing weights. A checkpoint is data: nothing in it is ever executed."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,7 @@ def _read(file: OpenFile) -> tuple[dict[str, State], Any]:
 def _unknown(head: bytes) -> str:
     if head[:1] == b"\x80":
         return "it is a pickle, but torch.save did not write it"
-    return f"expected safetensors or what torch.save wrote, got a file that begins with {head[:8]!r}"
+    return f"expected safetensors or a file of torch.save, got one that begins with {head[:8]!r}"
 
 
 def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[str, State]:
@@ -210,9 +209,10 @@ def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[s
 
 
 def _unwrap(state: State) -> dict[str, Tensor]:
-    common = os.path.commonprefix(list(state))
+    # What the first and the last name begin with, all names do.
+    first, last = min(state), max(state)
     wrapped = 0
-    while common.startswith(WRAPPER, wrapped):
+    while first.startswith(WRAPPER, wrapped) and last.startswith(WRAPPER, wrapped):
         wrapped += len(WRAPPER)
     return {name[wrapped:]: value for name, value in state.items()}
 

@@ -4,7 +4,7 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.text import PATH, sentence, shown
@@ -44,6 +44,6 @@ def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"got none of {', '.join(FORMATS)}"
     return sentence(error)

@@ -21,7 +21,7 @@ CONTENT = schema.record(
         "attack": schema.text(),
         "target": schema.optional(schema.whole(0, MOST_CLASSES - 1)),
         "poison_rate": schema.number(0, 1),
-        "seed": schema.whole(-(1 << 63), (1 << 63) - 1),
+        "seed": schema.whole(-(1 << 64), 1 << 64),
         "plan": schema.mapping(schema.scalar),
         "images": schema.optional(schema.whole(1, 1 << 40)),
         "compute": schema.record({"bf16": schema.truth, "channels_last": schema.truth}),

@@ -1,13 +1,13 @@
 """A program that reads one pickle from standard input and answers with plain data.
 
-It runs in a process of its own, with limits that it sets itself, and imports neither numpy nor torch:
-that is why it starts in some hundredths of a second, and why nothing that a pickle can name has any
-effect. What a pickle may name becomes a description (of a tensor, of an array); everything else is
-refused.
+It runs in a process of its own, with limits that it sets itself, and imports neither numpy nor
+torch: that is why it starts in some hundredths of a second, and why nothing that a pickle can name
+has any effect. What a pickle may name becomes a description (of a tensor, of an array); everything
+else is refused.
 
 The argument says what to expect: "zip" (the data.pkl of `torch.save`), "legacy" (the start of what
-`torch.save` wrote before) or "batch" (a batch of CIFAR-10). The answer is eight bytes, the length of
-JSON text; the text; and of a batch its pixels. Values are tagged lists:
+`torch.save` wrote before) or "batch" (a batch of CIFAR-10). The answer is eight bytes, the length
+of JSON text; the text; and of a batch its pixels. Values are tagged lists:
 
     ["d", [[key, value], ...]]    a dict
     ["l", [...]], ["t", [...]]    a list, a tuple

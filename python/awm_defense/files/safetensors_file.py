@@ -53,7 +53,7 @@ def read_safetensors(file: OpenFile) -> dict[str, Tensor]:
     found = {}
     for name, ((begin, _), planned) in entries.items():
         memory = torch.empty(planned.nbytes, dtype=torch.uint8)
-        file.fill(memoryview(memory.numpy()), start + begin)
+        file.fill(memory.numpy().data, start + begin)
         found[name] = planned.view(memory)
     return found
 

@@ -62,6 +62,18 @@ def optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
+def listing(check: Check) -> Check:
+    """A list, each value as `check` allows it."""
+
+    def check_all(name: str, value: Any) -> None:
+        if not isinstance(value, list):
+            _refuse(name, "a list", value)
+        for index, inner in enumerate(value):
+            check(f"{name}[{index}]", inner)
+
+    return check_all
+
+
 def mapping(check: Check) -> Check:
     """An object of any names, each value as `check` allows it."""
 
@@ -80,7 +92,7 @@ def record(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Check
         _expect_object(name, value)
         for key in required:
             if key not in value:
-                raise ValueError(f"{name or 'file'}: lacks {key!r}")
+                raise ValueError(f"{name}: lacks {key!r}" if name else f"lacks {key!r}")
         for key, inner in fields.items():
             if key in value:
                 inner(f"{name}.{key}" if name else key, value[key])
@@ -90,7 +102,7 @@ def record(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Check
 
 def _expect_object(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        _refuse(name or "file", "an object", value)
+        _refuse(name, "an object", value)
 
 
 def _refuse(name: str, expected: str, value: Any) -> None:

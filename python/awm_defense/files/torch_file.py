@@ -81,7 +81,7 @@ class ZipFormat:
             raise ValueError(f"{shown(name)}: its numbers are many times what the file holds")
         memory = torch.empty(size, dtype=torch.uint8)
         if size:
-            self._fill(member, memoryview(memory.numpy()))
+            self._fill(member, memory.numpy().data)
         return memory
 
     def _fill(self, member: zipfile.ZipInfo, memory: memoryview) -> None:
@@ -140,7 +140,7 @@ class LegacyFormat:
         if place + planned.nbytes > self.file.size:
             raise ValueError(f"the file ends in storage {shown(planned.storage)}")
         memory = torch.empty(planned.nbytes, dtype=torch.uint8)
-        self.file.fill(memoryview(memory.numpy()), place)
+        self.file.fill(memory.numpy().data, place)
         return memory
 
 
