@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 MEMORY = 768 << 20
 SECONDS = 5
-VALUES = 1_000_000
+VALUES = 400_000
 DEPTH = 32
 LONGEST = 1000
 SMALL = 1 << 63

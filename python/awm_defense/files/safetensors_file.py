@@ -1,5 +1,6 @@
 """The safetensors format: eight bytes of length, a header in JSON, and the numbers."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from awm_defense.files.door import MIB, OpenFile
 from awm_defense.files.json_file import parse_object
-from awm_defense.files.tensors import LONGEST_NAME, MOST_TENSORS, Planned, plan
+from awm_defense.files.tensors import LONGEST_NAME, MOST_DIMENSIONS, MOST_TENSORS, Planned, plan
 from awm_defense.files.text import shown
 
 HEADER_LIMIT = 16 * MIB
@@ -65,9 +66,10 @@ def _entry(name: str, entry: Any) -> tuple[tuple[int, int], Planned]:
     try:
         begin, end = entry["data_offsets"]
         shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
-        stride = _strides(shape)
-        planned = plan(name, dtype, stride[0] * shape[0] if shape else 1, 0, shape, stride, dtype)
-        if not 0 <= begin <= end or end - begin != planned.nbytes:
+        if len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"{len(shape)} dimensions")
+        planned = plan(name, dtype, math.prod(shape), 0, shape, _strides(shape), dtype)
+        if type(begin) is not int or begin < 0 or end - begin != planned.nbytes:
             raise ValueError(f"{planned.nbytes} bytes stand from {begin} to {end}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"tensor {shown(name)}: {shown(error)}") from error
@@ -80,7 +82,7 @@ def _strides(shape: list[int]) -> list[int]:
     step = 1
     for size in reversed(shape):
         strides.insert(0, step)
-        step *= size
+        step *= max(1, size)
     return strides
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_TENSORS = 100_000
+MOST_TENSORS = 50_000
 LONGEST_NAME = 1000
 MOST_DIMENSIONS = 32
 # Elements; PyTorch counts them in 64 bits, with sign.
