@@ -125,9 +125,11 @@ class NumpyDtype:
     """The dtype of an array; one with fields or with objects is refused."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8"):
-            raise UnpicklingError(f"it has an array of {code!r}, expected whole numbers")
-        self.code, self.order = code, "<"
+        # In a pickle of Python 2, text is bytes.
+        plain = code.decode("latin-1") if isinstance(code, bytes) else code
+        if plain not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8"):
+            raise UnpicklingError(f"it has an array of {plain!r}, expected whole numbers")
+        self.code, self.order = plain, "<"
 
     def __setstate__(self, state: Any) -> None:
         # Version, byte order, and what only dtypes with fields or subarrays have.
