@@ -29,6 +29,14 @@ VARIANCE = "running_var"
 State = dict[str, Any]
 
 
+class Weights(dict[str, Tensor]):
+    """Named tensors that know their file, so that what doesn't fit can be told with its name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        super().__init__(tensors)
+        self.path = path
+
+
 def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
     """Read the weights in a file, to the CPU.
 
@@ -65,7 +73,7 @@ def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
             f"got {_describe(content)}"
         )
     (state,) = found.values()
-    return _unwrap(state)
+    return Weights(_unwrap(state), path)
 
 
 def load_saved(path: Path, *, limit: int = LIMIT) -> Any:
@@ -141,7 +149,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     }
     found = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
     if found:
-        raise ValueError(f"the weights don't fit into {type(model).__name__}: {found}")
+        file = f"{shown(state.path, PATH)}: " if isinstance(state, Weights) else ""
+        raise ValueError(f"{file}the weights don't fit into {type(model).__name__}: {found}")
     model.load_state_dict(dict(state))
 
 

@@ -25,7 +25,7 @@ from pickle import Unpickler, UnpicklingError
 from typing import Any, BinaryIO
 
 MEMORY = 768 << 20
-SECONDS = 5
+SECONDS = 4
 VALUES = 400_000
 DEPTH = 32
 LONGEST = 1000
@@ -181,20 +181,20 @@ def encode_text(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-def tensor_v1(storage: Storage, offset: Any, shape: Any, stride: Any) -> Tensor:
+def tensor_v1(storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
     """torch._utils._rebuild_tensor."""
-    return Tensor(storage, offset, shape, stride, storage.dtype)
+    return Tensor(storage, offset, shape, stride, getattr(storage, "dtype", ""))
 
 
 def tensor_v2(
-    storage: Storage, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, meta: Any = None
+    storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, meta: Any = None
 ) -> Tensor | Other:
     """torch._utils._rebuild_tensor_v2; conjugated or negated views are no weights."""
     return Other() if meta else tensor_v1(storage, offset, shape, stride)
 
 
 def tensor_v3(
-    storage: Storage,
+    storage: Any,
     offset: Any,
     shape: Any,
     stride: Any,
