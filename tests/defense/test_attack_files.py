@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from awm_defense.attacks import ATTACKS, craft_attack, make_attack
@@ -53,6 +54,25 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"bad\.npy: expected an array .* Python objects"):
         read_array(tmp_path / "bad.npy")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", ">f8", "<i8", ">u2", "?", "u1"])
+def test_arrays_of_all_numbers_are_read(tmp_path: Path, dtype: str, order: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    array = np.asfortranarray(array) if order == "F" else array
+    np.save(tmp_path / "field.npy", array)
+    assert np.array_equal(read_array(tmp_path / "field.npy").numpy(), array.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP"])
+def test_images_are_read_by_content(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    path = tmp_path / "trigger.bin"
+    Image.fromarray(pixels).save(path, kind)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")

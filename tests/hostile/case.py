@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 
 from awm_defense.attacks.stored import read_attack, read_trigger_mask
@@ -133,6 +133,11 @@ def case(name: str, reader: str, make: Make, says: str | None, lies: str | None 
     return Case(f"{reader}: {name}", reader, make, says, lies or PLACES[reader])
 
 
+def written(content: bytes | Callable[[], bytes]) -> Make:
+    """Writes the bytes, made when their turn comes."""
+    return lambda path: path.write_bytes(content() if callable(content) else content)
+
+
 @contextmanager
 def alarm(seconds: int) -> Iterator[None]:
     """Ends what hangs."""
@@ -163,6 +168,21 @@ def forget_memory() -> int:
     return highest_memory()
 
 
+@contextmanager
+def trap(folder: Path, mark: Path) -> Iterator[None]:
+    """Ghostscript on the path, which Pillow starts for EPS: one that leaves a mark."""
+    folder.mkdir()
+    program = folder / "gs"
+    program.write_text(f"#!/bin/sh\nmkdir '{mark}'\n")
+    program.chmod(0o755)
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
 def run_case(case: Case, folder: Path) -> Outcome:
     """Write the file and read it."""
     path = folder / case.lies
@@ -172,7 +192,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
     held = forget_memory()
     started = time.perf_counter()
     try:
-        with alarm(HANGS), torch.random.fork_rng([]):
+        with alarm(HANGS), trap(folder / "bin", harm(path)):
             READERS[case.reader](path)
     except (ValueError, FileNotFoundError, PermissionError, OSError) as error:
         message = str(error)

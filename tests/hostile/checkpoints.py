@@ -17,30 +17,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tests.hostile import pickling as p
-from tests.hostile.case import Case, Make, case, harm, network
+from tests.hostile.case import Case, Make, case, harm, network, written
 
 # What scanners of pickles look for; none is of use in a file of weights.
-CALLABLES = (
-    "os.system os.popen posix.system posix.mkdir nt.system subprocess.Popen subprocess.check_output "
-    "subprocess.run commands.getoutput pty.spawn builtins.eval builtins.exec builtins.compile "
-    "builtins.open builtins.getattr builtins.setattr builtins.__import__ builtins.vars "
-    "builtins.globals builtins.breakpoint builtins.apply __builtin__.eval __builtin__.execfile "
-    "__builtin__.file importlib.import_module runpy._run_code runpy.run_path code.interact "
-    "bdb.Bdb pdb.run profile.run cProfile.run timeit.timeit trace.Trace doctest.debug_script "
-    "webbrowser.open socket.create_connection http.client.HTTPSConnection urllib.request.urlopen "
-    "requests.api.get aiohttp.client.ClientSession smtplib.SMTP ftplib.FTP shutil.rmtree "
-    "shutil.copyfile tempfile.mkstemp pathlib.Path ctypes.CDLL ctypes.util.find_library "
-    "operator.attrgetter operator.methodcaller functools.partial types.CodeType types.FunctionType "
-    "copyreg._reconstructor copyreg.add_extension pickle.loads pickle.load marshal.loads "
-    "dill._dill._create_code cloudpickle.cloudpickle.subimport joblib.load pandas.read_pickle "
-    "numpy.load numpy.testing._private.utils.runstring numpy.f2py.crackfortran.getlincoef "
-    "torch.load torch.hub.load torch.jit.load torch._inductor.codecache.compile_file "
-    "torch.utils.collect_env.run torch.storage._load_from_bytes torch.fx.graph_module.reduce_graph_module "
-    "torch.nn.modules.container.Sequential torch._utils._rebuild_tensor_v9 asyncio.run logging.config.dictConfig "
-    "idlelib.pyshell.ModifiedInterpreter lib2to3.pgen2.pgen.ParserGenerator pydoc.pipepager "
-    "venv.create zipimport.zipimporter sys.exit sys.modules site.main pip._internal.main "
-    "multiprocessing.util.spawnv_passfds threading.Thread signal.signal __main__.Net"
-).split()
+CALLABLES = Path(__file__).with_name("callables.txt").read_text("ascii").split()
 REFUSED = "can't be read as weights alone"
 
 
@@ -61,7 +41,7 @@ def code_cases() -> Iterator[Case]:
     def reduced(path: Path) -> bytes:
         return p.called(p.named("posix", "mkdir"), folder(path))
 
-    forms = {
+    forms: dict[str, Callable[[Path], bytes]] = {
         "REDUCE": reduced,
         "INST": lambda path: b"(" + folder(path) + b"iposix\nmkdir\n",
         "OBJ": lambda path: b"(" + p.named("posix", "mkdir") + folder(path) + b"o",
@@ -77,14 +57,17 @@ def code_cases() -> Iterator[Case]:
             p.named("torch._utils", "_rebuild_parameter"), p.tensor(), b"\x89", reduced(path)
         ),
     }
-    for form, body in forms.items():
-        makers: dict[str, Make] = {
-            "zip": lambda path, body=body: p.write_zip(path, body(path)),
-            "legacy": lambda path, body=body: path.write_bytes(p.legacy(body(path))),
-        }
-        for kind, make in makers.items():
-            yield case(f"mkdir by {form}, {kind}", "checkpoint", make, "posix.mkdir")
-        yield case(f"mkdir by {form}", "training", makers["zip"], "posix.mkdir")
+    for form, build in forms.items():
+
+        def as_zip(path: Path, build: Callable[[Path], bytes] = build) -> None:
+            p.write_zip(path, build(path))
+
+        def as_legacy(path: Path, build: Callable[[Path], bytes] = build) -> None:
+            path.write_bytes(p.legacy(build(path)))
+
+        yield case(f"mkdir by {form}, zip", "checkpoint", as_zip, "posix.mkdir")
+        yield case(f"mkdir by {form}, legacy", "checkpoint", as_legacy, "posix.mkdir")
+        yield case(f"mkdir by {form}", "training", as_zip, "posix.mkdir")
 
     def by_stack(path: Path) -> None:
         names = p.value("posix") + p.value("mkdir") + b"\x93"
@@ -97,14 +80,14 @@ def code_cases() -> Iterator[Case]:
     yield case("mkdir by STACK_GLOBAL", "checkpoint", by_stack, "posix.mkdir")
     yield case("mkdir by STACK_GLOBAL and memo", "checkpoint", by_memo, "posix.mkdir")
     yield case("an extension code", "checkpoint", lambda f: p.write_zip(f, b"\x82\x01"), REFUSED)
-    plain = {
+    plain: dict[str, Make] = {
         "a bare pickle": lambda f: f.write_bytes(p.program(p.value({"w": 1}))),
         "a bare pickle of code": lambda f: f.write_bytes(p.program(reduced(f))),
         "a pickle of protocol 0": lambda f: f.write_bytes(b"cposix\nmkdir\n."),
         "a Python script": lambda f: f.write_bytes(b"#!/usr/bin/env python\nimport os\n"),
     }
-    for name, make in plain.items():
-        yield case(name, "checkpoint", make, REFUSED)
+    for name, write in plain.items():
+        yield case(name, "checkpoint", write, REFUSED)
 
 
 def greedy_cases() -> Iterator[Case]:
@@ -237,7 +220,7 @@ def tensor_cases() -> Iterator[Case]:
     }
     for name, (where, says) in storages.items():
         content = archive_of(p.dictionary(w=p.tensor(where)))
-        yield case(f"storage, {name}", "checkpoint", lambda f, c=content: f.write_bytes(c), says)
+        yield case(f"storage, {name}", "checkpoint", written(content), says)
 
 
 def archive_cases() -> Iterator[Case]:
@@ -286,7 +269,7 @@ def archive_cases() -> Iterator[Case]:
         "zlib in a storage": (p.archive(body, {"0": sparse}), "expected 16 bytes"),
     }
     for name, (content, says) in files.items():
-        yield case(f"archive, {name}", "checkpoint", lambda f, c=content: f.write_bytes(c), says)
+        yield case(f"archive, {name}", "checkpoint", written(content), says)
 
     def with_pairs(path: Path) -> None:
         two = p.dictionary(net=p.dictionary(w=p.tensor()), model=p.dictionary(v=p.tensor()))
@@ -347,7 +330,7 @@ def archive_cases() -> Iterator[Case]:
         "big-endian": (p.legacy(p.dictionary(w=p.tensor()), little=False), "big-endian"),
     }
     for name, (content, says) in olds.items():
-        yield case(f"legacy, {name}", "checkpoint", lambda f, c=content: f.write_bytes(c), says)
+        yield case(f"legacy, {name}", "checkpoint", written(content), says)
 
 
 def safetensors_file(header: object, numbers: bytes = bytes(16)) -> bytes:
@@ -425,9 +408,7 @@ def safetensors_cases() -> Iterator[Case]:
 
         yield case(f"safetensors, {name}", "checkpoint", make, says)
     for name, (content, says) in files.items():
-        yield case(
-            f"safetensors, {name}", "checkpoint", lambda f, c=content: f.write_bytes(c), says
-        )
+        yield case(f"safetensors, {name}", "checkpoint", written(content), says)
 
 
 def weight_cases() -> Iterator[Case]:
@@ -464,14 +445,14 @@ def weight_cases() -> Iterator[Case]:
         ),
     }
     for name, (change, says) in changes.items():
-        yield case(f"{name}, zip", "network", lambda f, c=change: torch.save(state(c), f), says)
+
+        def as_zip(path: Path, change: dict[str, Tensor] = change) -> None:
+            torch.save(state(change), path)
+
+        yield case(f"{name}, zip", "network", as_zip, says)
         if "petabytes" not in name:
-            yield case(
-                f"{name}, safetensors",
-                "network",
-                lambda f, c=change: f.write_bytes(save(state(c))),
-                says,
-            )
+            content = save(state(change))
+            yield case(f"{name}, safetensors", "network", written(content), says)
 
 
 def mutated_cases(each: int = 30) -> Iterator[Case]:
@@ -490,7 +471,7 @@ def mutated_cases(each: int = 30) -> Iterator[Case]:
             yield case(
                 f"mutated {kind} {seed}",
                 "network",
-                lambda f, g=good, s=seed: f.write_bytes(mutate(g, s)),
+                written(mutate(good, seed)),
                 None,
             )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.images import open_image
-from awm_defense.files.text import shown
+from awm_defense.files.text import PATH, shown
 
 CLASSES = 43
 TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
@@ -93,7 +93,7 @@ def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
         try:
             image = open_image(path)
         except FileNotFoundError:
-            raise FileNotFoundError(f"gtsrb: {shown(path)} is missing; {WHERE}") from None
+            raise FileNotFoundError(f"gtsrb: {shown(path, PATH)} is missing; {WHERE}") from None
         left, top, right, bottom = region
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Images in files: of few formats, of bounded size, and decoded only when both are known."""
 
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from awm_defense.files.text import PATH, sentence, shown
 # Pillow knows more, and starts other programs for some of them (Ghostscript for EPS).
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 LIMIT = 64 * MIB
+# What is wrong with an image is said once, in the error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Pixels a side; no trigger and no image of a data set has as many.
 SIDE = 4096
 

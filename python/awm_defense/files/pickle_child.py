@@ -162,7 +162,7 @@ class Array:
 
     def numbers(self) -> list[int]:
         """All its numbers, in the order in which they are stored."""
-        kind, width = self.dtype.code
+        kind, width = self.dtype.code[0], self.dtype.code[1]
         letter = {"1": "b", "2": "h", "4": "i", "8": "q"}[width]
         letter = letter.upper() if kind == "u" else letter
         count = len(self.raw) // int(width)
