@@ -45,7 +45,7 @@ ALLOWED = {
     # The door, and what gets from it a file that is open or bytes.
     "files/door.py": {"open", "super"},
     "files/torch_file.py": {"ZipFile", "open"},
-    "files/images.py": {"open"},
+    "files/image_child.py": {"open"},
     # A part of this package, and pictures that the run has just drawn.
     "reproduce/tables.py": {"read_text"},
     "report/page.py": {"read_bytes"},
@@ -129,8 +129,8 @@ def test_the_child_starts_fast_and_imports_little() -> None:
 def test_the_child_can_open_nothing_and_start_nothing() -> None:
     code = f"""
 import runpy, json
-child = runpy.run_path({str(PROGRAM)!r}, run_name="child")
-child["set_limits"]()
+limits = runpy.run_path({str(PROGRAM.with_name("child_limits.py"))!r})
+limits["set_limits"](768 << 20, 4)
 found = []
 acts = lambda: open("/etc/hostname"), lambda: open("/dev/null", "w"), lambda: bytearray(1 << 30)
 for act in acts:
@@ -148,14 +148,26 @@ sys.stdout.write(repr(found))
     assert done.stdout == "['OSError', 'OSError', 'MemoryError']"
 
 
+SAY = """
+import sys
+def say(length, more, text):
+    sys.stdin.buffer.read()
+    for size in (length, more):
+        sys.stdout.buffer.write(size.to_bytes(8, "little"))
+    sys.stdout.buffer.write(text)
+"""
+
+
 def test_a_child_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "child.py"
     monkeypatch.setattr("awm_defense.files.pickles.PROGRAM", program)
     for code, says in (
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"signal 11"),
         ("import sys; sys.exit(3)", "ended with code 3"),
-        ("print('hello')", "no answer"),
-        ("import sys; sys.stdout.buffer.write((2).to_bytes(8, 'little') + b'[]')", "no answer"),
+        ("print('hello')", "ended with code 0"),
+        (SAY + "say(2, 0, b'[]')", "no answer: expected a JSON object"),
+        (SAY + "say(1 << 40, 0, b'')", "no answer: it is too long"),
+        (SAY + "say(2, 1 << 40, b'{}')", "no answer: it is too long"),
     ):
         program.write_text(code)
         with pytest.raises(ValueError, match=says):
@@ -169,7 +181,7 @@ def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     # One reads nothing, one closes what it should answer on, one writes for ever.
     for code in (
         "import time; time.sleep(60)",
-        "import os, time; os.close(1); time.sleep(60)",
+        "import os, time; os.close(0); time.sleep(60)",
         "import sys\nwhile True: sys.stdout.buffer.write(bytes(1 << 20))",
     ):
         program.write_text(code)
@@ -199,8 +211,7 @@ def test_what_a_child_answers_is_not_trusted(
 ) -> None:
     program = tmp_path / "child.py"
     text = json.dumps(answer).encode()
-    framed = len(text).to_bytes(8, "little") + text
-    program.write_text(f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({framed!r})")
+    program.write_text(SAY + f"say({len(text)}, 0, {text!r})")
     p.write_zip(tmp_path / "net.pth", p.dictionary(w=p.tensor()))
     assert torch.equal(load_state_dict(tmp_path / "net.pth")["w"], torch.zeros(4))
     monkeypatch.setattr("awm_defense.files.pickles.PROGRAM", program)

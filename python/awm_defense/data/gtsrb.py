@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
-from awm_defense.files.images import open_image
+from awm_defense.files.images import ImageReader
 from awm_defense.files.text import PATH, shown
 
 CLASSES = 43
@@ -89,18 +90,22 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
-    for index, (path, region, _) in enumerate(rows):
-        try:
-            image = open_image(path)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"gtsrb: {shown(path, PATH)} is missing; {WHERE}") from None
-        left, top, right, bottom = region
-        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise ValueError(
-                f"{path}: expected a region in its {image.width}x{image.height} pixels, "
-                f"got {region}"
-            )
-        small = image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        images[index] = np.asarray(small)
+    with ImageReader() as reader:
+        for index, (path, region, _) in enumerate(rows):
+            images[index] = _sign(reader, path, region)
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
+
+
+def _sign(reader: ImageReader, path: Path, region: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The region of an image, resized."""
+    try:
+        image = reader.read(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"gtsrb: {shown(path, PATH)} is missing; {WHERE}") from None
+    left, top, right, bottom = region
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise ValueError(
+            f"{path}: expected a region in its {image.width}x{image.height} pixels, got {region}"
+        )
+    return np.asarray(image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR))

@@ -9,7 +9,7 @@ from typing import Any
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.text import PATH, sentence, shown
 
-LIMIT = 16 * MIB
+LIMIT = 4 * MIB
 DEPTH = 20
 # Digits of a whole number; none that is meant has more.
 DIGITS = 20
