@@ -177,7 +177,7 @@ def test_gtsrb_labels_of_the_test_part_may_lie_beside_it(tmp_path: Path) -> None
     [
         ("Final_Training/Images/00000/GT-00000.csv", r"lacks .*GT-\*.csv.*benchmark.ini.rub.de"),
         ("GT-final_test.csv", r"lacks GT-final_test.csv.*benchmark.ini.rub.de"),
-        ("Final_Test/Images/00001.ppm", r"00001.ppm is missing.*benchmark.ini.rub.de"),
+        ("Final_Test/Images/00001.ppm", r"00001.ppm: no such file.*benchmark.ini.rub.de"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:gtsrb")

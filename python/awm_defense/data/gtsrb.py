@@ -14,8 +14,8 @@ from torch import Tensor
 
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
-from awm_defense.files.images import ImageReader
-from awm_defense.files.text import PATH, shown
+from awm_defense.files.images import open_images
+from awm_defense.files.text import shown
 
 CLASSES = 43
 TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
@@ -90,19 +90,18 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
-    with ImageReader() as reader:
-        for index, (path, region, _) in enumerate(rows):
-            images[index] = _sign(reader, path, region)
+    decoded = open_images(path for path, _, _ in rows)
+    try:
+        for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+            images[index] = _sign(image, path, region)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"gtsrb: {error}; {WHERE}") from None
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
 
 
-def _sign(reader: ImageReader, path: Path, region: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def _sign(image: Image.Image, path: Path, region: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """The region of an image, resized."""
-    try:
-        image = reader.read(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"gtsrb: {shown(path, PATH)} is missing; {WHERE}") from None
     left, top, right, bottom = region
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ValueError(

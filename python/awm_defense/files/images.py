@@ -1,7 +1,8 @@
 """Images in files, decoded by a child process (`image_child`) that knows few formats."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import PIL
 from PIL import Image
@@ -16,59 +17,52 @@ PILLOW = Path(PIL.__file__).parents[1]
 # Seconds for one image.
 PATIENCE = 9.0
 LIMIT = 16 * MIB
+# Images that are sent before the first is answered: this process and the child work at once.
+AHEAD = 16
 # Pixels a side; no trigger and no image of a data set has as many.
 SIDE = 1024
 
 
-class ImageReader:
-    """Decodes images, any number of them with one process."""
+def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Iterator[Image.Image]:
+    """Image files in RGB, in order, all decoded by one process.
 
-    def __init__(self) -> None:
-        self.child: Child | None = None
+    Args:
+        paths: PNG, JPEG, PPM, BMP, GIF, TIFF or WebP; the content decides which, not the name.
+        limit: bytes that each file may have.
 
-    def __enter__(self) -> "ImageReader":
-        return self
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when one is no such image, broken or too large.
+    """
+    waiting: deque[Path] = deque()
+    with Child(PROGRAM, str(PILLOW), str(SIDE), patience=PATIENCE) as child:
+        for path in paths:
+            content = read_file(path, limit)
+            waiting.append(path)
+            try:
+                child.ask(len(content).to_bytes(8, "little") + content)
+            except ValueError:
+                break  # it is the first image without an answer that has ended the child
+            if len(waiting) > AHEAD:
+                yield _answer(child, waiting.popleft())
+        while waiting:
+            yield _answer(child, waiting.popleft())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.child is not None:
-            self.child.close()
 
-    def read(self, path: Path, *, limit: int = LIMIT) -> Image.Image:
-        """An image file in RGB.
+def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
+    """One image file in RGB; as `open_images`."""
+    (image,) = open_images([path], limit=limit)
+    return image
 
-        Args:
-            path: PNG, JPEG, PPM, BMP, GIF, TIFF or WebP; the content decides which, not the name.
-            limit: bytes that the file may have.
 
-        Raises:
-            FileNotFoundError: when there is no such file.
-            ValueError: when it is no such image, broken or too large.
-        """
-        content = read_file(path, limit)
-        try:
-            return self._decode(content)
-        except ValueError as error:
-            raise ValueError(f"{shown(path, PATH)}: expected an image, {error}") from error
-
-    def _decode(self, content: bytearray) -> Image.Image:
-        if self.child is None:
-            self.child = Child(PROGRAM, str(PILLOW), str(SIDE), patience=PATIENCE)
-        self.child.ask(len(content).to_bytes(8, "little") + content)
-        width, height = (int.from_bytes(self.child.read(4), "little") for _ in range(2))
+def _answer(child: Child, path: Path) -> Image.Image:
+    try:
+        width, height = (int.from_bytes(child.read(4), "little") for _ in range(2))
         if width == 0:
-            reason = self.child.read(min(height, MIB)).decode("utf-8", "replace")
+            reason = child.read(min(height, MIB)).decode("utf-8", "replace")
             raise ValueError(shown(reason, PATH))
         if not (width <= SIDE and 0 < height <= SIDE):
             raise ValueError(f"got {width}x{height} pixels")
-        return Image.frombytes("RGB", (width, height), self.child.read(width * height * 3))
-
-
-def open_image(path: Path) -> Image.Image:
-    """One image file in RGB; errors as of `ImageReader.read`."""
-    with ImageReader() as reader:
-        return reader.read(path)
+        return Image.frombytes("RGB", (width, height), child.read(width * height * 3))
+    except ValueError as error:
+        raise ValueError(f"{shown(path, PATH)}: expected an image, {error}") from error
