@@ -15,6 +15,7 @@ from torch import nn
 from awm_defense.attacks import ATTACKS, craft_attack, make_attack
 from awm_defense.attacks.stored import read_attack, write_attack
 from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.manifest import read_manifest
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
@@ -48,6 +49,15 @@ def test_only_files_in_the_folder_are_read(tmp_path: Path) -> None:
 def test_incomplete_entry(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"manifest in .*'attack'"):
         read_attack(tmp_path, {"trigger": {}})
+
+
+def test_a_manifest_that_lacks_an_entry_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"arch": "small_vgg", "note": [1, {"a": null}]}')
+    manifest = read_manifest(tmp_path / "manifest.json")
+    assert manifest == {"arch": "small_vgg", "note": [1, {"a": None}]}
+    assert "dataset" not in manifest and manifest.get("dataset") is None
+    with pytest.raises(ValueError, match=r"manifest\.json: lacks 'dataset'"):
+        manifest["dataset"]
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:

@@ -51,6 +51,53 @@ def picture(kind: str, size: int = 32) -> bytes:
     return buffer.getvalue()
 
 
+def progressive() -> bytes:
+    """A JPEG that repeats its last pass over all pixels 200,000 times."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1024, 1024)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * 200_000 + whole[-2:]
+
+
+def after_start(kind: str, piece: bytes, times: int, start: int) -> bytes:
+    """A picture with a piece so many times after its first bytes."""
+    whole = picture(kind, 16)
+    return whole[:start] + piece * times + whole[start:]
+
+
+def tiff_of_one_part(tags: int = 4000, size: int = 8 << 20) -> bytes:
+    """A TIFF whose many tags all hold the same 8 MiB."""
+    entries = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8)]
+    entries += [(300 + number, 7, size, 8) for number in range(tags)]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<2H2I", *entry) for entry in entries) + bytes(4)
+    return b"II*\x00" + struct.pack("<I", 8 + size) + bytes(size) + directory
+
+
+def bomb_cases() -> Iterator[Case]:
+    """Small pictures in files that take long to decode, or much memory."""
+    comment = b"!\xfe" + b"\x01a" * 3_000_000 + b"\x00"
+    private = bytes(4) + b"teSt" + zlib.crc32(b"teSt").to_bytes(4, "big")
+    files: dict[str, tuple[Callable[[], bytes], str | None]] = {
+        "JPEG of 200,000 passes": (progressive, "took too long"),
+        "JPEG of a million comments": (
+            lambda: after_start("JPEG", b"\xff\xfe\x00\x02", 1_000_000, 2),
+            None,
+        ),
+        "PNG of 500,000 chunks": (lambda: after_start("PNG", private, 500_000, 33), None),
+        "GIF with a comment of 3 million parts": (
+            lambda: b"GIF89a" + struct.pack("<2H3B", 16, 16, 0, 0, 0) + comment + b";",
+            "an image",
+        ),
+        "TIFF whose tags share 8 MiB": (tiff_of_one_part, "an image"),
+        "PPM in decimal digits": (lambda: b"P3 512 512 255\n" + b"255 " * (3 << 18), None),
+        "PPM of values to 254": (lambda: b"P6 1024 1024 254\n" + bytes(3 << 20), None),
+    }
+    for name, (content, says) in files.items():
+        yield case(name, "image", written(content), says)
+
+
 def image_cases() -> Iterator[Case]:
     """Whatever is no picture of a few pixels."""
     good = picture("PNG")
@@ -119,13 +166,8 @@ def image_cases() -> Iterator[Case]:
     for name, (content, says) in files.items():
         yield case(name, "image", written(content), says)
     for kind, count in {
-        "PNG": 40,
-        "JPEG": 20,
-        "GIF": 20,
-        "TIFF": 20,
-        "BMP": 15,
-        "WEBP": 15,
-        "PPM": 15,
+        **dict.fromkeys(("JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"), 10),
+        "PNG": 25,
     }.items():
         whole = picture(kind, 16)
         for seed in range(count):
@@ -279,4 +321,4 @@ def special_cases() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*image_cases(), *array_cases(), *special_cases()]
+    return [*image_cases(), *bomb_cases(), *array_cases(), *special_cases()]

@@ -59,7 +59,7 @@ def manifest_cases() -> Iterator[Case]:
         ("target", ODD, f"target: {NO_INT}"),
         ("poison_rate", ([], "1", True, 2, -1), "poison_rate: expected a number"),
         ("plan", ([], 3, None, {"epochs": []}), "plan.*: expected"),
-        ("compute", ([], 3, None, {"bf16": 3}), "compute.*: expected"),
+        ("compute", ([], 3, None, {"bf16": 3}, {"bf17": True}), "compute.*: expected"),
         ("acc", ([], "9", 101, -1, True), "acc: expected a number from 0 to 100"),
     )
     for name, values, says in alone:

@@ -13,6 +13,7 @@ from awm_defense.attacks.image_trigger import MODES
 from awm_defense.files import schema
 from awm_defense.files.arrays import read_array, read_image, write_image
 from awm_defense.files.manifest import MOST_CLASSES
+from awm_defense.files.text import PATH, shown
 
 ALL_TO_ALL = "all-to-all"
 ENTRY = schema.record(
@@ -38,12 +39,12 @@ IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
 
 def read_trigger_mask(path: Path) -> Tensor:
     """An NPY file in [0,1] as float32 (3,H,W) or (1,H,W); see `read_array` for what is refused."""
-    mask = read_array(path)
+    mask, name = read_array(path), shown(path, PATH)
     if mask.ndim != 3 or mask.shape[0] not in (1, 3) or mask.numel() == 0:
-        raise ValueError(f"{path}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
+        raise ValueError(f"{name}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
     low, high = float(mask.min()), float(mask.max())
     if low < 0 or high > 1:
-        raise ValueError(f"{path}: expected values in [0,1], got {low:g} to {high:g}")
+        raise ValueError(f"{name}: expected values in [0,1], got {low:g} to {high:g}")
     return mask
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.images import open_images
-from awm_defense.files.text import shown
+from awm_defense.files.text import PATH, shown
 
 CLASSES = 43
 TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
@@ -105,6 +105,7 @@ def _sign(image: Image.Image, path: Path, region: tuple[int, int, int, int]) -> 
     left, top, right, bottom = region
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ValueError(
-            f"{path}: expected a region in its {image.width}x{image.height} pixels, got {region}"
+            f"{shown(path, PATH)}: expected a region in its {image.width}x{image.height} pixels, "
+            f"got {region}"
         )
     return np.asarray(image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR))

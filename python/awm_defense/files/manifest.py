@@ -24,12 +24,25 @@ CONTENT = schema.record(
         "seed": schema.whole(-(1 << 64), 1 << 64),
         "plan": schema.mapping(schema.scalar),
         "images": schema.optional(schema.whole(1, 1 << 40)),
-        "compute": schema.record({"bf16": schema.truth, "channels_last": schema.truth}),
+        "compute": schema.record(
+            {"bf16": schema.truth, "channels_last": schema.truth}, closed=True
+        ),
         "init_sha256": schema.optional(schema.text()),
         "acc": PERCENT,
         "asr": PERCENT,
     }
 )
+
+
+class Manifest(dict[str, Any]):
+    """What a manifest says. An entry that it lacks is an error of the file."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{shown(self.path, PATH)}: lacks {name!r}")
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -42,9 +55,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not a JSON object, or an entry is not what it should be.
+        ValueError: when it is not a JSON object, or an entry is not what it should be; also when
+            an entry is asked for that it lacks.
     """
-    content = read_json(path)
+    content = Manifest(read_json(path), path)
     check(path, CONTENT, content)
     return content
 

@@ -85,11 +85,16 @@ def mapping(check: Check) -> Check:
     return check_all
 
 
-def record(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Check:
-    """An object; fields that are not named here may hold anything."""
+def record(
+    fields: Mapping[str, Check], required: tuple[str, ...] = (), *, closed: bool = False
+) -> Check:
+    """An object; unless it is closed, fields that are not named here may hold anything."""
 
     def check(name: str, value: Any) -> None:
         _expect_object(name, value)
+        for key in value if closed else ():
+            if key not in fields:
+                raise ValueError(f"{name}: expected {', '.join(fields)}, got {shown(key)}")
         for key in required:
             if key not in value:
                 raise ValueError(f"{name}: lacks {key!r}" if name else f"lacks {key!r}")
