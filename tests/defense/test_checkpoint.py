@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import zipfile
@@ -202,6 +203,14 @@ def test_reads_what_safetensors_reads(tmp_path: Path) -> None:
     assert same(found, expected)
     assert all(found[name].dtype == value.dtype for name, value in expected.items())
     assert all(found[name].stride() == value.stride() for name, value in expected.items())
+
+
+def test_what_was_read_can_be_saved_for_others(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    save_model(tmp_path / "net.safetensors", state)
+    torch.save(load_state_dict(tmp_path / "net.safetensors"), tmp_path / "net.pth")
+    assert same(torch.load(tmp_path / "net.pth", weights_only=True), state)
+    assert same(copy.deepcopy(load_state_dict(tmp_path / "net.pth")), state)
 
 
 def test_one_state_dict_under_two_names_is_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reading and writing weights. A checkpoint is data: nothing in it is ever executed."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class Weights(dict[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         super().__init__(tensors)
         self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as any state dict is, so that others can read what is saved of it."""
+        return OrderedDict, (), None, None, iter(self.items())
 
 
 def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
