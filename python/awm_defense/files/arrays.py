@@ -1,6 +1,7 @@
 """Images and arrays in files."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ def _read(file: OpenFile) -> np.ndarray:
     version = tuple(file.read(2))
     if version not in HEADERS:
         raise ValueError(f"got NPY of version {version}")
-    shape, fortran, dtype = HEADERS[version](file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they would show text of the file
+        shape, fortran, dtype = HEADERS[version](file)
     if dtype.kind not in KINDS or dtype.itemsize > 8:
         raise ValueError(f"got one of {'Python objects' if dtype.hasobject else dtype}")
     if not all(type(size) is int and size >= 0 for size in shape):

@@ -3,6 +3,7 @@
 A child runs this file by its path: it must start fast, and imports no package.
 """
 
+import resource
 import sys
 
 
@@ -14,10 +15,6 @@ def set_limits(memory: int, seconds: int, files: int = 0) -> None:
         seconds: of computing, from now on; the next call counts anew.
         files: open at a time.
     """
-    try:
-        import resource
-    except ImportError:  # Windows has none; the parent's clock still runs
-        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     done = int(used.ru_utime + used.ru_stime) + 1
     limits = (
