@@ -162,7 +162,7 @@ def test_a_child_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     program = tmp_path / "child.py"
     monkeypatch.setattr("awm_defense.files.pickles.PROGRAM", program)
     for code, says in (
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"signal 11"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "by SIGSEGV$"),
         ("import sys; sys.exit(3)", "ended with code 3"),
         ("print('hello')", "ended with code 0"),
         (SAY + "say(2, 0, b'[]')", "no answer: expected a JSON object"),
@@ -186,7 +186,7 @@ def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ):
         program.write_text(code)
         started = time.perf_counter()
-        with pytest.raises(ValueError, match=r"took too long \(signal 9\)"):
+        with pytest.raises(ValueError, match="by SIGKILL: it took too long"):
             read_pickle("zip", bytes(1 << 20))
         assert time.perf_counter() - started < 10
 

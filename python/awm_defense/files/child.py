@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from types import TracebackType
 
 # Bytes that a pipe takes or gives at once.
 PIECE = 1 << 20
+# By its limit, by this process or by a system that runs out of memory.
+ENDED = (signal.SIGXCPU, signal.SIGKILL)
 
 
 class Child:
@@ -116,5 +119,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        how = f"took too long (signal {-code})" if code < 0 else f"ended with code {code}"
-        return f"the process that read it {how}"
+        if code >= 0:
+            return f"the process that read it ended with code {code}"
+        name = signal.Signals(-code).name
+        why = ": it took too long, or too much memory" if -code in ENDED else ""
+        return f"the process that read it was ended by {name}{why}"
