@@ -427,6 +427,11 @@ def weight_cases() -> Iterator[Case]:
         "NaN": ({"0.weight": first(float("nan"))}, "NaN or infinite values: 0.weight"),
         "inf": ({"0.weight": first(float("inf"))}, "NaN or infinite values: 0.weight"),
         "negative variance": ({"1.running_var": -torch.ones(4)}, "negative: 1.running_var"),
+        "variances of 16 bits": ({"1.running_var": torch.ones(4, dtype=torch.uint16)}, "uint16"),
+        "negative variances of 8 bits": (
+            {"1.running_var": torch.full((4,), -1.0).to(torch.float8_e4m3fn)},
+            "negative: 1.running_var",
+        ),
         "NaN variance": ({"1.running_var": torch.ones(4) * float("nan")}, "values: 1.running_var"),
         "infinite mean": ({"1.running_mean": torch.ones(4) / 0}, "values: 1.running_mean"),
         "whole numbers": ({"0.weight": torch.ones(shape, dtype=torch.int64)}, "got int64"),

@@ -4,6 +4,7 @@ import csv
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,10 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
-    decoded = open_images(path for path, _, _ in rows)
     try:
-        for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
-            images[index] = _sign(image, path, region)
+        with closing(open_images(path for path, _, _ in rows)) as decoded:
+            for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+                images[index] = _sign(image, path, region)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"gtsrb: {error}; {WHERE}") from None
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)

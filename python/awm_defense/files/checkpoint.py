@@ -130,6 +130,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     both = {name: (own[name], state[name]) for name in own if name in state}
     fitting = {name: pair for name, pair in both.items() if pair[0].shape == pair[1].shape}
+    # In types of eight bits few operations are known.
+    floats = {
+        name: given.float() if given.dtype.itemsize == 1 else given
+        for name, (_, given) in fitting.items()
+        if given.is_floating_point()
+    }
     problems = {
         "missing": [name for name in own if name not in state],
         "unknown": [name for name in state if name not in own],
@@ -144,12 +150,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             if not _can_become(given, mine)
         ],
         "with NaN or infinite values": [
-            name for name, (_, given) in fitting.items() if not _finite(given)
+            name for name, given in floats.items() if not bool(given.isfinite().all())
         ],
         "negative": [
             name
-            for name, (_, given) in fitting.items()
-            if name.endswith(VARIANCE) and not given.is_complex() and bool((given < 0).any())
+            for name, given in floats.items()
+            if name.endswith(VARIANCE) and bool((given < 0).any())
         ],
     }
     found = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
@@ -165,12 +171,6 @@ def _can_become(given: Tensor, own: Tensor) -> bool:
         return given.is_floating_point()
     # A counter of steps is a float where a script has turned all values into half precision.
     return not given.is_complex() and (given.dtype == torch.bool) == (own.dtype == torch.bool)
-
-
-def _finite(value: Tensor) -> bool:
-    if value.is_floating_point() and value.dtype.itemsize == 1:
-        value = value.float()  # few operations know eight bits
-    return bool(value.isfinite().all())
 
 
 def _type(value: Tensor) -> str:

@@ -1,7 +1,7 @@
 """Images in files, decoded by a child process (`image_child`) that knows few formats."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import PIL
@@ -23,7 +23,7 @@ AHEAD = 16
 SIDE = 1024
 
 
-def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Iterator[Image.Image]:
+def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
     """Image files in RGB, in order, all decoded by one process.
 
     Args:
