@@ -33,6 +33,7 @@ def table(outcomes: Mapping[Case, Outcome]) -> str:
         "kind of file",
         "files",
         "refused",
+        "without its name",
         "read, without harm",
         "executed",
         "over 10 s",
@@ -53,6 +54,7 @@ def _counts(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
     counts = (
         len(found),
         sum(one.message is not None for one in found),
+        sum(one.message is not None and not one.named for one in found),
         sum(one.message is None and one.traceback is None for one in found),
         sum(one.executed for one in found),
         sum(one.hung for one in found),

@@ -324,6 +324,8 @@ def gtsrb_cases() -> Iterator[Case]:
         "a null byte": (line("0.ppm\x00;40;30;5;5;30;25;0"), "expected|can't be opened"),
         "a field of 200 kB": (line("a" * 200_000 + ";40;30;5;5;30;25;0"), "expected the columns"),
         "a number of 5000 digits": (line("0.ppm;40;30;5;5;30;25;" + "9" * 5000), "expected"),
+        "a million empty lines": ((HEADER + ";\n" * 1_000_000).encode(), "expected the columns"),
+        "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
         "only commas": (b"Filename,ClassId\n0.ppm,0\n", "expected the columns"),

@@ -67,7 +67,10 @@ def _read(file: OpenFile) -> np.ndarray:
         raise ValueError(f"got NPY of version {version}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they would show text of the file
-        shape, fortran, dtype = HEADERS[version](file)
+        try:
+            shape, fortran, dtype = HEADERS[version](file)
+        except Exception as error:  # what is no header can fail in any way
+            raise ValueError("its header is broken") from error
     if dtype.kind not in KINDS or dtype.itemsize > 8:
         raise ValueError(f"got one of {'Python objects' if dtype.hasobject else dtype}")
     if not all(type(size) is int and size >= 0 for size in shape):

@@ -12,7 +12,7 @@ from awm_defense.files.json_file import parse_object
 from awm_defense.files.tensors import LONGEST_NAME, MOST_DIMENSIONS, MOST_TENSORS, Planned, plan
 from awm_defense.files.text import shown
 
-HEADER_LIMIT = 16 * MIB
+HEADER_LIMIT = 8 * MIB
 METADATA = "__metadata__"
 DTYPES = {
     "F64": "float64",
