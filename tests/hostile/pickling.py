@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +85,8 @@ def archive(
     """A file as `torch.save` writes it, with a storage "0" of four numbers by default."""
     members = {"0": bytes(16)} if storages is None else storages
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", compression) as file:
+    with zipfile.ZipFile(content, "w", compression) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two members of one name are meant
         file.writestr("net/data.pkl", pickled)
         file.writestr("net/version", b"3\n")
         for key, numbers in members.items():
