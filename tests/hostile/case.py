@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 
 from awm_defense.attacks.stored import read_attack, read_trigger_mask
@@ -78,8 +79,10 @@ class Outcome:
 
 
 def network() -> nn.Module:
-    """A small network that some of the files are weights of."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+    """A small network that some of the files are weights of; the same each time."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
 
 
 def harm(path: Path) -> Path:

@@ -460,25 +460,32 @@ def weight_cases() -> Iterator[Case]:
             yield case(f"{name}, safetensors", "network", written(content), says)
 
 
-def mutated_cases(each: int = 30) -> Iterator[Case]:
-    """Good files with some bytes changed; a change may also do no harm."""
-    tensors = {name: value for name, value in network().state_dict().items()}
-    saved = {True: io.BytesIO(), False: io.BytesIO()}
-    for new, buffer in saved.items():
-        torch.save(tensors, buffer, _use_new_zipfile_serialization=new)
-    goods = {
-        "zip": saved[True].getvalue(),
-        "legacy": saved[False].getvalue(),
+def good_files() -> dict[str, bytes]:
+    """A network in each format, the same bytes each time."""
+    tensors = network().state_dict()
+    places, storages = {}, {}
+    for key, (name, value) in enumerate(tensors.items()):
+        dtype = "LongStorage" if value.dtype == torch.int64 else "FloatStorage"
+        where = p.storage(str(key), dtype, value.numel())
+        shape, stride = tuple(value.shape), value.stride()
+        places[name] = (p.value(name), p.tensor(where, shape=shape, stride=stride))
+        storages[str(key)] = value.numpy().tobytes()
+    body = p.entries(places.values())
+    lengths = [value.numel().to_bytes(8, "little") for value in tensors.values()]
+    numbers = b"".join(map(bytes.__add__, lengths, storages.values()))
+    return {
+        "zip": p.archive(p.program(body), storages),
+        "legacy": p.legacy(body, tuple(storages), numbers),
         "safetensors": save(tensors),
     }
-    for kind, good in goods.items():
+
+
+def mutated_cases(each: int = 30) -> Iterator[Case]:
+    """Good files with some bytes changed; a change may also do no harm."""
+    for kind, good in good_files().items():
         for seed in range(each):
-            yield case(
-                f"mutated {kind} {seed}",
-                "network",
-                written(mutate(good, seed)),
-                None,
-            )
+            make = written(mutate(good, seed))
+            yield case(f"mutated {kind} {seed}", "network", make, None)
 
 
 def mutate(content: bytes, seed: int) -> bytes:

@@ -85,14 +85,13 @@ def archive(
     """A file as `torch.save` writes it, with a storage "0" of four numbers by default."""
     members = {"0": bytes(16)} if storages is None else storages
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", compression) as file, warnings.catch_warnings():
+    numbers = {f"net/data/{key}": part for key, part in members.items()}
+    whole = [("net/data.pkl", pickled), ("net/version", b"3\n"), *numbers.items(), *more]
+    with zipfile.ZipFile(content, "w") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two members of one name are meant
-        file.writestr("net/data.pkl", pickled)
-        file.writestr("net/version", b"3\n")
-        for key, numbers in members.items():
-            file.writestr(f"net/data/{key}", numbers)
-        for name, extra in more:
-            file.writestr(name, extra)
+        for name, part in whole:
+            # With a date that stays the same.
+            file.writestr(zipfile.ZipInfo(name), part, compression)
     return content.getvalue()
 
 

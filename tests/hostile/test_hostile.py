@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from tests.hostile.case import MEMORY, Case, harm, run_case, trap
+from awm_defense.files.checkpoint import load_state_dict
+from tests.hostile.case import MEMORY, Case, harm, network, run_case, trap
+from tests.hostile.checkpoints import good_files
 from tests.hostile.corpus import all_cases
 from tests.hostile.pixels import EPS
 
@@ -32,6 +35,15 @@ def test_is_refused_in_one_sentence(case: Case, tmp_path: Path) -> None:
     assert len(found.message) < 1500
     if case.says is not None:
         assert re.search(case.says, found.message), found.message
+
+
+def test_what_is_mutated_is_good_before(tmp_path: Path) -> None:
+    for content in good_files().values():
+        path = tmp_path / "net"
+        path.write_bytes(content)
+        found, expected = load_state_dict(path), network().state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_the_corpus_is_large() -> None:
