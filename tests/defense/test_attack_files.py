@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from awm_defense.attacks import ATTACKS, craft_attack, make_attack
 from awm_defense.attacks.stored import read_attack, write_attack
 from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.manifest import read_manifest
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
@@ -45,14 +47,42 @@ def test_only_files_in_the_folder_are_read(tmp_path: Path) -> None:
 
 
 def test_incomplete_entry(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest: .*'attack'"):
+    with pytest.raises(ValueError, match=r"manifest in .*'attack'"):
         read_attack(tmp_path, {"trigger": {}})
+
+
+def test_a_manifest_that_lacks_an_entry_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"arch": "small_vgg", "note": [1, {"a": null}]}')
+    manifest = read_manifest(tmp_path / "manifest.json")
+    assert manifest == {"arch": "small_vgg", "note": [1, {"a": None}]}
+    assert "dataset" not in manifest and manifest.get("dataset") is None
+    with pytest.raises(ValueError, match=r"manifest\.json: lacks 'dataset'"):
+        manifest["dataset"]
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", np.array([object()]), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"bad\.npy: expected an array .* Python objects"):
         read_array(tmp_path / "bad.npy")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", ">f8", "<i8", ">u2", "?", "u1"])
+def test_arrays_of_all_numbers_are_read(tmp_path: Path, dtype: str, order: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    array = np.asfortranarray(array) if order == "F" else array
+    np.save(tmp_path / "field.npy", array)
+    assert np.array_equal(read_array(tmp_path / "field.npy").numpy(), array.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP"])
+def test_images_are_read_by_content(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    path = tmp_path / "trigger.bin"
+    Image.fromarray(pixels).save(path, kind)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict, save_model
+from tests.hostile import pickling
+
+DTYPES = [
+    *(torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16),
+    *(torch.int8, torch.uint8, torch.bool, torch.complex64),
+]
+NEW_DTYPES = [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64]
 
 
 def make_model(outputs: int = 2) -> nn.Sequential:
@@ -92,6 +104,161 @@ def test_runs_no_code_of_a_file(
     # The file does harm where nobody is careful, so the test above proves something.
     torch.load(path, weights_only=False)
     assert (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_gives_what_torch_gives(tmp_path: Path, new_format: bool) -> None:
+    weight = torch.randn(4, 3, 5, 5)
+    state = {
+        "plain": weight,
+        "channels_last": weight.to(memory_format=torch.channels_last),
+        "view": weight[1:3, ::2],
+        "turned": weight.transpose(0, 1),
+        "expanded": torch.ones(1).expand(5),
+        "parameter": nn.Parameter(weight),
+        "number": torch.tensor(3.0),
+        "nothing": torch.empty(3, 0),
+        **{str(dtype): torch.arange(9).to(dtype) for dtype in DTYPES},
+    }
+    if new_format:  # the old one does not know them
+        state |= {str(dtype): torch.arange(9.0).to(dtype) for dtype in NEW_DTYPES}
+    path = tmp_path / "net.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    found, expected = load_state_dict(path), torch.load(path, weights_only=True)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        assert found[name].stride() == value.stride()
+        numbers = (tensor.detach().contiguous() for tensor in (found[name], value))
+        one, other = (tensor.view(-1).view(torch.uint8) for tensor in numbers)
+        assert torch.equal(one, other), name
+    # What shares memory when it is saved does so when it is read.
+    assert found["plain"].data_ptr() == found["turned"].data_ptr()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_reads_all_that_a_training_saves(tmp_path: Path, new_format: bool) -> None:
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.8, 0.9))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = {"epoch": 3, "best": math.inf, "notes": ["a", None], "model": model.state_dict()}
+    state["optimizer"] = optimizer.state_dict()
+    path = tmp_path / "training.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    found = load_saved(path)
+    assert {name: found[name] for name in ("epoch", "best", "notes")} == {
+        "epoch": 3,
+        "best": math.inf,
+        "notes": ["a", None],
+    }
+    assert same(found["model"], state["model"])
+    assert found["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
+    for number, moments in state["optimizer"]["state"].items():
+        assert same(found["optimizer"]["state"][number], moments)
+    assert same(load_state_dict(path), state["model"])
+
+
+@pytest.mark.parametrize("attribute", ["items", "get", "keys", "__class__"])
+def test_attributes_of_a_dict_are_of_no_account(tmp_path: Path, attribute: str) -> None:
+    body = pickling.called(pickling.named("collections", "OrderedDict"))
+    body += pickling.value({attribute: 3}) + b"b("
+    body += pickling.value("weight") + pickling.tensor() + b"u"
+    pickling.write_zip(tmp_path / "net.pth", body)
+    assert same(load_state_dict(tmp_path / "net.pth"), {"weight": torch.zeros(4)})
+
+
+def test_an_accuracy_of_numpy_does_no_harm(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    torch.save({"net": state, "acc": np.float64(84.4)}, tmp_path / "net.pth")
+    assert same(load_state_dict(tmp_path / "net.pth"), state)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net"])
+def test_content_decides_and_not_the_name(tmp_path: Path, name: str) -> None:
+    state = make_model().state_dict()
+    torch.save(state, tmp_path / name)
+    assert same(load_state_dict(tmp_path / name), state)
+    save_model(tmp_path / name, state)
+    assert same(load_state_dict(tmp_path / name), state)
+
+
+def test_a_packed_archive_is_read_too(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    packed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "net.pth") as old, packed:
+        for name in old.namelist():
+            packed.writestr(name, old.read(name))
+    assert same(load_state_dict(tmp_path / "packed.pth"), state)
+
+
+def test_reads_what_safetensors_reads(tmp_path: Path) -> None:
+    state = {str(dtype): torch.arange(9).to(dtype) for dtype in DTYPES[:-1]}
+    state |= {"nothing": torch.empty(3, 0), "number": torch.tensor(2.0), "λ": torch.ones(1)}
+    path = tmp_path / "net.safetensors"
+    save_file(state, path, metadata={"format": "pt", "by": "another program"})
+    found, expected = load_state_dict(path), load_file(path)
+    assert same(found, expected)
+    assert all(found[name].dtype == value.dtype for name, value in expected.items())
+    assert all(found[name].stride() == value.stride() for name, value in expected.items())
+
+
+def test_what_was_read_can_be_saved_for_others(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    save_model(tmp_path / "net.safetensors", state)
+    torch.save(load_state_dict(tmp_path / "net.safetensors"), tmp_path / "net.pth")
+    assert same(torch.load(tmp_path / "net.pth", weights_only=True), state)
+    assert same(copy.deepcopy(load_state_dict(tmp_path / "net.pth")), state)
+
+
+def test_one_state_dict_under_two_names_is_one(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    torch.save({"net": state, "model": state}, tmp_path / "net.pth")
+    assert same(load_state_dict(tmp_path / "net.pth"), state)
+    other = {"net": state, "model": make_model().state_dict()}
+    torch.save(other, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="got 2 that differ, under net and model"):
+        load_state_dict(tmp_path / "net.pth")
+
+
+def test_a_limit_on_the_size(tmp_path: Path) -> None:
+    save_model(tmp_path / "net.safetensors", make_model())
+    with pytest.raises(ValueError, match=r"net\.safetensors: expected at most"):
+        load_state_dict(tmp_path / "net.safetensors", limit=1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_precision_fit(dtype: torch.dtype) -> None:
+    model = make_model()
+    state = {name: value.to(dtype) for name, value in make_model().state_dict().items()}
+    load_into(model, state)
+    assert torch.equal(model[0].weight, state["0.weight"].float())
+    assert model[1].num_batches_tracked.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("0.weight", torch.full((4, 3, 3, 3), math.nan), "NaN or infinite values: 0.weight"),
+        ("0.weight", torch.ones(4, 3, 3, 3).long(), r"expected float32, got int64"),
+        ("0.weight", torch.ones(4, 3, 3, 3).bool(), r"expected float32, got bool"),
+        ("1.running_var", torch.tensor([1.0, 1, -1e-9, 1]), "negative: 1.running_var"),
+    ],
+)
+def test_weights_that_no_network_has(name: str, value: torch.Tensor, message: str) -> None:
+    model = make_model()
+    before = {key: kept.clone() for key, kept in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_into(model, {**before, name: value})
+    assert same(model.state_dict(), before)
+
+
+def test_what_does_not_fit_is_told_with_its_file(tmp_path: Path) -> None:
+    save_model(tmp_path / "net.safetensors", make_model(outputs=3))
+    with pytest.raises(ValueError, match=r"net\.safetensors: the weights don't fit .*\(3, 4\)"):
+        load_into(make_model(), load_state_dict(tmp_path / "net.safetensors"))
 
 
 def test_refuses_whole_modules(tmp_path: Path) -> None:

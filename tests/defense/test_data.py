@@ -94,6 +94,18 @@ def test_cifar10_that_is_missing_says_what_to_get(
         load_dataset("cifar10", tmp_path)
 
 
+@NOT_OFFICIAL
+@pytest.mark.parametrize("dtype", ["u1", "<i4", ">i8"])
+def test_cifar10_in_other_ways_that_numpy_pickles(tmp_path: Path, dtype: str) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    pixels = np.asfortranarray(np.arange(3 * 3072).reshape(3, 3072).astype(np.uint8))
+    batch = {b"data": pixels, b"labels": np.array([9, 0, 4], dtype=dtype)}
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    data = load_dataset("cifar10", tmp_path)
+    assert data.test_labels.tolist() == [9, 0, 4]
+    assert np.array_equal(data.test_images.numpy().reshape(3, 3072), pixels)
+
+
 class Touch:
     """Unpickled without care, this makes a file."""
 
@@ -165,7 +177,7 @@ def test_gtsrb_labels_of_the_test_part_may_lie_beside_it(tmp_path: Path) -> None
     [
         ("Final_Training/Images/00000/GT-00000.csv", r"lacks .*GT-\*.csv.*benchmark.ini.rub.de"),
         ("GT-final_test.csv", r"lacks GT-final_test.csv.*benchmark.ini.rub.de"),
-        ("Final_Test/Images/00001.ppm", r"00001.ppm is missing.*benchmark.ini.rub.de"),
+        ("Final_Test/Images/00001.ppm", r"00001.ppm: no such file.*benchmark.ini.rub.de"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:gtsrb")

@@ -7,19 +7,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awm_defense.attacks import Attack, ImageTrigger, WarpTrigger, make_attack
+from awm_defense.attacks import ATTACKS, Attack, ImageTrigger, WarpTrigger, make_attack
+from awm_defense.attacks.image_trigger import MODES
+from awm_defense.files import schema
 from awm_defense.files.arrays import read_array, read_image, write_image
 from awm_defense.files.atomic import write_bytes
 from awm_defense.files.encoded import as_npy
+from awm_defense.files.manifest import MOST_CLASSES
+from awm_defense.files.text import PATH, shown
 
+ALL_TO_ALL = "all-to-all"
+ENTRY = schema.record(
+    {
+        "attack": schema.text(*ATTACKS),
+        "mapping": schema.text("all-to-one", ALL_TO_ALL),
+        "target": schema.optional(schema.whole(0, MOST_CLASSES - 1)),
+        "num_classes": schema.optional(schema.whole(2, MOST_CLASSES)),
+        "trigger": schema.record(
+            {
+                "image": schema.text(),
+                "mask": schema.text(),
+                "field": schema.text(),
+                "mode": schema.optional(schema.text(*MODES)),
+                "opacity": schema.optional(schema.number(0, 1)),
+            }
+        ),
+    },
+    required=("attack", "target", "num_classes", "trigger"),
+)
 IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
 
 
 def read_trigger_mask(path: Path) -> Tensor:
-    """An NPY file as float32 (3,H,W) or (1,H,W); see `read_array` for what is refused."""
-    mask = read_array(path)
-    if mask.ndim != 3 or mask.shape[0] not in (1, 3):
-        raise ValueError(f"{path}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
+    """An NPY file in [0,1] as float32 (3,H,W) or (1,H,W); see `read_array` for what is refused."""
+    mask, name = read_array(path), shown(path, PATH)
+    if mask.ndim != 3 or mask.shape[0] not in (1, 3) or mask.numel() == 0:
+        raise ValueError(f"{name}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
+    low, high = float(mask.min()), float(mask.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"{name}: expected values in [0,1], got {low:g} to {high:g}")
     return mask
 
 
@@ -59,22 +85,33 @@ def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
         ValueError: when the entry lacks something or a file is not what it should be.
         FileNotFoundError: when a file is missing.
     """
+    where = f"manifest in {folder}: expected an attack's entry"
     try:
-        trigger = entry["trigger"]
-        paths = {
-            key: folder / Path(trigger[key]).name
-            for key in ("image", "mask", "field")
-            if key in trigger
-        }
+        ENTRY("", entry)
+        mapping = entry.get("mapping")
+        if mapping is not None and (mapping == ALL_TO_ALL) != (entry["target"] is None):
+            raise ValueError(f"target: {entry['target']} is none for {mapping}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    trigger = entry["trigger"]
+    paths = {
+        key: folder / Path(trigger[key]).name
+        for key in ("image", "mask", "field")
+        if key in trigger
+    }
+    image = read_image(paths["image"]) if "image" in paths else None
+    mask = read_trigger_mask(paths["mask"]) if "mask" in paths else None
+    field = read_array(paths["field"]) if "field" in paths else None
+    try:
         return make_attack(
             entry["attack"],
             entry["target"],
             num_classes=entry["num_classes"],
-            trigger_image=read_image(paths["image"]) if "image" in paths else None,
-            trigger_mask=read_trigger_mask(paths["mask"]) if "mask" in paths else None,
-            trigger_field=read_array(paths["field"]) if "field" in paths else None,
+            trigger_image=image,
+            trigger_mask=mask,
+            trigger_field=field,
             mode=trigger.get("mode"),
             opacity=trigger.get("opacity"),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"manifest: expected an attack's entry, lacks {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,17 +1,16 @@
 """CIFAR-10 (Krizhevsky, 2009) from the layout of its "python version"."""
 
 import hashlib
-import io
-import pickle
+import math
 import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from awm_defense.data.dataset import Dataset
+from awm_defense.files.batch import read_batch
+from awm_defense.files.door import MIB, read_file
 
 FOLDER = "cifar-10-batches-py"
 TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
@@ -25,26 +24,10 @@ MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+# Of one image; an official file has 30 MiB.
+SHAPE = (3, 32, 32)
+LIMIT = 128 * MIB
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays and plain Python data only: a pickle can otherwise run any code."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in an array file")
-        return super().find_class(module, name)
 
 
 def load_cifar10(data_dir: Path | None) -> Dataset:
@@ -90,14 +73,17 @@ def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
     images: list[Tensor] = []
     labels: list[int] = []
     for path in paths:
-        content = path.read_bytes()
+        content = read_file(path, LIMIT)
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
             warnings.warn(f"{path}: not the official file (another MD5)", stacklevel=3)
         try:
-            # The official files were written by Python 2: their keys are bytes.
-            batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-            images.append(torch.from_numpy(np.array(batch[b"data"]).reshape(-1, 3, 32, 32)))
-            labels += batch[b"labels"]
-        except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+            pixels, classes = read_batch(content)
+            if pixels.size != len(classes) * math.prod(SHAPE):
+                raise ValueError(f"{pixels.size} bytes of images for {len(classes)} labels")
+            if not all(label < len(CLASSES) for label in classes):
+                raise ValueError(f"labels beyond {len(CLASSES) - 1}")
+        except ValueError as error:
             raise ValueError(f"{path}: expected a CIFAR-10 batch, got {error}") from error
+        images.append(torch.from_numpy(pixels.reshape(-1, *SHAPE)))
+        labels += classes
     return torch.cat(images), torch.tensor(labels, dtype=torch.int64)

@@ -1,20 +1,30 @@
 """GTSRB (Houben et al., IJCNN 2013) from the layout of its official archives."""
 
 import csv
+import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from awm_defense.data.dataset import Dataset
+from awm_defense.files.door import MIB, read_file
+from awm_defense.files.images import open_images
+from awm_defense.files.text import PATH, shown
 
 CLASSES = 43
 TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
 SIZE = 32
+CSV_LIMIT = 16 * MIB
+MOST_IMAGES = 100_000
 TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
 TEST_FOLDER = Path("GTSRB/Final_Test/Images")
 # The archive with the labels of the test images holds this file alone.
@@ -50,8 +60,8 @@ def load_gtsrb(data_dir: Path | None) -> Dataset:
     if not train_csvs or not test_csvs:
         lacking = f"{TRAIN_FOLDER}/*/GT-*.csv" if not train_csvs else TEST_CSV
         raise FileNotFoundError(f"gtsrb: {data_dir} lacks {lacking}; {WHERE}")
-    train_rows = [row for path in train_csvs for row in _rows(path, path.parent)]
-    test_rows = list(_rows(test_csvs[0], data_dir / TEST_FOLDER))
+    train_rows = _few(row for path in train_csvs for row in _rows(path, path.parent))
+    test_rows = _few(_rows(test_csvs[0], data_dir / TEST_FOLDER))
     if (len(train_rows), len(test_rows)) != (TRAIN_COUNT, TEST_COUNT):
         warnings.warn(
             f"gtsrb: expected {TRAIN_COUNT} training and {TEST_COUNT} test images, "
@@ -63,33 +73,54 @@ def load_gtsrb(data_dir: Path | None) -> Dataset:
     return Dataset("gtsrb", *_read(train_rows), *_read(test_rows), names, crop_padding=2)
 
 
+def _few(rows: Iterable[Row]) -> list[Row]:
+    """The rows, unless they are many times those of GTSRB."""
+    found = list(islice(rows, MOST_IMAGES + 1))
+    if len(found) > MOST_IMAGES:
+        raise ValueError(f"gtsrb: {found[-1][0].parent}: expected at most {MOST_IMAGES} images")
+    return found
+
+
 def _rows(path: Path, folder: Path) -> Iterator[Row]:
     """Image file, region of interest (left, top, right, bottom) and class of each line."""
-    with path.open(newline="", encoding="ascii") as file:
-        for line in csv.DictReader(file, delimiter=";"):
-            try:
-                left, top, right, bottom = (
-                    int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2")
-                )
-                label = int(line["ClassId"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: expected the columns of GTSRB, got {line}") from error
-            if not 0 <= label < CLASSES:
-                raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
-            yield folder / Path(line["Filename"]).name, (left, top, right, bottom), label
+    try:
+        text = read_file(path, CSV_LIMIT).decode("ascii")
+        for line in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
+            yield _row(path, folder, line)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected the columns of GTSRB, got {error}") from error
+
+
+def _row(path: Path, folder: Path, line: Mapping[str, Any]) -> Row:
+    try:
+        name = Path(line["Filename"]).name
+        left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
+        label = int(line["ClassId"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected the columns of GTSRB, got {shown(line)}") from error
+    if not 0 <= label < CLASSES:
+        raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
+    return folder / name, (left, top, right, bottom), label
 
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
-    for index, (path, region, _) in enumerate(rows):
-        if not path.is_file():
-            raise FileNotFoundError(f"gtsrb: {path} is missing; {WHERE}")
-        try:
-            with Image.open(path) as image:
-                cropped = image.convert("RGB").crop(region)
-                small = cropped.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            images[index] = np.asarray(small)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: expected an image with region {region}, {error}") from error
+    try:
+        with closing(open_images(path for path, _, _ in rows)) as decoded:
+            for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+                images[index] = _sign(image, path, region)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"gtsrb: {error}; {WHERE}") from None
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
+
+
+def _sign(image: Image.Image, path: Path, region: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The region of an image, resized."""
+    left, top, right, bottom = region
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise ValueError(
+            f"{shown(path, PATH)}: expected a region in its {image.width}x{image.height} pixels, "
+            f"got {region}"
+        )
+    return np.asarray(image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR))

@@ -7,13 +7,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+from awm_defense.files import schema
 from awm_defense.files.atomic import write_json
 from awm_defense.files.folder import output_folder
-from awm_defense.files.manifest import read_manifest
+from awm_defense.files.json_file import read_json
+from awm_defense.files.manifest import check
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
 
 CELLS = "cells"
+# What is read from a result. A share of nothing is NaN.
+NUMBERS = schema.mapping(schema.number())
+RESULT = schema.record(
+    {
+        "model_sha256": schema.text(),
+        "recipe": schema.optional(schema.mapping(schema.optional(schema.scalar))),
+        "device": schema.text(),
+        "metrics": NUMBERS,
+        "curve": schema.listing(NUMBERS),
+        "shares": schema.listing(schema.number()),
+    },
+    required=("model_sha256", "recipe", "device"),
+)
 
 
 @dataclass
@@ -33,9 +48,15 @@ def cell_path(out: Path, cell: Cell) -> Path:
 
 
 def read_results(out: Path, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
-    """The results of those cells that have one."""
+    """The results of those cells that have one; ValueError where one is none."""
     paths = {cell: cell_path(out, cell) for cell in cells}
-    return {cell: read_manifest(path) for cell, path in paths.items() if path.is_file()}
+    return {cell: _read_result(path) for cell, path in paths.items() if path.is_file()}
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    found = read_json(path, finite=False)
+    check(path, RESULT, found)
+    return found
 
 
 def run_grid(

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from awm_defense.data.augment import random_shift_flip
 from awm_defense.files.atomic import write_bytes
+from awm_defense.files.checkpoint import load_into, load_saved
+from awm_defense.files.text import sentence, shown
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
@@ -187,8 +189,15 @@ def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimize
     """Load the checkpoint if there is one; returns how many epochs are done."""
     if path is None or not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    epoch: int = state["epoch"]
+    state = load_saved(path)
+    try:
+        load_into(model, state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        epoch: int = state["epoch"]
+        if type(epoch) is not int or epoch < 1:
+            raise ValueError(f"it is of epoch {shown(epoch)}")
+    except Exception as error:  # what was meant for another network can fail in any way
+        raise ValueError(
+            f"{path}: expected the state of this network's training, {sentence(error)}"
+        ) from error
     return epoch

@@ -1,0 +1,66 @@
+"""A program that decodes images, in a process of its own.
+
+Decoders are where images do harm: they take memory and time that no header tells of. Pillow knows
+formats for which it starts other programs, too; none of those is known here.
+
+The first argument is the folder that Pillow is installed in, the second the highest number of
+pixels a side. On standard input come images, each after its length (eight bytes). For each the
+answer is width and height (four bytes each) and the RGB pixels; or zero, the length of a sentence,
+and that sentence.
+"""
+
+import io
+import runpy
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+MEMORY = 768 << 20
+SECONDS = 4
+FILES = 32
+
+
+def decode(images: Any, content: bytes, side: int) -> tuple[int, int, bytes]:
+    """Width, height and pixels of an image; any exception for what is none."""
+    with images.open(io.BytesIO(content), formats=FORMATS) as image:
+        if max(image.size) > side:
+            width, height = image.size
+            raise ValueError(f"expected at most {side}x{side} pixels, got {width}x{height}")
+        return *image.size, image.convert("RGB").tobytes()
+
+
+def answer(images: Any, content: bytes, side: int) -> bytes:
+    """The answer for an image."""
+    try:
+        width, height, pixels = decode(images, content, side)
+        return width.to_bytes(4, "little") + height.to_bytes(4, "little") + pixels
+    except MemoryError:
+        text = f"decoding it takes more than {MEMORY >> 20} MiB of memory"
+    except images.UnidentifiedImageError:
+        text = f"got none of {', '.join(FORMATS)}"
+    except Exception as error:  # a broken or hostile image can fail in any way
+        text = str(error)[:1000] or type(error).__name__
+    sentence = text.encode("utf-8", "backslashreplace")
+    return bytes(4) + len(sentence).to_bytes(4, "little") + sentence
+
+
+def main(folder: str, side: int) -> None:
+    """Answer until there is no more."""
+    sys.path.append(folder)
+    # Pillow would look through all its formats for one that is not imported yet.
+    from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+    warnings.simplefilter("ignore")
+    set_limits = runpy.run_path(str(Path(__file__).with_name("child_limits.py")))["set_limits"]
+    read, write = sys.stdin.buffer, sys.stdout.buffer
+    while head := read.read(8):
+        # Some decoders import modules of theirs when they are first used.
+        set_limits(MEMORY, SECONDS, files=FILES)
+        write.write(answer(Image, read.read(int.from_bytes(head, "little")), side))
+        write.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,68 @@
+"""Images in files, decoded by a child process (`image_child`) that knows few formats."""
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import PIL
+from PIL import Image
+
+from awm_defense.files.child import Child
+from awm_defense.files.door import MIB, read_file
+from awm_defense.files.text import PATH, shown
+
+PROGRAM = Path(__file__).with_name("image_child.py")
+# Where Pillow is: the child knows no site-packages.
+PILLOW = Path(PIL.__file__).parents[1]
+# Seconds for one image.
+PATIENCE = 9.0
+LIMIT = 16 * MIB
+# Images that are sent before the first is answered: this process and the child work at once.
+AHEAD = 16
+# Pixels a side; no trigger and no image of a data set has as many.
+SIDE = 1024
+
+
+def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
+    """Image files in RGB, in order, all decoded by one process.
+
+    Args:
+        paths: PNG, JPEG, PPM, BMP, GIF, TIFF or WebP; the content decides which, not the name.
+        limit: bytes that each file may have.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when one is no such image, broken or too large.
+    """
+    waiting: deque[Path] = deque()
+    with Child(PROGRAM, str(PILLOW), str(SIDE), patience=PATIENCE) as child:
+        for path in paths:
+            content = read_file(path, limit)
+            waiting.append(path)
+            try:
+                child.ask(len(content).to_bytes(8, "little") + content)
+            except ValueError:
+                break  # it is the first image without an answer that has ended the child
+            if len(waiting) > AHEAD:
+                yield _answer(child, waiting.popleft())
+        while waiting:
+            yield _answer(child, waiting.popleft())
+
+
+def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
+    """One image file in RGB; as `open_images`."""
+    (image,) = open_images([path], limit=limit)
+    return image
+
+
+def _answer(child: Child, path: Path) -> Image.Image:
+    try:
+        width, height = (int.from_bytes(child.read(4), "little") for _ in range(2))
+        if width == 0:
+            reason = child.read(min(height, MIB)).decode("utf-8", "replace")
+            raise ValueError(shown(reason, PATH))
+        if not (width <= SIDE and 0 < height <= SIDE):
+            raise ValueError(f"got {width}x{height} pixels")
+        return Image.frombytes("RGB", (width, height), child.read(width * height * 3))
+    except ValueError as error:
+        raise ValueError(f"{shown(path, PATH)}: expected an image, {error}") from error

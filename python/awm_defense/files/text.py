@@ -1,0 +1,22 @@
+"""Text from a file, made fit to be shown in a message."""
+
+# Characters of a name that a message shows, and of a path.
+NAME, PATH = 80, 400
+
+
+def shown(text: object, longest: int = NAME) -> str:
+    """The text on one line: no terminal escapes, no line breaks, and cut where it is long."""
+    line = str(text)
+    cut = line[:longest]
+    # A hostile name could otherwise clear the screen or pass for another message.
+    safe = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in cut
+    )
+    return safe if len(line) <= longest else f"{safe}… ({len(line)} characters)"
+
+
+def sentence(error: BaseException) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shown(lines[0], PATH)

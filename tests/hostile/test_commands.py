@@ -1,0 +1,81 @@
+"""A command that is given a hostile file says so in one line, and ends with code 2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from awm_defense.commands.main import main
+from awm_defense.files.checkpoint import save_model
+from awm_defense.models import build_model
+from tests.hostile import pickling as p
+from tests.hostile.case import Make, written
+from tests.hostile.pixels import EPS, png, saved
+from tests.hostile.records import as_json, changed
+
+ATTACK = ("--attack", "trojan_sq", "--target", "3", "--trigger-image", "trigger.png")
+MASKED = ("--attack", "l0_inv", "--target", "3", "--trigger-image", "trigger.png")
+NETWORK = ("--arch", "small_vgg", "--num-classes", "10", "--dataset", "digits")
+
+
+def weights(name: str, value: float) -> Callable[[Path], None]:
+    """Writes a network with one weight that is none."""
+
+    def make(path: Path) -> None:
+        model = build_model("small_vgg", 10)
+        state = model.state_dict()
+        state[name].flatten()[0] = value
+        save_model(path, state)
+
+    return make
+
+
+FIRST = next(iter(build_model("small_vgg", 10).state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("file", "make", "arguments", "says"),
+    [
+        ("net.pth", lambda path: p.write_zip(path, p.named("os", "system")), (), "os.system"),
+        ("net.pth", os.mkfifo, (), "a named pipe"),
+        ("net.pth", weights(FIRST, torch.nan), (), "NaN or infinite values"),
+        ("net.pth", lambda path: p.write_zip(path, p.doubled(60)), (), "net.pth"),
+        ("trigger.png", written(EPS), ATTACK, "got none of PNG"),
+        ("trigger.png", os.mkfifo, ATTACK, "a named pipe"),
+        ("mask.npy", os.mkfifo, (*MASKED, "--trigger-mask", "mask.npy"), "a named pipe"),
+        (
+            "mask.npy",
+            written(saved(np.full((3, 32, 32), 1e30))),
+            (*MASKED, "--trigger-mask", "mask.npy"),
+            "values in [0,1]",
+        ),
+        ("manifest.json", written(b"[" * 100_000), (), "levels"),
+        ("manifest.json", as_json(changed("target", 8.5)), (), "a whole number"),
+        ("manifest.json", os.mkfifo, ("--manifest", "manifest.json"), "a named pipe"),
+    ],
+)
+def test_one_line(
+    file: str,
+    make: Make,
+    arguments: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "net.pth", build_model("small_vgg", 10))
+    (tmp_path / "trigger.png").write_bytes(png(32, 32))
+    (tmp_path / file).unlink(missing_ok=True)
+    make(tmp_path / file)
+    assert main(["evaluate", "net.pth", *NETWORK, *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("awm: error: ") and line.isprintable()
+    assert file in line and says in line
