@@ -49,9 +49,8 @@ ALLOWED = {
     "files/door.py": {"open", "super"},
     "files/torch_file.py": {"ZipFile", "open"},
     "files/image_child.py": {"open"},
-    # A part of this package, and pictures that the run has just drawn.
+    # A part of this package.
     "reproduce/tables.py": {"read_text"},
-    "report/page.py": {"read_bytes"},
 }
 
 
