@@ -82,7 +82,7 @@ def measure(arch: str, batch: int, size: int) -> dict[str, Any]:
     images, labels = torch.rand(count, 3, size, size), torch.arange(count) % 10
     recipe = get_recipe("official").with_options({"batch_size": str(batch)})
     before = start_watching()
-    pixel_model = PixelModel(model, images, device=DEVICE)
+    pixel_model = PixelModel(model, images, device=DEVICE).copy(images)
     engine = make_engine(pixel_model, *pixel_model.take(images, labels), recipe)
     seconds = pair_seconds(engine)
     memory = peak() - before

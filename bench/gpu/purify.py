@@ -48,7 +48,7 @@ def cost(call: Callable[[], Any]) -> tuple[float, float]:
 
 def conv_share(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> float:
     """Share of the device time of a trigger and a mask step that convolution kernels take."""
-    pixel_model = PixelModel(model, images, device=DEVICE)
+    pixel_model = PixelModel(model, images, device=DEVICE).copy(images)
     given = pixel_model.take(images, labels)
     engine = make_engine(pixel_model, *given, recipe, captured=False)
     engine.buffers.start_phase()

@@ -7,7 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+from awm_defense.networks.logits import Pick, Reading
+from awm_defense.networks.plain import check_model, plain_copy, whole_dtype
+
 Stat = float | Sequence[float] | Tensor | None
 
 
@@ -15,16 +17,21 @@ class PixelModel:
     """A model with its normalisation, device and dtype, all of which are checked here.
 
     Args:
-        model: the network, (n, c, h, w) to logits (n, classes); it stays as it is.
+        model: the network, from images (n, c, h, w) to an output that holds logits (n, classes);
+            it stays as it is.
         images: those it is for, (n, c, h, w), floating point in [0, 1].
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel; both or
             neither.
         device: where to work; default: where the model is.
+        logits: from what the model returns to logits; default: they are looked for.
 
     Attributes:
         home, device: where the model is, and where to work.
         dtype: of its parameters.
         normalise: the module that makes of pixels what the model is fed.
+        read: from what the model returns to logits.
+        channels_last: whether the model takes images in that memory format, known of a copy.
+        notes: what a copy does otherwise than the model.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -38,8 +45,9 @@ class PixelModel:
         mean: Stat = None,
         std: Stat = None,
         device: str | torch.device | None = None,
+        logits: Pick | None = None,
     ) -> None:
-        _check_model(model)
+        check_model(model)
         _check_images(images)
         first = next(model.parameters(), None)
         self.model = model
@@ -47,11 +55,13 @@ class PixelModel:
         self.device = self.home if device is None else find_device("device", device)
         self.dtype = images.dtype if first is None else first.dtype
         self.normalise = Normalise(mean, std, images.shape[1]).to(self.device, self.dtype)
+        self.read = Reading(logits)
+        self.channels_last = True
+        self.notes: list[str] = []
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w) in [0, 1], all on the device."""
-        logits: Tensor = self.model(self.normalise(images.to(self.dtype)))
-        return logits
+        return self.read(self.model(self.normalise(images.to(self.dtype))))
 
     def take(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images, which were checked above, and their labels int64 (n,), on the device."""
@@ -62,11 +72,52 @@ class PixelModel:
             raise ValueError(f"labels: expected shape ({len(images)},), got {tuple(labels.shape)}")
         return images.detach().to(self.device, self.dtype), labels.to(self.device)
 
-    def copy(self) -> Self:
-        """One on the device whose model is a copy, in eval mode and frozen."""
+    def copy(self, images: Tensor) -> Self:
+        """One to work with: a plain copy on the device, frozen, in eval mode and float32.
+
+        In float64 where the model has that. Wrappers are gone, and weights that are computed in
+        every forward are plain parameters (`awm_defense.networks.plain.plain_copy`).
+
+        Args:
+            images: some that it is for, on which the copy is tried.
+
+        Raises:
+            TypeError, ValueError: the model can't be copied, run, or differentiated.
+        """
         made = copy.copy(self)
-        made.model = copy.deepcopy(self.model).to(self.device).eval().requires_grad_(False)
+        made.model = plain_copy(self.model)
+        made.dtype = whole_dtype(made.model)
+        made.model.to(self.device, made.dtype).eval().requires_grad_(False)
+        made.normalise = copy.deepcopy(self.normalise).to(made.dtype)
+        made.read, made.notes = copy.copy(self.read), []
+        made._try(images[:2].detach().to(self.device, made.dtype))
         return made
+
+    def _try(self, images: Tensor) -> None:
+        """Run the network once, and keep what that shows."""
+        # A clone, since some networks change what they are fed in place.
+        fed = self.normalise(images.requires_grad_()).clone()
+        try:
+            try:
+                output = self.model(fed.contiguous(memory_format=torch.channels_last))
+            except RuntimeError:
+                output = self.model(fed.contiguous())
+                self.channels_last = False
+                self.notes.append("the model does not take channels_last input")
+        except Exception as error:  # whatever the model's own code raises
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"model: expected one that takes images of shape (n, {_shape(images[0])}) in "
+                f"{images.dtype}, got {type(error).__name__}: {reason[0]}"
+            ) from error
+        self.notes += self.read.settle(output)
+        if not self.read(output).requires_grad:
+            raise ValueError(
+                "model: expected logits that autograd follows back to the images, got some that it "
+                "does not (no_grad, detach or argmax in its forward?)"
+            )
 
 
 class Normalise(nn.Module):
@@ -125,20 +176,6 @@ def check_logits(logits: Any, labels: Tensor) -> Tensor:
     return logits
 
 
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    # Not buffers: an attention mask may well hold -inf.
-    for name, value in model.named_parameters():
-        if value.dtype not in DTYPES:
-            raise TypeError(
-                f"model: expected float32, bfloat16 or float64, got {value.dtype} ({name}); "
-                "model.float() makes it float32"
-            )
-        if not value.isfinite().all():
-            raise ValueError(f"model: expected finite values, got NaN or infinity in {name}")
-
-
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -152,6 +189,10 @@ def _check_images(images: Tensor) -> None:
             "images: expected pixel values in [0, 1] (give mean and std for a model fed "
             f"normalised input), got {images.min():.3g} to {images.max():.3g}"
         )
+
+
+def _shape(image: Tensor) -> str:
+    return ", ".join(map(str, image.shape))
 
 
 def _stat(name: str, value: Stat, channels: int) -> Tensor | None:

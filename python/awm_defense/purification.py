@@ -1,6 +1,5 @@
 """The front door: a network and a few clean images in, the network without its backdoor out."""
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -16,11 +15,14 @@ from awm_defense.baselines.baseline import Baseline
 from awm_defense.baselines.run import run_baseline
 from awm_defense.examination.examine import examine_images
 from awm_defense.examination.verdict import Verdict
+from awm_defense.networks.back import with_masks
+from awm_defense.networks.logits import Pick
+from awm_defense.networks.masked import FEW, coverage, share
+from awm_defense.networks.wrappers import unwrapped
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings
-from awm_defense.working.flat import maskable
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
 
@@ -37,6 +39,7 @@ def purify(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
@@ -65,6 +68,8 @@ def purify(
             fastest (bfloat16 by autocast), or float32 where its method needs that.
         captured: replay each step as a CUDA graph; False runs eagerly, as a CPU always does.
         seed: fixes batches and augmentation.
+        logits: from what the model returns to logits (n, classes). By default they are looked for:
+            the output, its `logits`, or the first matrix in a tuple or dictionary.
         progress: show a progress bar.
 
     Returns:
@@ -84,6 +89,7 @@ def purify(
         precision=precision,
         captured=captured,
         seed=seed,
+        logits=logits,
         progress=progress,
     )
     return result
@@ -101,6 +107,7 @@ def purify_many(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> Iterator[PurifyResult]:
     """`purify` for many models of one architecture, which share what is measured and captured.
@@ -119,41 +126,33 @@ def purify_many(
     settings = get_settings(recipe) if isinstance(recipe, str) else recipe
     engine: Engine | None = None
     for model in models:
-        pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-        given = pixel_model.take(images, labels)
+        pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
         options: dict[str, Any] = {"precision": precision, "seed": seed}
         if not isinstance(settings, Recipe):
             assert isinstance(settings, Baseline)
-            yield run_baseline(pixel_model, *given, settings, progress=progress, **options)
+            yield run_baseline(pixel_model, images, labels, settings, progress=progress, **options)
             continue
-        if not maskable(model, settings.layers):
-            hint = (
-                "" if settings.layers == "all" else "; the recipe's layers='all' masks every sort"
-            )
-            raise ValueError(
-                f"model: expected layers to mask (layers={settings.layers!r}), got none{hint}"
-            )
         with keep_freed_memory():
             started = time.perf_counter()
             if pixel_model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pixel_model.device)
-            notes: list[str] = []
-            if pixel_model.device != pixel_model.home:
-                pixel_model = pixel_model.copy()
+            work = pixel_model.copy(images)
+            given = work.take(images, labels)
+            notes = work.notes
             if engine is None:
                 engine = make_engine(
-                    pixel_model, *given, settings, captured=captured, notes=notes, **options
+                    work, *given, settings, captured=captured, notes=notes, **options
                 )
                 # Setting up and measuring hold more than one copy of the network.
                 trim()
             else:
-                engine.network.load(pixel_model.model, notes)
+                engine.network.load(work.model, notes)
             engine.data.restart()
             verdict: Verdict | None = None
             history: list[dict[str, float]] = []
             finished = True
             if settings.examine:
-                verdict = examine_images(pixel_model, *given, seed=seed, progress=progress)
+                verdict = examine_images(work, *given, seed=seed, progress=progress)
             if verdict is not None and verdict.backdoored is False:
                 notes.append(_returned(verdict))
                 engine.buffers.delta.zero_()
@@ -214,10 +213,14 @@ def _result(
     verdict: Verdict | None,
     interrupted: bool,
 ) -> PurifyResult:
-    home = next(model.parameters()).device
-    masks = {name: mask.to(home) for name, mask in engine.network.flat.masks().items()}
+    home, flat = next(model.parameters()).device, engine.network.flat
+    masks = {name: mask.to(home) for name, mask in flat.masks().items()}
+    purified = with_masks(model, masks)
+    covered = coverage(unwrapped(purified), flat.names)
+    if share(covered) < FEW:
+        notes.append(_few(covered))
     return PurifyResult(
-        model=_purified(model, masks),
+        model=purified,
         masks=masks,
         trigger=engine.buffers.delta.to(home, copy=True),
         history=history,
@@ -228,14 +231,14 @@ def _result(
         notes=notes,
         verdict=verdict,
         interrupted=interrupted,
+        coverage=covered,
     )
 
 
-def _purified(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
-    purified = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weight = purified.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            weight.mul_(mask.to(weight))
-    return purified
+def _few(covered: dict[str, tuple[int, int]]) -> str:
+    without = {kind: count - having for kind, (having, count) in covered.items()}
+    most = max(without, key=lambda kind: without[kind])
+    return (
+        f"masks lie on {100 * share(covered):.2g} % of the weights; most of those without are of "
+        f"kind {most!r}: layers='all', or patterns of names, would mask more"
+    )

@@ -42,6 +42,10 @@ class PurifyResult:
     verdict: Verdict | None = None
     """What the network looked like, from recipes that examine it (`Recipe.examine`). One that
     looked clean is returned as it was, with masks of ones and no history."""
+    coverage: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """How many numbers carry a mask, and how many there are, by kind of parameter: "convolution",
+    "linear", "attention", "normalisation", "embedding", "bias", "other". Empty from defenses
+    without masks on weights."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the masks are those of the last whole epoch."""
 

@@ -68,6 +68,8 @@ def _parse(key: str, hint: object, text: str) -> object:
         if text not in typing.get_args(kind):
             raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {text!r}")
         return text
+    if kind is str:
+        return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{key}: expected true or false, got {text!r}")

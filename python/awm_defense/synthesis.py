@@ -64,7 +64,8 @@ def synthesize(
     labels = torch.arange(classes).repeat(each)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(labels), *size, generator=generator)
-    pixel_model = PixelModel(model, noise.sigmoid(), mean=mean, std=std, device=device).copy()
+    start = noise.sigmoid()
+    pixel_model = PixelModel(model, start, mean=mean, std=std, device=device).copy(start)
     work = pixel_model.model
     norms = [
         m for m in work.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None

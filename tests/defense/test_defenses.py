@@ -16,6 +16,7 @@ from awm_defense.baselines import Ibau, Task
 from awm_defense.baselines.anp import prune, with_worst_noise
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.metrics import evaluate
+from awm_defense.networks.logits import Reading
 from awm_defense.pixel_model import Normalise
 from awm_defense.training.loop import Plan, train
 from awm_defense.working.compute import Compute
@@ -68,6 +69,7 @@ def problem(model: nn.Module, images: Tensor, labels: Tensor) -> Task:
         images,
         labels,
         Normalise(None, None, 3),
+        Reading(),
         Compute(),
         torch.Generator().manual_seed(0),
     )

@@ -19,6 +19,7 @@ from awm_defense.awm.mask_phase import MaskPhase
 from awm_defense.awm.schedule import Under
 from awm_defense.examination.verdict import Verdict
 from awm_defense.models import build_model
+from awm_defense.networks.logits import Reading
 from awm_defense.pixel_model import PixelModel
 from awm_defense.working import network
 from awm_defense.working.mixed_conv import MixedConv2d, Passes, use_passes
@@ -136,7 +137,7 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
     pixel_model = PixelModel(make("depthwise"), torch.zeros(1, 3, 32, 32), device=device)
     original = "original" in (recipe.trigger_targets, recipe.mask_targets)
     network = WorkingNetwork(
-        pixel_model.copy(),
+        pixel_model.copy(torch.zeros(1, 3, 32, 32)),
         sample,
         layers=recipe.layers,
         moments=2 if recipe.mask_optimizer == "adam" else 0,
@@ -202,7 +203,8 @@ class NoHost(TorchDispatchMode):
 def test_steps_never_touch_the_host(
     step: str, name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Folding is checked on values before the first step.
+    # Folding is checked on values before the first step, and so is what logits are.
+    monkeypatch.setattr(Reading, "settle", lambda *args: [])
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     # Images are chosen before it, too.
     monkeypatch.setattr("awm_defense.awm.engine.pick_images", torch.zeros_like)

@@ -43,7 +43,7 @@ def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
     """By plain autograd, from the same buffers; the first step has the size asked for."""
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     recipe = get_recipe("default").with_options({"grown": "2"})
-    pixel_model = PixelModel(tiny_network().eval(), images)
+    pixel_model = PixelModel(tiny_network().eval(), images).copy(images)
     engine = make_engine(pixel_model, images, torch.arange(10), recipe, precision="fp32")
     trigger = torch.zeros(3, 32, 32)
     trigger[:, 4, 4] = 1

@@ -33,7 +33,7 @@ def test_one_number_stands_for_all_channels() -> None:
 def test_a_copy_is_frozen_in_eval_mode_and_the_model_stays() -> None:
     model = linear()
     pixel_model = PixelModel(model, IMAGES)
-    copied = pixel_model.copy()
+    copied = pixel_model.copy(IMAGES)
     assert not copied.model.training and not any(p.requires_grad for p in copied.model.parameters())
     assert pixel_model.model is model and model.training
     assert all(p.requires_grad for p in model.parameters())

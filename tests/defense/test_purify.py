@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def quick(name: str = "official", **options: Any) -> Any:
 def test_folding_keeps_the_function() -> None:
     model = make()
     folded, scales = fold_batchnorm(model)
-    assert set(scales) == {"conv1", "conv2"}
+    assert set(scales) == {"conv1.weight", "conv2.weight"}
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     scale_weights(folded, scales)
     x = torch.rand(5, 3, 8, 8)
@@ -87,7 +88,8 @@ def test_result_is_the_model_with_masked_weights(name: str) -> None:
         assert torch.equal(value, before[key]), "the given model was changed"
     assert type(result.model) is Small
     assert result.model.state_dict().keys() == before.keys()
-    wanted = {"conv1", "conv2", "head"} if name == "paper" else {"conv1", "conv2"}
+    # The head holds most of the weights.
+    wanted = {"conv1", "conv2"} if name == "official" else {"conv1", "conv2", "head"}
     assert set(result.masks) == wanted
     for key, value in result.model.state_dict().items():
         layer = key.removesuffix(".weight")
@@ -97,7 +99,15 @@ def test_result_is_the_model_with_masked_weights(name: str) -> None:
     assert any((m < 1).any() for m in result.masks.values())
     assert len(result.history) == 2 and result.seconds > 0 and result.peak_memory_mb > 0
     assert result.trigger.shape == (3, 8, 8)
-    assert result.notes == []
+    if name == "official":
+        (note,) = result.notes
+        assert re.match("masks lie on .* % of the weights; .* of kind 'linear'", note)
+    else:
+        assert result.notes == []
+    total = sum(value.numel() for value in model.parameters())
+    having = sum(mask.numel() for mask in result.masks.values())
+    assert sum(count for count, _ in result.coverage.values()) == having
+    assert sum(count for _, count in result.coverage.values()) == total
     parameters = dict(result.model.named_parameters())
     assert all(type(p) is nn.Parameter and p.requires_grad for p in parameters.values())
 
@@ -212,7 +222,7 @@ def test_shared_weights_share_their_mask() -> None:
         ({"labels": torch.zeros(3).long()}, ValueError, r"labels: expected shape \(4,\)"),
         ({"labels": torch.zeros(4)}, TypeError, "labels: expected an int64 tensor"),
         ({"labels": torch.arange(4) + 1}, ValueError, "labels: expected classes from 0 to 3"),
-        ({"model": nn.ReLU()}, ValueError, "model: expected layers to mask"),
+        ({"model": nn.ReLU()}, ValueError, "model: expected weights to mask"),
         ({"recipe": "best"}, ValueError, "recipe: expected one of"),
         ({"mean": 0.5}, ValueError, "mean, std: expected both"),
         ({"mean": [0.5] * 2, "std": [1.0] * 2}, ValueError, "mean: expected one number or one"),

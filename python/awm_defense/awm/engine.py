@@ -16,9 +16,10 @@ from awm_defense.awm.trigger_phase import TriggerPhase
 from awm_defense.examination.growth import Growth
 from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
+from awm_defense.networks.masked import find_weights
 from awm_defense.pixel_model import PixelModel
 from awm_defense.triggers import family_of
-from awm_defense.working.flat import maskable, mean_inputs
+from awm_defense.working.flat import mean_inputs
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision
 
@@ -127,7 +128,7 @@ class Engine:
 
 
 def make_engine(
-    pixel_model: PixelModel,
+    work: PixelModel,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
@@ -139,17 +140,23 @@ def make_engine(
 ) -> Engine:
     """An engine for one network; arguments are those of `purify`.
 
-    `pixel_model`, images and labels are on the device to work on; `notes` receives what does not
-    go as usual.
+    `work` is a copy of the network, which stays as it is; images and labels are on its device.
+    `notes` receives what does not go as usual.
     """
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes, images[0].numel())
-    recipe = recipe.for_layers(mean_inputs(maskable(pixel_model.model, recipe.layers).values()))
+    weights = find_weights(work.model, recipe.layers)
+    if not weights:
+        raise ValueError(
+            f"model: expected weights to mask (layers={recipe.layers!r}), got none; "
+            f"layers='all' masks every matrix, patterns any parameter"
+        )
+    recipe = recipe.for_layers(mean_inputs(weights.values()))
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
     # As many images as a mask step under Δ alone holds.
     size = 2 * data.batch
     network = WorkingNetwork(
-        pixel_model,
+        work,
         images.repeat(-(-size // len(images)), 1, 1, 1)[:size],
         layers=recipe.layers,
         moments=2 if recipe.mask_optimizer == "adam" else 0,

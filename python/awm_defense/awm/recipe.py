@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from awm_defense.data.augment import ONE_SHOT_COPIES, ONE_SHOT_SCALE
 from awm_defense.lookup import look_up
+from awm_defense.networks.masked import LAYERS
 from awm_defense.settings import Settings
-from awm_defense.working.flat import Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,10 @@ class _Masks:
     """Weight γ of ‖m‖₁."""
     clip_mask_phase: bool = True
     """Whether x + Δ is clipped to [0, 1] while the mask is learned."""
-    layers: Layers = "all"
-    """Which weights are masked: those of convolutions, or of linear layers, too."""
+    layers: str = "all"
+    """Which weights are masked: "conv", of convolutions; "linear", every other matrix that
+    transforms features; "all", both; "auto", convolutions where these hold most weights, otherwise
+    all; or patterns of parameters' names, like "blocks.*.weight,head.weight"."""
     mask_optimizer: Literal["adam", "sgd"] = "adam"
     mask_lr: float | None = 1e-2
     """η₂ in the first epoch."""
@@ -138,6 +140,11 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
             if value is not None and not value >= least:
                 kind = "a number" if isinstance(least, float) else "an integer"
                 raise ValueError(f"{key}: expected {kind} ≥ {least:g}, got {value}")
+        if not isinstance(self.layers, str) or not self.layers.strip():
+            raise ValueError(
+                f"layers: expected one of {', '.join(LAYERS)} or patterns of parameters' names, "
+                f"got {self.layers!r}"
+            )
         if self.beta is None and self.alpha is not None and self.alpha > 1:
             raise ValueError(f"alpha: expected a number ≤ 1 (β is 1 − α), got {self.alpha}")
         for key in ("cutmix", "jitter"):
@@ -195,7 +202,7 @@ RECIPES: dict[str, Recipe] = {
             epochs=10,
             tau_share=0.01,
             alpha=0.9,
-            layers="conv",
+            layers="auto",
             trigger_targets="original",
             mask_targets="original",
             temperature=5.0,

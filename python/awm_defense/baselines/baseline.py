@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.data.augment import random_shift_flip
+from awm_defense.networks.logits import Reading
 from awm_defense.settings import Settings
 from awm_defense.working.compute import Compute
 
@@ -40,17 +41,19 @@ class Task:
     """(n,) int64."""
     normalise: nn.Module
     """From pixels to what the model is fed."""
+    read: Reading
+    """From what the model returns to logits."""
     compute: Compute
     generator: torch.Generator
     """Of all that is random, on the CPU."""
     progress: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def logits(self, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:
         """Of images in pixel space, in their dtype."""
         images = images.contiguous(memory_format=self.compute.memory_format)
         with self.compute.autocast(images.device):
-            return network(self.normalise(images)).to(images.dtype)
+            return self.read(network(self.normalise(images))).to(images.dtype)
 
     def batches(self, size: int, steps: int, augment: Augment) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of `steps` batches, drawn with replacement and augmented anew."""
@@ -60,7 +63,7 @@ class Task:
             yield augment(self.images[index], self.generator), self.labels[index]
 
     @torch.no_grad()
-    def accuracy(self, network: Callable[[Tensor], Tensor]) -> float:
+    def accuracy(self, network: Callable[[Tensor], Any]) -> float:
         """Of the images at hand, in percent."""
         found = [self.logits(network, x).argmax(1) for x in self.images.split(EVALUATION_BATCH)]
         return 100 * float((torch.cat(found) == self.labels).double().mean())

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
 
 from awm_defense.baselines.baseline import Baseline, Erased, Task
-from awm_defense.working.fold import channel_factors, conv_norm_pairs
+from awm_defense.working.fold import channel_factors, conv_norm_pairs, trace
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Clp(Baseline):
     def erase(self, task: Task) -> Erased:
         """Prune in place."""
         try:
-            pairs = conv_norm_pairs(fx.symbolic_trace(task.model))
+            pairs = conv_norm_pairs(trace(task.model))
         except Exception as error:  # torch.fx raises whatever the model's own code raises
             raise ValueError(f"model: expected one that torch.fx can trace: {error}") from error
         if not pairs:

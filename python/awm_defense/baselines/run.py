@@ -4,10 +4,11 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from awm_defense.baselines.baseline import Baseline, Task
 from awm_defense.data.augment import with_copies
+from awm_defense.networks.back import with_state
 from awm_defense.pixel_model import PixelModel
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.working.compute import Compute, fastest
@@ -27,17 +28,18 @@ def make_task(
 ) -> tuple[Task, Precision]:
     """What `purify` gives a rival to work with, and in which precision; arguments are those.
 
-    Images and labels are on the device to work on.
+    `pixel_model` is a copy, for the rival to change; images and labels are on the device to work
+    on.
     """
     if len(images) <= len(labels.unique()):
         # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
         images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
-    work, device = pixel_model.copy(), pixel_model.device
+    work = pixel_model
     sample = work.normalise(images[:64])
-    compute, used = _compute(settings, precision, work.model, sample, device)
-    compute.prepare(work.model, device)
+    compute, used = _compute(settings, precision, work, sample)
+    compute.prepare(work.model, work.device)
     generator = torch.Generator().manual_seed(seed)
-    task = Task(work.model, images, labels, work.normalise, compute, generator, progress)
+    task = Task(work.model, images, labels, work.normalise, work.read, compute, generator, progress)
     return task, used
 
 
@@ -45,22 +47,17 @@ def make_task(
 def run_baseline(
     pixel_model: PixelModel, images: Tensor, labels: Tensor, settings: Baseline, **options: Any
 ) -> PurifyResult:
-    """Arguments are those of `make_task`, result and errors those of `purify`."""
+    """Purifies `pixel_model.model`; other arguments are those of `purify`, as is what comes."""
     started = time.perf_counter()
-    task, used = make_task(pixel_model, images, labels, settings, **options)
-    home, device, model = pixel_model.home, pixel_model.device, pixel_model.model
+    home, device = pixel_model.home, pixel_model.device
+    work = pixel_model.copy(images)
+    task, used = make_task(work, *work.take(images, labels), settings, **options)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with used.active():
         found = settings.erase(task)
-    work = task.model
-    Compute(channels_last=False).prepare(work, home)
-    for ours, theirs in zip(work.parameters(), model.parameters(), strict=True):
-        ours.requires_grad_(theirs.requires_grad)
-    for module, original in zip(work.modules(), model.modules(), strict=True):
-        module.training = original.training
     return PurifyResult(
-        model=work,
+        model=with_state(pixel_model.model, task.model),
         masks={name: mask.to(home) for name, mask in found.masks.items()},
         trigger=None if found.trigger is None else found.trigger.to(home),
         history=found.history,
@@ -68,24 +65,27 @@ def run_baseline(
         peak_memory_mb=peak_memory_mb(device),
         recipe=settings,
         precision=used,
-        notes=task.notes,
+        notes=work.notes + task.notes,
     )
 
 
 def _compute(
     settings: Baseline,
     precision: str | Precision,
-    model: nn.Module,
+    work: PixelModel,
     sample: Tensor,
-    device: torch.device,
 ) -> tuple[Compute, Precision]:
     """How to compute; asked for, or measured."""
     if isinstance(precision, str):
         asked = asked_precision(precision, sample.dtype)
         if asked is None:
-            chosen = fastest(model, sample, device) if settings.half else Compute()
+            if not settings.half:
+                return Compute(channels_last=work.channels_last), Precision()
+            chosen = fastest(
+                work.model, sample, work.device, read=work.read, channels_last=work.channels_last
+            )
             return chosen, Precision(torch.bfloat16 if chosen.bf16 else torch.float32)
         precision = asked
     if precision.dtype == torch.bfloat16 and not settings.half:
         raise ValueError(f"precision: {settings.name} needs float32, got bfloat16")
-    return Compute(bf16=precision.dtype == torch.bfloat16), precision
+    return Compute(precision.dtype == torch.bfloat16, work.channels_last), precision

@@ -83,7 +83,7 @@ def perturbed(trial: Trial) -> dict[str, Any]:
     assert isinstance(trial.recipe, Anp)
     options: dict[str, Any] = {"precision": trial.precision, "seed": trial.seed}
     images, labels = trial.defender()
-    pixel_model = PixelModel(trial.model, images)
+    pixel_model = PixelModel(trial.model, images).copy(images)
     task, _ = make_task(pixel_model, *pixel_model.take(images, labels), trial.recipe, **options)
     model = with_worst_noise(task, trial.recipe)
     classes = len(trial.data.classes)

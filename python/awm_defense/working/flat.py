@@ -1,53 +1,30 @@
 """The masked weights of a network as views into flat buffers."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from awm_defense.networks.masked import key_of
 from awm_kernels import mask_step_, masked_weight
 
-Layers = Literal["conv", "all"]
-MASKABLE: dict[Layers, tuple[type[nn.Module], ...]] = {
-    "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    "all": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
-}
 
-
-def maskable(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """The layers whose weight gets a mask, by name; a weight shared by two layers counts once.
-
-    Args:
-        model: the network.
-        layers: "conv" for convolutions alone, "all" for linear layers, too.
-    """
-    found: dict[str, nn.Module] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        weight = module._parameters.get("weight") if isinstance(module, MASKABLE[layers]) else None
-        if weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            found[name] = module
-    return found
-
-
-def mean_inputs(layers: Iterable[nn.Module]) -> float:
-    """How many inputs an output of these layers has, on the mean of all weights."""
-    weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
-    return sum(w.numel() * w[0].numel() for w in weights) / sum(w.numel() for w in weights)
+def mean_inputs(weights: Iterable[Tensor]) -> float:
+    """How many inputs an output of these weights' layers has, on the mean of all weights."""
+    rows = [(weight.numel(), _rows(weight)[1]) for weight in weights]
+    return sum(count * inputs for count, inputs in rows) / sum(count for count, _ in rows)
 
 
 class FlatMasks:
-    """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked layers, each one flat buffer.
+    """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked weights, each one flat buffer.
 
-    The layers' weights are views of W and their gradients views of dW, so one `mask_step_` call
-    updates the whole network, and writes the next step's weights where the layers read them.
+    The network's weights are views of W and their gradients views of dW, so one `mask_step_` call
+    updates the whole network, and writes the next step's weights where its layers read them.
 
     Args:
-        model: the network to work in; its masked layers' weights are replaced.
-        layers: names of the layers to mask.
-        scales: factor per output channel of a layer, (out,), where a BatchNorm was folded.
+        model: the network to work in; its masked weights are replaced.
+        names: of the parameters to mask.
+        scales: factor per output channel of a weight, (out,), where a BatchNorm was folded.
         channels_last: memory layout of 4-d weights.
         moments: how many of Adam's moments to keep: 2, 1 (momentum) or 0.
         dtype: of W and dW; θ, m and the moments keep the model's.
@@ -56,18 +33,16 @@ class FlatMasks:
     def __init__(
         self,
         model: nn.Module,
-        layers: list[str],
+        names: list[str],
         scales: dict[str, Tensor],
         *,
         channels_last: bool,
         moments: int,
         dtype: torch.dtype,
     ) -> None:
-        modules = [model.get_submodule(name) for name in layers]
-        weights = [m.weight.detach() for m in modules if isinstance(m.weight, Tensor)]
-        if not weights:
-            raise ValueError("model: expected at least one layer to mask, got none")
-        self.layers = layers
+        replaced = [model.get_parameter(name) for name in names]
+        weights = [weight.detach() for weight in replaced]
+        self.names = names
         self.formats = [
             torch.channels_last if channels_last and w.dim() == 4 else torch.contiguous_format
             for w in weights
@@ -78,7 +53,7 @@ class FlatMasks:
             sum(w.numel() for w in weights), dtype=first.dtype, device=first.device
         )
         self.mask = torch.ones_like(self.theta)
-        rows = torch.cat([torch.full((w.shape[0],), w[0].numel()) for w in weights])
+        rows = torch.cat([torch.full(*_rows(w)) for w in weights])
         self.row_ptr = nn.functional.pad(rows.cumsum(0), (1, 0)).to(first.device)
         self.scale = torch.ones(len(rows), dtype=first.dtype, device=first.device)
         self.weight = torch.empty_like(self.theta, dtype=dtype)
@@ -90,21 +65,18 @@ class FlatMasks:
         self.stats = torch.zeros(2, dtype=torch.float64, device=first.device)
         self.load(weights, scales)
         self.parameters = [nn.Parameter(view) for view in self.views(self.weight)]
-        replaced = {
-            id(module.weight): parameter
-            for module, parameter in zip(modules, self.parameters, strict=True)
-        }
+        views = {id(old): new for old, new in zip(replaced, self.parameters, strict=True)}
         for module in model.modules():
-            shared = module._parameters.get("weight")
-            if shared is not None and id(shared) in replaced:
-                module._parameters["weight"] = replaced[id(shared)]
+            for name, value in module._parameters.items():
+                if id(value) in views:
+                    module._parameters[name] = views[id(value)]
 
     def load(self, weights: Iterable[Tensor], scales: Mapping[str, Tensor]) -> None:
         """Start afresh with these weights and scales: all masks 1, no moments."""
         for view, weight in zip(self.views(self.theta), weights, strict=True):
             view.copy_(weight)
-        rows = self.scale.split([shape[0] for shape in self.shapes])
-        for name, part in zip(self.layers, rows, strict=True):
+        rows = self.scale.split([_rows(view)[0][0] for view in self.views(self.theta)])
+        for name, part in zip(self.names, rows, strict=True):
             part.copy_(scales[name]) if name in scales else part.fill_(1)
         self.grad.zero_()
         self.forget()
@@ -182,7 +154,14 @@ class FlatMasks:
         self.weight.copy_(masked_weight(self.theta, mask, self.scale, row_ptr=self.row_ptr))
 
     def masks(self) -> dict[str, Tensor]:
-        """A contiguous copy of each layer's mask."""
+        """A contiguous copy of each weight's mask, by `key_of` its name."""
         views = self.views(self.mask)
         copies = [view.clone(memory_format=torch.contiguous_format) for view in views]
-        return dict(zip(self.layers, copies, strict=True))
+        return dict(zip(map(key_of, self.names), copies, strict=True))
+
+
+def _rows(weight: Tensor) -> tuple[tuple[int], int]:
+    """How many outputs a weight has, as a shape, and how many inputs each of them."""
+    if weight.dim() == 0:
+        return (1,), 1
+    return (weight.shape[0],), weight[0].numel()

@@ -10,9 +10,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONSTANT = "_tensor_constant"
+"""What torch.fx calls a tensor that it kept."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves layers with weights whole, whosever class they are: tracing through a subclass's
+    forward would lose what it does when the weight changes, and whose the weight is."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        whole = isinstance(m, _ConvNd | nn.Linear | nn.MultiheadAttention)
+        return whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The network as a graph of its layers.
+
+    Raises:
+        Exception: whatever torch.fx raises for a model it can't trace.
+    """
+    tracer = _Tracer()
+    traced = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+    # What Python computes from weights alone is a constant from then on.
+    constants = [node for node in traced.graph.nodes if str(node.target).startswith(CONSTANT)]
+    if (
+        constants
+        and dict(traced.named_parameters()).keys() != dict(model.named_parameters()).keys()
+    ):
+        raise ValueError("weights may have become constants")
+    return traced
 
 
 def channel_factors(norm: Any) -> tuple[Tensor, Tensor]:
@@ -52,12 +82,12 @@ def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]
     multiplied into the weight, so that masked weights can carry it: W = scale · (m ⊙ θ).
 
     Returns:
-        (copy, {layer name: scale (out,), in the weight's dtype}).
+        (copy, {weight's name: scale (out,), in its dtype}).
 
     Raises:
         Exception: whatever torch.fx raises for a model it can't trace.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model))
+    traced = trace(copy.deepcopy(model))
     pairs = conv_norm_pairs(traced)
     norms = set(pairs.values())
     scales: dict[str, Tensor] = {}
@@ -67,7 +97,7 @@ def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]
         if layer.bias is not None:
             shift = shift + layer.bias.detach().double() * scale
         layer.bias = nn.Parameter(shift.to(layer.weight.dtype), requires_grad=False)
-        scales[name] = scale.to(layer.weight.dtype)
+        scales[f"{name}.weight"] = scale.to(layer.weight.dtype)
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and node.target in norms:
             node.replace_all_uses_with(node.args[0])
@@ -80,8 +110,7 @@ def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]
 
 @torch.no_grad()
 def scale_weights(module: nn.Module, scales: dict[str, Tensor]) -> None:
-    """Multiply each named layer's weight by its factor per output channel, in place."""
+    """Multiply each named weight by its factor per output channel, in place."""
     for name, scale in scales.items():
-        weight = module.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
+        weight = module.get_parameter(name)
         weight.mul_(scale.reshape(-1, *([1] * (weight.dim() - 1))))

@@ -5,9 +5,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from awm_defense.networks.masked import find_weights
 from awm_defense.pixel_model import PixelModel
 from awm_defense.working.activations import fuse_activations
-from awm_defense.working.flat import FlatMasks, Layers, maskable
+from awm_defense.working.compute import use_layout
+from awm_defense.working.flat import FlatMasks
 from awm_defense.working.fold import fold_batchnorm, scale_weights
 from awm_defense.working.mixed_conv import use_passes
 from awm_defense.working.precision import Precision, asked_precision, measure
@@ -22,9 +24,9 @@ class WorkingNetwork:
     """The working copy: pixel-space images in, logits out; folded and channels_last if it can.
 
     Args:
-        pixel_model: the network, on the device to work on; it stays as it is.
+        pixel_model: a copy of the network to work from; it stays as it is.
         sample: images of the size of a mask step's batch, (2b, c, h, w), in the model's dtype.
-        layers: which of them get masks, as `maskable` takes it.
+        layers: which weights get masks, as `find_weights` takes it.
         moments: of the mask optimiser, as `FlatMasks` takes it.
         keeps_original: whether a copy without masks is kept, to compare with.
         precision: as `purify` takes it.
@@ -41,24 +43,30 @@ class WorkingNetwork:
         pixel_model: PixelModel,
         sample: Tensor,
         *,
-        layers: Layers,
+        layers: str,
         moments: int,
         keeps_original: bool,
         precision: str | Precision,
         notes: list[str],
     ) -> None:
-        self.normalise, self.sample, self.layers = pixel_model.normalise, sample, layers
-        self.channels_last = True
+        self.normalise, self.read = pixel_model.normalise, pixel_model.read
+        self.sample, self.channels_last = sample, pixel_model.channels_last
+        self.names = list(find_weights(pixel_model.model, layers))
         self.dtype = sample.dtype
         self.folds = True
         self.module, scales = self._prepared(pixel_model.model, notes)
+        # Those that the forward pass in eval mode does not use have no part in this.
+        used = dict(self.module.named_parameters())
+        self.names = [name for name in self.names if name in used]
+        if not self.names:
+            raise ValueError(f"model: expected weights to mask (layers={layers!r}), got none")
         if self.channels_last:
-            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            use_layout(self.module, torch.channels_last)
         self.precision = self._precision(precision, scales, notes)
         self.original = self._scaled(self.module, scales) if keeps_original else None
         self.flat = FlatMasks(
             self.module,
-            list(maskable(self.module, layers)),
+            self.names,
             scales,
             channels_last=self.channels_last,
             moments=moments,
@@ -80,7 +88,6 @@ class WorkingNetwork:
                 raise ValueError(f"models: one can't be prepared as the first was: {notes[-1]}")
         finally:
             self.dtype, self.folds = running, folds
-        masked = {f"{name}.weight" for name in self.flat.layers}
         pairs = [(self.module, module)]
         if self.original is not None:
             pairs.append((self.original, self._scaled(module, scales)))
@@ -95,38 +102,24 @@ class WorkingNetwork:
                     + ", ".join(differ[:5])
                 )
             for key, value in target.state_dict().items():
-                if target is self.original or key not in masked:
+                if target is self.original or key not in self.names:
                     value.copy_(values[key])
         weights = dict(module.named_parameters())
-        self.flat.load([weights[f"{name}.weight"] for name in self.flat.layers], scales)
+        self.flat.load([weights[name] for name in self.names], scales)
 
     def _prepared(self, model: nn.Module, notes: list[str]) -> tuple[nn.Module, dict[str, Tensor]]:
         """A folded copy of `model`, and the scales that masks carry."""
         module = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
-            expected = self._first_forward(module, notes)
+            expected = self.forward(module, self.layout(self.sample))
+            self.classes = expected.shape[1]
             if self.folds:
                 module, scales = self._fold(module, expected, notes)
             else:
                 scales = {}
-        masked = maskable(module, self.layers)
-        # Scales of layers without a mask go into the weight.
-        scale_weights(module, {n: s for n, s in scales.items() if n not in masked})
-        return module, {n: s for n, s in scales.items() if n in masked}
-
-    def _first_forward(self, module: nn.Module, notes: list[str]) -> Tensor:
-        try:
-            logits = self.forward(module, self.layout(self.sample))
-        except RuntimeError:
-            if not self.channels_last:
-                raise
-            self.channels_last = False
-            logits = self.forward(module, self.layout(self.sample))
-            notes.append("the model does not take channels_last input; contiguous is used")
-        if logits.dim() != 2:
-            raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
-        self.classes = logits.shape[1]
-        return logits
+        # Scales of weights without a mask go into the weight.
+        scale_weights(module, {n: s for n, s in scales.items() if n not in self.names})
+        return module, {n: s for n, s in scales.items() if n in self.names}
 
     def _fold(
         self, module: nn.Module, expected: Tensor, notes: list[str]
@@ -196,10 +189,7 @@ class WorkingNetwork:
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
-        logits: Tensor = module(self.normalise(images).to(self.dtype))
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
-        return logits.to(images.dtype)
+        return self.read(module(self.normalise(images).to(self.dtype))).to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(self.module, images)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from awm_defense.networks.masked import mostly_convolutions
 from awm_defense.working.mixed_conv import Passes, conv_forward, conv_grads, settings_of
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
@@ -84,10 +85,14 @@ def asked_precision(name: str, dtype: torch.dtype) -> Precision | None:
 def measure(module: nn.Module, forward: Callable[[], Any]) -> Precision:
     """bfloat16 where it is faster on this CPU, pass by pass of each convolution.
 
+    float32 where convolutions don't hold most weights: theirs is all the time that is measured.
+
     Args:
         module: float32 network whose convolutions are measured.
         forward: runs it once on a batch of the mask phase, 2b images.
     """
+    if not mostly_convolutions(module):
+        return Precision()
     passes: dict[str, Passes] = {}
     plain = mixed = 0.0
     for name, (conv, shape, last) in _conv_calls(module, forward).items():

@@ -1,0 +1,1 @@
+"""Other people's networks: wrapped, parametrised, in any precision, with any output."""
