@@ -107,6 +107,7 @@ def _predict(
     pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
     found = []
     with _eval_mode(model.to(pixel_model.device)):
+        pixel_model.settle(images[:2].to(pixel_model.device))
         for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
             batch = batch.to(pixel_model.device)
             batch = batch if transform is None else transform(batch)

@@ -90,13 +90,29 @@ class PixelModel:
         made.model.to(self.device, made.dtype).eval().requires_grad_(False)
         made.normalise = copy.deepcopy(self.normalise).to(made.dtype)
         made.read, made.notes = copy.copy(self.read), []
-        made._try(images[:2].detach().to(self.device, made.dtype))
+        with torch.enable_grad():
+            found = made.settle(images[:2].detach().to(self.device, made.dtype).requires_grad_())
+        if not found.requires_grad:
+            raise ValueError(
+                "model: expected logits that autograd follows back to the images, got some that it "
+                "does not (no_grad, detach or argmax in its forward?)"
+            )
         return made
 
-    def _try(self, images: Tensor) -> None:
-        """Run the network once, and keep what that shows."""
+    def settle(self, images: Tensor) -> Tensor:
+        """Run the network once, and keep what that shows: how its output is to be read.
+
+        Args:
+            images: a few, (n, c, h, w), on the device.
+
+        Returns:
+            Their logits.
+
+        Raises:
+            TypeError, ValueError: it does not run, or returns no logits.
+        """
         # A clone, since some networks change what they are fed in place.
-        fed = self.normalise(images.requires_grad_()).clone()
+        fed = self.normalise(images.to(self.dtype)).clone()
         try:
             try:
                 output = self.model(fed.contiguous(memory_format=torch.channels_last))
@@ -113,11 +129,7 @@ class PixelModel:
                 f"{images.dtype}, got {type(error).__name__}: {reason[0]}"
             ) from error
         self.notes += self.read.settle(output)
-        if not self.read(output).requires_grad:
-            raise ValueError(
-                "model: expected logits that autograd follows back to the images, got some that it "
-                "does not (no_grad, detach or argmax in its forward?)"
-            )
+        return self.read(output)
 
 
 class Normalise(nn.Module):

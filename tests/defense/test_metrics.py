@@ -67,7 +67,7 @@ def test_trigger_is_put_on_before_normalisation() -> None:
 
     attack = make_attack("badnets", 2)
     evaluate(Spy(), make_images(), LABELS, attack, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.5])
-    corner = seen[1][:, :, 2, 2]
+    corner = seen[-1][:, :, 2, 2]
     torch.testing.assert_close(corner, torch.tensor([[5.0, 3.0, 1.4]]).expand(10, 3))
 
 

@@ -10,7 +10,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-
 vision = torchvision.models
 CLASSES = 3
 
@@ -59,7 +58,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         timm.models.resnetv2.ResNetV2,
         (1, 1, 1, 1),
         (16, 32, 32, 64),
-        conv_layer=timm.layers.StdConv2d,
+        conv_layer=timm.layers.std_conv.StdConv2d,
         num_classes=CLASSES,
     ),
     "timm NFNet": partial(
@@ -124,6 +123,20 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         window_size=4,
     ),
 }
+
+
+def make(name: str) -> nn.Module:
+    """A network of the zoo, always the same, in training mode; nothing in it starts from zero, as
+    some heads and the scales of residual branches do."""
+    torch.manual_seed(0)
+    model = ZOO[name]().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():
+                parameter.normal_(std=0.1)
+            elif 0 < parameter.abs().max() < 1e-3:
+                parameter.fill_(0.5)
+    return model
 
 
 def images() -> tuple[Tensor, Tensor]:

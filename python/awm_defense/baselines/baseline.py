@@ -55,6 +55,10 @@ class Task:
         with self.compute.autocast(images.device):
             return self.read(network(self.normalise(images))).to(images.dtype)
 
+    def classifier(self) -> nn.Module:
+        """From pixels to logits, with the model itself inside."""
+        return nn.Sequential(self.normalise, self.model, self.read)
+
     def batches(self, size: int, steps: int, augment: Augment) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of `steps` batches, drawn with replacement and augmented anew."""
         for _ in tqdm(range(steps), "purify", unit="step", disable=not self.progress):

@@ -47,7 +47,7 @@ class FineTune(Baseline):
 
         task.model.requires_grad_(True)
         train(
-            nn.Sequential(task.normalise, task.model),
+            task.classifier(),
             task.images,
             task.labels,
             plan,

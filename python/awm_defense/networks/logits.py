@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pick = Callable[[Any], Tensor]
 NAMES = ("logits", "output", "out", "pred", "preds", "prediction", "predictions")
 
 
-class Reading:
+class Reading(nn.Module):
     """How a network's output is read as logits (n, classes).
 
     Args:
@@ -25,10 +25,11 @@ class Reading:
     def __init__(self, pick: Pick | None = None) -> None:
         if pick is not None and not callable(pick):
             raise TypeError(f"logits: expected a function or None, got {type(pick).__name__}")
+        super().__init__()
         self.pick = pick
         self.binary = self.log = False
 
-    def __call__(self, output: Any) -> Tensor:
+    def forward(self, output: Any) -> Tensor:
         """Logits (n, classes) of what a network returned.
 
         Raises:
@@ -53,7 +54,7 @@ class Reading:
 
     def settle(self, output: Any) -> list[str]:
         """Look at a first output: whether it has one logit, or probabilities. Returns notes."""
-        found = self(output)
+        found: Tensor = self(output)
         if found.shape[1] == 1:
             self.binary = True
             return ["the one logit is taken for that of class 1 of two, against 0 for class 0"]

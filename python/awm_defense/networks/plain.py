@@ -101,11 +101,7 @@ def _detach(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
 
 def _make_plain(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
-        parametrizations = module.parametrizations
-        assert isinstance(parametrizations, nn.ModuleDict)
-        parametrizations.eval()  # in training mode a spectral norm moves when it is read
-        for name in list(parametrizations):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        _remove_parametrizations(module)
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
             remove_weight_norm(module, hook.name)
@@ -113,6 +109,23 @@ def _make_plain(module: nn.Module) -> None:
             remove_spectral_norm(module, hook.name)
         elif isinstance(hook, prune.BasePruningMethod):
             prune.remove(module, hook._tensor_name)
+
+
+@torch.no_grad()
+def _remove_parametrizations(module: nn.Module) -> None:
+    """`parametrize.remove_parametrizations` changes the class, which the copy's original shares."""
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    parametrizations.eval()  # in training mode a spectral norm moves when it is read
+    values = {name: getattr(module, name).clone() for name in parametrizations}
+    trained = {name: any(True for _ in p.parameters()) for name, p in parametrizations.items()}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        if trained[name]:
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)
 
 
 def _described(model: Any) -> str:

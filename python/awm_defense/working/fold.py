@@ -6,6 +6,7 @@ per output channel of the masked weight and a bias.
 
 import copy
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -75,11 +76,17 @@ def conv_norm_pairs(traced: fx.GraphModule) -> dict[str, str]:
     return pairs
 
 
-def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]:
+def fold_batchnorm(
+    model: nn.Module, keep: Collection[str] = ()
+) -> tuple[fx.GraphModule, dict[str, Tensor]]:
     """A copy of an eval-mode model in which each BatchNorm that directly follows a layer is gone.
 
     The layer's bias takes the BatchNorm's shift; its *scale* is returned instead of being
     multiplied into the weight, so that masked weights can carry it: W = scale · (m ⊙ θ).
+
+    Args:
+        model: stays as it is.
+        keep: names of parameters; a BatchNorm that has one of them stays.
 
     Returns:
         (copy, {weight's name: scale (out,), in its dtype}).
@@ -88,7 +95,11 @@ def fold_batchnorm(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Tensor]]
         Exception: whatever torch.fx raises for a model it can't trace.
     """
     traced = trace(copy.deepcopy(model))
-    pairs = conv_norm_pairs(traced)
+    pairs = {
+        name: norm
+        for name, norm in conv_norm_pairs(traced).items()
+        if not {f"{norm}.weight", f"{norm}.bias"} & set(keep)
+    }
     norms = set(pairs.values())
     scales: dict[str, Tensor] = {}
     for name, norm_name in pairs.items():

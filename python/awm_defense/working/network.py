@@ -10,7 +10,7 @@ from awm_defense.pixel_model import PixelModel
 from awm_defense.working.activations import fuse_activations
 from awm_defense.working.compute import use_layout
 from awm_defense.working.flat import FlatMasks
-from awm_defense.working.fold import fold_batchnorm, scale_weights
+from awm_defense.working.fold import NORMS, fold_batchnorm, scale_weights
 from awm_defense.working.mixed_conv import use_passes
 from awm_defense.working.precision import Precision, asked_precision, measure
 
@@ -85,7 +85,10 @@ class WorkingNetwork:
         try:
             module, scales = self._prepared(model, notes)
             if self.folds != folds:
-                raise ValueError(f"models: one can't be prepared as the first was: {notes[-1]}")
+                raise ValueError(
+                    "models: one can't be prepared as the first was: "
+                    + "; ".join(notes or ["torch.fx traces only one of them"])
+                )
         finally:
             self.dtype, self.folds = running, folds
         pairs = [(self.module, module)]
@@ -125,12 +128,14 @@ class WorkingNetwork:
         self, module: nn.Module, expected: Tensor, notes: list[str]
     ) -> tuple[nn.Module, dict[str, Tensor]]:
         try:
-            folded, scales = fold_batchnorm(module)
+            folded, scales = fold_batchnorm(module, self.names)
             if self.sample.device.type == "cpu" and self.channels_last:
                 fuse_activations(folded)
         except Exception as error:  # torch.fx raises whatever the model's own code raises
             self.folds = False
-            notes.append(f"BatchNorm is not folded: torch.fx can't trace the model ({error})")
+            if any(isinstance(part, NORMS) for part in module.modules()):
+                reason = " ".join(str(error).split())
+                notes.append(f"BatchNorm is not folded: torch.fx can't trace the model ({reason})")
             return module, {}
         change = self._change(self._scaled(folded, scales), expected)
         if not change <= FOLD_TOLERANCE:
