@@ -71,7 +71,17 @@ def page(
         else f"<p>The network before: {escape(str(result.verdict))}.</p>"
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
-    elsewhere = {"title", "before", "after", "recipe", "masks", "verdict", "notes", "history"}
+    elsewhere = {
+        "title",
+        "before",
+        "after",
+        "recipe",
+        "masks",
+        "verdict",
+        "notes",
+        "history",
+        "coverage",
+    }
     facts = {key: value for key, value in report.items() if key not in elsewhere}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

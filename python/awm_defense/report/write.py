@@ -13,6 +13,7 @@ from torch import Tensor
 
 import awm_kernels
 from awm_defense.files.together import write_together
+from awm_defense.networks.masked import share
 from awm_defense.report.page import page
 from awm_defense.report.pictures import (
     draw_history,
@@ -107,6 +108,8 @@ def _collect(
         "precision": result.precision.describe(),
         **extra,
         "versions": {"torch": torch.__version__, "awm_kernels": awm_kernels.__version__},
+        "masked_share": share(result.coverage) if result.coverage else None,
+        "coverage": {kind: list(counts) for kind, counts in result.coverage.items()},
         "masks": {name: mask.float().mean().item() for name, mask in result.masks.items()},
         "trigger_l1": None if result.trigger is None else result.trigger.float().abs().sum().item(),
         "verdict": None if result.verdict is None else result.verdict.facts(),
