@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from awm_defense.commands.errors import escape, shorten
+from awm_defense.commands.errors import shorten
 from awm_defense.data import DATASETS
 from awm_defense.files.checkpoint import load_into, load_state_dict
+from awm_defense.files.text import escape
 from awm_defense.models import MODELS, build_model
 from awm_defense.pixel_model import find_device
 from awm_defense.settings import MOST
