@@ -165,7 +165,11 @@ HANDMADE: dict[str, tuple[Pickle, str]] = {
     "GHSA-84r2-jw7c-4r5q": (
         lambda path: p.program(
             p.called(
-                p.called(p.named("operator", "methodcaller"), p.value("system")),
+                p.called(
+                    p.named("operator", "methodcaller"),
+                    p.value("system"),
+                    p.value(command(path)),
+                ),
                 p.called(p.named("pydoc", "locate"), p.value("os")),
             )
         ),
