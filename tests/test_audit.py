@@ -34,6 +34,15 @@ def test_the_lock_file_has_every_dependency() -> None:
         assert declared.specifier.contains(pin.version)
 
 
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    reasons = (ROOT / "SECURITY.md").read_text("utf-8").split("## Dependencies")[1]
+    rows = [line.split("|")[1] for line in reasons.splitlines() if line.startswith("|")]
+    told = {name.strip() for row in rows for name in row.split(",")}
+    assert {Requirement(line).name for line in names} <= told
+
+
 @pytest.mark.parametrize(
     ("packages", "code", "says"),
     [
