@@ -59,7 +59,6 @@ def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
 
 
 def _answer(child: Child, path: Path) -> Image.Image:
-    child.expect()  # others that were asked for before it took their time
     try:
         width, height = (int.from_bytes(child.read(4), "little") for _ in range(2))
         if width == 0:
@@ -67,6 +66,8 @@ def _answer(child: Child, path: Path) -> Image.Image:
             raise ValueError(shown(reason, PATH))
         if not (width <= SIDE and 0 < height <= SIDE):
             raise ValueError(f"got {width}x{height} pixels")
-        return Image.frombytes("RGB", (width, height), child.read(width * height * 3))
+        image = Image.frombytes("RGB", (width, height), child.read(width * height * 3))
     except ValueError as error:
         raise ValueError(f"{shown(path, PATH)}: expected an image, {error}") from error
+    child.expect()  # the next was asked for before; this one has taken of its time
+    return image
