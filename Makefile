@@ -16,7 +16,7 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test test-fast soak coverage docs lint compile-check cuda-check format clean
+.PHONY: help demo test test-fast soak coverage docs lint audit compile-check cuda-check format clean
 help:
 	@echo "make demo           plant a backdoor and erase it; the report goes to awm-demo/"
 	@echo "make test           build, then run every test"
@@ -25,6 +25,7 @@ help:
 	@echo "make coverage       every test, and how much of the packages they run"
 	@echo "make docs           the documentation, into build/docs; a warning is an error"
 	@echo "make lint           ruff, clang-format, mypy and import-linter"
+	@echo "make audit          look up the locked dependencies among known vulnerabilities"
 	@echo "make compile-check  compile the Triton kernels for sm_90 (no GPU needed)"
 	@echo "make cuda-check     build the CUDA kernels (no GPU needed) and look for spilled registers"
 	@echo "make format         rewrite the sources the way lint wants them"
@@ -60,6 +61,9 @@ lint: $(DEV)
 	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+
+audit: $(DEV)
+	$(BIN)/python -m tests.audit
 
 compile-check: $(DEV)
 	$(BIN)/python -m tests.triton_compile

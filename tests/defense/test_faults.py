@@ -20,11 +20,12 @@ from awm_defense import models
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import demo, info
-from awm_defense.commands.errors import MEMORY, escape, shorten
+from awm_defense.commands.errors import MEMORY, shorten
 from awm_defense.commands.main import main
 from awm_defense.files import atomic, together
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.folder import output_folder
+from awm_defense.files.text import escape
 from awm_defense.report import write as writing
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place

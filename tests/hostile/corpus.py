@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tests.hostile import checkpoints, pixels, records
+from tests.hostile import checkpoints, containers, pixels, records, scanners, tricks
 from tests.hostile.case import MEMORY, Case, Outcome
 
 KINDS = {
@@ -24,7 +24,8 @@ KINDS = {
 
 def all_cases() -> list[Case]:
     """Every case of every kind."""
-    return [*checkpoints.cases(), *pixels.cases(), *records.cases()]
+    kinds = (checkpoints, containers, pixels, records, scanners, tricks)
+    return [case for kind in kinds for case in kind.cases()]
 
 
 def table(outcomes: Mapping[Case, Outcome]) -> str:

@@ -70,6 +70,17 @@ def tensor(
     )
 
 
+def call(protocol: int, module: str, name: str, argument: str) -> bytes:
+    """A whole pickle that calls a function with a text, as Python writes it in a protocol."""
+    if protocol < 4:
+        text = b"V%s\n" % argument.encode() if protocol == 0 else value(argument)
+        body = called(named(module, name), text)
+        return body + b"." if protocol < 2 else program(body, protocol)
+    words = (b"\x8c" + bytes([len(word)]) + word.encode() + b"\x94" for word in (module, name))
+    body = b"".join(words) + b"\x93\x94" + value(argument) + b"\x85\x94R\x94"
+    return program(b"\x95" + (len(body) + 1).to_bytes(8, "little") + body, protocol)
+
+
 def program(body: bytes, protocol: int = 2) -> bytes:
     """A whole pickle."""
     return b"\x80" + bytes([protocol]) + body + b"."
@@ -106,12 +117,18 @@ def legacy(
     numbers: bytes | None = None,
     *,
     little: bool = True,
+    first: tuple[int, bytes] | None = None,
 ) -> bytes:
-    """A file as `torch.save` wrote it before PyTorch 1.6."""
+    """A file as `torch.save` wrote it before PyTorch 1.6; `first`: the number of one of its five
+    pickles, and operations that it begins with."""
     system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {}}
     head = [pickle.dumps(part, 2) for part in (MAGIC, 1001, system)]
     after = (4).to_bytes(8, "little") + bytes(16) if numbers is None else numbers
-    return b"".join([*head, program(body), pickle.dumps(list(keys), 2), after])
+    pickles = [*head, program(body), pickle.dumps(list(keys), 2)]
+    if first is not None:
+        number, code = first
+        pickles[number] = pickles[number][:2] + code + pickles[number][2:]
+    return b"".join([*pickles, after])
 
 
 def doubled(times: int) -> bytes:

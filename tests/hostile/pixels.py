@@ -93,6 +93,7 @@ def bomb_cases() -> Iterator[Case]:
         "TIFF whose tags share 8 MiB": (tiff_of_one_part, "an image"),
         "PPM in decimal digits": (lambda: b"P3 512 512 255\n" + b"255 " * (3 << 18), None),
         "PPM of values to 254": (lambda: b"P6 1024 1024 254\n" + bytes(3 << 20), None),
+        "PNG of 2048x2048 and 16 bits": (lambda: png(2048, 2048, bits=16), None),
     }
     for name, (content, says) in files.items():
         yield case(name, "image", written(content), says)
@@ -124,8 +125,9 @@ def image_cases() -> Iterator[Case]:
         "nothing": (b"", "got none"),
         "text": (b"hello", "got none"),
         "an array": (b"\x93NUMPY\x01\x00" + bytes(64), "got none"),
-        "13000x13000 of one bit": (lambda: png(13_000, 13_000, bits=1), "at most 1024x1024"),
-        "5000x1": (lambda: png(5_000, 1), "at most 1024x1024"),
+        "13000x13000 of one bit": (lambda: png(13_000, 13_000, bits=1), "at most 4096x4096"),
+        "one pixel too many a side": (lambda: png(4097, 1), "got 4097x1: scale it down"),
+        "5000x1": (lambda: png(5_000, 1), "at most 4096x4096"),
         "2^31 pixels a side": (png((1 << 31) - 1, (1 << 31) - 1, packed=b"x"), "an image"),
         "20000x20000": (png(20_000, 20_000, packed=b"x"), "decompression bomb"),
         "no numbers": (png(32, 32, packed=b""), "an image"),
@@ -141,7 +143,7 @@ def image_cases() -> Iterator[Case]:
             + struct.pack("<I2i2H6I", 40, 1 << 30, 1 << 30, 1, 24, 0, 0, 0, 0, 0, 0),
             "an image",
         ),
-        "PPM of 10^9 pixels": (b"P6 100000 10000 255\n", "decompression bomb|1024"),
+        "PPM of 10^9 pixels": (b"P6 100000 10000 255\n", "decompression bomb|4096"),
         "PPM of a size of 10,000 digits": (b"P6 " + b"9" * 10_000 + b" 3 255\n", "an image"),
         "PPM in words": (b"P6 three four 255\n", "an image"),
         "WebP of 16383x16383": (

@@ -45,6 +45,12 @@ FIRST = next(iter(build_model("small_vgg", 10).state_dict()))
         ("net.pth", os.mkfifo, (), "a named pipe"),
         ("net.pth", weights(FIRST, torch.nan), (), "NaN or infinite values"),
         ("net.pth", lambda path: p.write_zip(path, p.doubled(60)), (), "net.pth"),
+        (
+            "net.pth",
+            written(bytes(3 << 20)),
+            ("--max-file-size", "2"),
+            "at most 2 MiB, got 3 MiB; --max-file-size sets the limit",
+        ),
         ("trigger.png", written(EPS), ATTACK, "got none of PNG"),
         ("trigger.png", os.mkfifo, ATTACK, "a named pipe"),
         ("mask.npy", os.mkfifo, (*MASKED, "--trigger-mask", "mask.npy"), "a named pipe"),

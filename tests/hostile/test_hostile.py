@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.hostile.case import MEMORY, Case, harm, network, run_case, trap
 from tests.hostile.checkpoints import good_files
 from tests.hostile.corpus import all_cases
 from tests.hostile.pixels import EPS
+from tests.hostile.scanners import pickles
 
 CASES = all_cases()
 
@@ -49,6 +52,24 @@ def test_what_is_mutated_is_good_before(tmp_path: Path) -> None:
 def test_the_corpus_is_large() -> None:
     assert len(CASES) == len({case.name for case in CASES})
     assert len(CASES) > 350
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("malicious0", "malicious10", "malicious11", "malicious12", "malicious12-modelscan"),
+        *("malicious-invalid-bytes", "malicious23", "GHSA-46h3-79wf-xr6c", "GHSA-955r-x9j8-7rhh"),
+        *("GHSA-84r2-jw7c-4r5q", "GHSA-9m3x-qqw2-h32h", "keyerror-exploit", "unsafe-keras"),
+        *(f"malicious{kind}_v{protocol}" for kind in (1, 2) for protocol in range(6)),
+    ],
+)
+def test_pickle_alone_would_do_harm(name: str, tmp_path: Path) -> None:
+    """So a pickle that does none where this project reads it proves something."""
+    path = tmp_path / "net.pkl"
+    build, _ = pickles()[name]
+    with suppress(Exception):  # some break off after it
+        pickle.loads(build(path))
+    assert harm(path).exists()
 
 
 def test_pillow_alone_would_start_a_program(tmp_path: Path) -> None:

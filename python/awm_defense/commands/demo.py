@@ -9,12 +9,12 @@ import torch
 from awm_defense.attacks import make_attack
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import options
-from awm_defense.commands.errors import escape
 from awm_defense.commands.output import check_no_manifest
 from awm_defense.commands.purify import check_begun, weights
 from awm_defense.data import load_dataset
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
+from awm_defense.files.text import escape
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model

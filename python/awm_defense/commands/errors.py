@@ -4,6 +4,8 @@ import errno
 
 import torch
 
+from awm_defense.files.text import escape
+
 WRONG, UNEXPECTED = 2, 70
 """Exit codes: of wrong input, and of what nobody has foreseen (EX_SOFTWARE of sysexits.h)."""
 # How much of a message is shown, of its start and its end: what came stands last. The longest list
@@ -33,14 +35,6 @@ def explain(error: Exception) -> tuple[str, int]:
         return shorten(text), WRONG
     what = f"unexpected {type(error).__name__}: {shorten(text)}"
     return f"{what} (--debug shows where; please report it)", UNEXPECTED
-
-
-def escape(text: str) -> str:
-    """Text from a file or a command line as a terminal may show it: what can't be printed, such
-    as the start of a terminal's own commands, is written as Python writes it in a string."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
-    )
 
 
 def shorten(text: str, start: int = START, end: int = END) -> str:

@@ -3,9 +3,9 @@
 import argparse
 
 from awm_defense.commands import options
-from awm_defense.commands.errors import escape
 from awm_defense.data import load_dataset
 from awm_defense.examination.examine import examine
+from awm_defense.files.text import escape
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from awm_defense.commands.errors import escape, shorten
+from awm_defense.commands.errors import shorten
 from awm_defense.data import DATASETS
-from awm_defense.files.checkpoint import load_into, load_state_dict
+from awm_defense.files.checkpoint import LIMIT, load_into, load_state_dict
+from awm_defense.files.door import MIB, TooLargeError
+from awm_defense.files.text import escape
 from awm_defense.models import MODELS, build_model
 from awm_defense.pixel_model import find_device
 from awm_defense.settings import MOST
@@ -107,6 +109,13 @@ def add_model_options(
         "state_dict; nothing in it is ever executed",
     )
     parser.add_argument(
+        "--max-file-size",
+        type=positive_int,
+        default=LIMIT // MIB,
+        metavar="MIB",
+        help=f"refuse a larger checkpoint (default: {LIMIT // MIB})",
+    )
+    parser.add_argument(
         "--arch", required=required, choices=sorted(MODELS), help="the architecture"
     )
     parser.add_argument("--num-classes", required=required, type=class_count, metavar="N")
@@ -149,7 +158,11 @@ def get_device(name: str | None) -> torch.device:
 def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     """The network of `args.arch` with the weights of `checkpoint`, in eval mode."""
     model = build_model(args.arch, args.num_classes)
-    load_into(model, load_state_dict(checkpoint))
+    try:
+        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+    except TooLargeError as error:
+        raise ValueError(f"{error}; --max-file-size sets the limit") from error
+    load_into(model, state)
     return model.eval()
 
 

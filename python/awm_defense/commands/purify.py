@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from awm_defense.commands import options
-from awm_defense.commands.errors import escape
 from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest
 from awm_defense.data import Dataset, load_dataset
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
+from awm_defense.files.text import escape
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings

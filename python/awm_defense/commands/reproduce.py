@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from awm_defense.commands import options
-from awm_defense.commands.errors import escape
 from awm_defense.files.atomic import as_json
 from awm_defense.files.folder import output_folder
+from awm_defense.files.text import escape
 from awm_defense.files.together import write_together
 from awm_defense.models import MODELS
 from awm_defense.reproduce.cells import Cell, Place

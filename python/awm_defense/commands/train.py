@@ -6,11 +6,11 @@ from pathlib import Path
 from awm_defense.attacks import ATTACKS, make_attack
 from awm_defense.attacks.stored import FIELD, IMAGE, MASK, read_trigger_mask
 from awm_defense.commands import options
-from awm_defense.commands.errors import escape
 from awm_defense.commands.output import check_inputs
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_image
 from awm_defense.files.manifest import NAME
+from awm_defense.files.text import escape
 from awm_defense.models import MODELS
 from awm_defense.report.write import REPORT
 from awm_defense.training.backdoor import MODEL, NO_ATTACK, TRAINING, Order, make_network

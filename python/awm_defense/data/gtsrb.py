@@ -77,7 +77,10 @@ def _few(rows: Iterable[Row]) -> list[Row]:
     """The rows, unless they are many times those of GTSRB."""
     found = list(islice(rows, MOST_IMAGES + 1))
     if len(found) > MOST_IMAGES:
-        raise ValueError(f"gtsrb: {found[-1][0].parent}: expected at most {MOST_IMAGES} images")
+        raise ValueError(
+            f"gtsrb: {found[-1][0].parent}: expected at most {MOST_IMAGES} images; take lines out "
+            "of its CSV files"
+        )
     return found
 
 

@@ -27,8 +27,9 @@ KINDS = "fiub"
 
 def read_image(path: Path) -> Tensor:
     """An image file as float32 RGB (3,H,W) in [0,1]; errors as of `open_image`."""
-    pixels = np.asarray(open_image(path), dtype=np.float32)
-    return torch.from_numpy(pixels / 255).permute(2, 0, 1).contiguous()
+    pixels = np.array(open_image(path), dtype=np.float32)
+    pixels /= 255  # in place: a large image has 200 MB
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def read_array(path: Path, *, limit: int = LIMIT) -> Tensor:

@@ -15,7 +15,7 @@ from awm_defense.files.door import CHUNK, MIB, OpenFile, open_file
 from awm_defense.files.safetensors_file import is_safetensors, read_safetensors
 from awm_defense.files.tensors import LONGEST_NAME, Planned
 from awm_defense.files.text import PATH, sentence, shown
-from awm_defense.files.torch_file import fetch, fill_in, is_torch, open_torch, plans_in
+from awm_defense.files.torch_file import Other, fetch, fill_in, is_torch, open_torch, plans_in
 
 LIMIT = 8192 * MIB
 # Where training scripts put the state dict in what they save.
@@ -240,6 +240,8 @@ def _unwrap(state: State) -> dict[str, Tensor]:
 def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a dict with the keys {_shorten([str(key) for key in content]) or '(none)'}"
+    if isinstance(content, Other):
+        return f"a {content.kind}"
     return "a Tensor" if isinstance(content, Planned) else f"a {type(content).__name__}"
 
 

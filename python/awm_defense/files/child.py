@@ -18,13 +18,13 @@ ENDED = (signal.SIGXCPU, signal.SIGKILL)
 class Child:
     """A program of this package in an isolated Python, and pipes to and from it.
 
-    Each exchange has `patience` seconds, whatever the program does. When it has ended, for whatever
+    Each answer has `patience` seconds, whatever the program does. When it has ended, for whatever
     reason, `ask` raises ValueError that says how.
 
     Args:
         program: the file to run.
         arguments: given to it.
-        patience: seconds for one exchange.
+        patience: seconds for one answer, and for taking what is asked.
 
     Raises:
         OSError: when no process can be started.
@@ -71,7 +71,7 @@ class Child:
 
     def ask(self, content: bytes | bytearray, *, last: bool = False) -> None:
         """Send bytes, and what is read next is the answer to them; `last`: no more follow."""
-        self.deadline = time.monotonic() + self.patience
+        self.expect()
         left = memoryview(content)
         self.selector.register(self.to, selectors.EVENT_WRITE)
         try:
@@ -86,6 +86,10 @@ class Child:
         if last:
             assert self.process.stdin is not None
             self.process.stdin.close()
+
+    def expect(self) -> None:
+        """The next answer has `patience` seconds from now on."""
+        self.deadline = time.monotonic() + self.patience
 
     def read(self, size: int) -> bytes:
         """So many bytes of the answer."""

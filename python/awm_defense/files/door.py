@@ -25,6 +25,10 @@ KINDS = {
 }
 
 
+class TooLargeError(ValueError):
+    """A file has more bytes than its reader's `limit`."""
+
+
 class OpenFile(io.FileIO):
     """A regular file, open for reading; `size` is what it had when it was opened."""
 
@@ -69,7 +73,8 @@ def open_file(path: Path, limit: int) -> Iterator[OpenFile]:
     Raises:
         FileNotFoundError: when there is no such file.
         OSError: when it can't be opened.
-        ValueError: when it is a pipe, a device, a folder or a socket, or too large.
+        TooLargeError: when it has more bytes.
+        ValueError: when it is a pipe, a device, a folder or a socket.
     """
     name = shown(path, PATH)
     try:
@@ -86,7 +91,7 @@ def open_file(path: Path, limit: int) -> Iterator[OpenFile]:
             kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
             raise ValueError(f"{name}: expected a regular file, got {kind}")
         if found.st_size > limit:
-            raise ValueError(
+            raise TooLargeError(
                 f"{name}: expected at most {limit / MIB:g} MiB, got {found.st_size / MIB:.0f} MiB"
             )
         file = OpenFile(descriptor, path, found.st_size)

@@ -27,7 +27,9 @@ def decode(images: Any, content: bytes, side: int) -> tuple[int, int, bytes]:
     with images.open(io.BytesIO(content), formats=FORMATS) as image:
         if max(image.size) > side:
             width, height = image.size
-            raise ValueError(f"expected at most {side}x{side} pixels, got {width}x{height}")
+            raise ValueError(
+                f"expected at most {side}x{side} pixels, got {width}x{height}: scale it down"
+            )
         return *image.size, image.convert("RGB").tobytes()
 
 

@@ -16,11 +16,14 @@ PROGRAM = Path(__file__).with_name("image_child.py")
 PILLOW = Path(PIL.__file__).parents[1]
 # Seconds for one image.
 PATIENCE = 9.0
-LIMIT = 16 * MIB
+# An image of the highest number of pixels, uncompressed.
+LIMIT = 64 * MIB
 # Images that are sent before the first is answered: this process and the child work at once.
 AHEAD = 16
-# Pixels a side; no trigger and no image of a data set has as many.
-SIDE = 1024
+# Bytes of answers that may wait meanwhile.
+WAITING = 64 * MIB
+# Pixels a side; photographs in data sets have up to as many.
+SIDE = 4096
 
 
 def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
@@ -43,7 +46,7 @@ def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image
                 child.ask(len(content).to_bytes(8, "little") + content)
             except ValueError:
                 break  # it is the first image without an answer that has ended the child
-            if len(waiting) > AHEAD:
+            while len(waiting) > AHEAD or (waiting and len(child.given) > WAITING):
                 yield _answer(child, waiting.popleft())
         while waiting:
             yield _answer(child, waiting.popleft())
@@ -63,6 +66,8 @@ def _answer(child: Child, path: Path) -> Image.Image:
             raise ValueError(shown(reason, PATH))
         if not (width <= SIDE and 0 < height <= SIDE):
             raise ValueError(f"got {width}x{height} pixels")
-        return Image.frombytes("RGB", (width, height), child.read(width * height * 3))
+        image = Image.frombytes("RGB", (width, height), child.read(width * height * 3))
     except ValueError as error:
         raise ValueError(f"{shown(path, PATH)}: expected an image, {error}") from error
+    child.expect()  # the next was asked for before; this one has taken of its time
+    return image

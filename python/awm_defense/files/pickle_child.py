@@ -334,7 +334,9 @@ def read_legacy(content: bytes) -> tuple[Any, bytes]:
     if (magic, protocol) != (MAGIC, PROTOCOL):
         raise UnpicklingError("it is of another version of PyTorch's old format")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise UnpicklingError("it was written on a big-endian machine")
+        raise UnpicklingError(
+            "it was written on a big-endian machine; save it there as safetensors"
+        )
     reader = Reader(file, TORCH, "utf-8")
     value = reader.load()
     keys = Reader(file, {}, "utf-8").load()

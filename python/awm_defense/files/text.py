@@ -4,15 +4,18 @@
 NAME, PATH = 80, 400
 
 
+def escape(text: str) -> str:
+    """The text with what can't be printed as Python writes it in a string; else a hostile name
+    could clear the screen or pass for another message."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
 def shown(text: object, longest: int = NAME) -> str:
     """The text on one line: no terminal escapes, no line breaks, and cut where it is long."""
     line = str(text)
-    cut = line[:longest]
-    # A hostile name could otherwise clear the screen or pass for another message.
-    safe = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in cut
-    )
+    safe = escape(line[:longest])
     return safe if len(line) <= longest else f"{safe}… ({len(line)} characters)"
 
 

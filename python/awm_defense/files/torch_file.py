@@ -52,7 +52,7 @@ class ZipFormat:
             raise ValueError("it is a TorchScript program; save the state dict of the model")
         order = self.folder + "byteorder"
         if order in names and self._member("byteorder", CHUNK) != b"little":
-            raise ValueError("it was written on a big-endian machine")
+            raise ValueError("it was written on a big-endian machine; save it there as safetensors")
         self.inflated = 0
         self.stored = file.size
 
@@ -94,7 +94,10 @@ class ZipFormat:
                         raise ValueError(f"{shown(member.filename)}: the file ends in it")
                     part[:] = read
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{shown(member.filename)} is damaged: {error}") from error
+            raise ValueError(
+                f"{shown(member.filename)} is damaged: {error}; copy the file anew, or save it "
+                "anew, with checksums (torch.serialization.set_crc32_options)"
+            ) from error
 
     def _find(self, name: str) -> zipfile.ZipInfo:
         try:
