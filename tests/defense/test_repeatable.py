@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,8 +38,8 @@ def images(n: int = 5, side: int = 8) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 3, side, side, generator=generator), torch.arange(n) % 5
 
 
-def purified(settings: Any) -> Any:
-    result = purify(network(0), *images(), recipe=settings, precision="fp32")
+def purified(settings: Any, precision: str = "fp32") -> Any:
+    result = purify(network(0), *images(), recipe=settings, precision=precision)
     return [result.masks, result.model.state_dict(), result.history, result.trigger]
 
 
@@ -71,8 +72,9 @@ def imagined() -> Any:
 
 
 RESULTS: dict[str, Callable[[], Any]] = {
-    **{recipe.name: lambda recipe=recipe: purified(recipe) for recipe in (EXAMINED, *OTHERS)},
+    **{recipe.name: partial(purified, recipe) for recipe in (EXAMINED, *OTHERS)},
     **{name: rival(name) for name in BASELINES},
+    "bf16": partial(purified, OTHERS[0], "bf16"),
     "examine": examined,
     "train": trained,
     "poison": poisoned,

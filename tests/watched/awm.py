@@ -6,9 +6,10 @@ import sys
 from dataclasses import replace
 
 from awm_defense.commands import demo
+from awm_defense.commands.main import main
 from tests.soak import kills
 
 if __name__ == "__main__":
     demo.ARCH, demo.PLAN = "tiny", replace(demo.PLAN, epochs=1)
     demo.RECIPE = demo.RECIPE.with_options(kills.QUICK)
-    sys.exit(kills.awm(sys.argv[1:]))
+    sys.exit(main())
