@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from awm_defense.portions import Portions
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 Stat = float | Sequence[float] | Tensor | None
 
@@ -25,6 +27,7 @@ class PixelModel:
         home, device: where the model is, and where to work.
         dtype: of its parameters.
         normalise: the module that makes of pixels what the model is fed.
+        portions: how many images go through it, and through its copies, at a time.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -46,6 +49,7 @@ class PixelModel:
         self.home = torch.device("cpu") if first is None else first.device
         self.device = self.home if device is None else find_device("device", device)
         self.dtype = images.dtype if first is None else first.dtype
+        self.portions = Portions()
         self.normalise = Normalise(mean, std, images.shape[1]).to(self.device, self.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:

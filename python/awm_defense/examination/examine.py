@@ -52,7 +52,9 @@ def examine(
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     given = pixel_model.take(images, labels)
-    return examine_images(pixel_model, *given, seed=seed, progress=progress)
+    return pixel_model.portions.fit(
+        lambda: examine_images(pixel_model, *given, seed=seed, progress=progress)
+    )
 
 
 def examine_images(
@@ -67,8 +69,8 @@ def examine_images(
 
     def logits(batch: Tensor) -> Tensor:
         normalised = work.normalise(batch)
-        found: Tensor = work.model(normalised.contiguous(memory_format=compute.memory_format))
-        return found
+        fed = normalised.contiguous(memory_format=compute.memory_format)
+        return work.portions(work.model, fed)
 
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)

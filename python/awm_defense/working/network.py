@@ -47,7 +47,8 @@ class WorkingNetwork:
         precision: str | Precision,
         notes: list[str],
     ) -> None:
-        self.normalise, self.sample, self.layers = pixel_model.normalise, sample, layers
+        self.normalise, self.portions = pixel_model.normalise, pixel_model.portions
+        self.sample, self.layers = sample, layers
         self.channels_last = True
         self.dtype = sample.dtype
         self.folds = True
@@ -196,7 +197,7 @@ class WorkingNetwork:
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
-        logits: Tensor = module(self.normalise(images).to(self.dtype))
+        logits = self.portions(module, self.normalise(images).to(self.dtype))
         if not isinstance(logits, Tensor):
             raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
         return logits.to(images.dtype)
