@@ -48,6 +48,7 @@ test-fast: $(DEV)
 
 soak: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.kills
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.many
 
 coverage: export COVERAGE := on
 coverage: test

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from awm_defense.networks.logits import Pick, Reading
 from awm_defense.networks.plain import check_model, plain_copy, whole_dtype
+from awm_defense.portions import Portions
 
 Stat = float | Sequence[float] | Tensor | None
 
@@ -32,6 +33,7 @@ class PixelModel:
         read: from what the model returns to logits.
         channels_last: whether the model takes images in that memory format, known of a copy.
         notes: what a copy does otherwise than the model.
+        portions: how many images go through it, and through its copies, at a time.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -54,6 +56,7 @@ class PixelModel:
         self.home = torch.device("cpu") if first is None else first.device
         self.device = self.home if device is None else find_device("device", device)
         self.dtype = images.dtype if first is None else first.dtype
+        self.portions = Portions()
         self.normalise = Normalise(mean, std, images.shape[1]).to(self.device, self.dtype)
         self.read = Reading(logits)
         self.channels_last = True

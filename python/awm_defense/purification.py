@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from awm_defense.networks.logits import Pick
 from awm_defense.networks.masked import FEW, coverage, share
 from awm_defense.networks.wrappers import unwrapped
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.portions import Portions
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
+from awm_defense.working.sources import forget_sources
 
 
 def purify(
@@ -124,47 +127,90 @@ def purify_many(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     settings = get_settings(recipe) if isinstance(recipe, str) else recipe
-    engine: Engine | None = None
+    options: dict[str, Any] = {"precision": precision, "seed": seed}
+    shared = _Shared(settings, captured=captured, **options)
     for model in models:
         pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
-        options: dict[str, Any] = {"precision": precision, "seed": seed}
+        pixel_model.portions = portions = shared.portions
         if not isinstance(settings, Recipe):
             assert isinstance(settings, Baseline)
             yield run_baseline(pixel_model, images, labels, settings, progress=progress, **options)
             continue
-        with keep_freed_memory():
+        with keep_freed_memory(), forget_sources():
             started = time.perf_counter()
             if pixel_model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pixel_model.device)
             work = pixel_model.copy(images)
-            given = work.take(images, labels)
-            notes = work.notes
-            if engine is None:
-                engine = make_engine(
-                    work, *given, settings, captured=captured, notes=notes, **options
-                )
-                # Setting up and measuring hold more than one copy of the network.
-                trim()
-            else:
-                engine.network.load(work.model, notes)
-            engine.data.restart()
+            given, notes = work.take(images, labels), work.notes
+            take = partial(shared.take, work, given, notes)
+            engine = portions.fit(take)
             verdict: Verdict | None = None
             history: list[dict[str, float]] = []
             finished = True
             if settings.examine:
-                verdict = examine_images(work, *given, seed=seed, progress=progress)
+                look = partial(examine_images, work, *given, seed=seed, progress=progress)
+                verdict = portions.fit(look)
             if verdict is not None and verdict.backdoored is False:
                 notes.append(_returned(verdict))
                 engine.buffers.delta.zero_()
             else:
-                with engine.network.precision.active():
-                    planted = verdict if verdict is not None and verdict.backdoored else None
-                    engine.follow(planted, progress=progress)
-                    history, finished = _run(engine, notes, progress)
+                del engine  # it must be gone where memory runs out
+                planted = verdict if verdict is not None and verdict.backdoored else None
+                epochs = partial(shared.epochs, take, planted, notes, progress)
+                engine, history, finished = portions.fit(epochs)
+            # One that is made twice says twice what does not go as usual.
+            notes = [*dict.fromkeys(notes), *portions.note()]
             result = _result(model, engine, history, notes, started, verdict, not finished)
         yield result
         if not finished:
             return
+
+
+class _Shared:
+    """What the purifications of several models share.
+
+    Args:
+        recipe: that they follow.
+        options: as `make_engine` takes them.
+    """
+
+    def __init__(self, recipe: Settings, **options: Any) -> None:
+        self.recipe, self.options = recipe, options
+        self.portions = Portions()
+        self.engine: Engine | None = None
+
+    def take(
+        self, pixel_model: PixelModel, given: tuple[Tensor, Tensor], notes: list[str]
+    ) -> Engine:
+        """The engine, which now works on that model."""
+        assert isinstance(self.recipe, Recipe)
+        # One that fails is not used again.
+        engine, self.engine = self.engine, None
+        if engine is None:
+            engine = make_engine(pixel_model, *given, self.recipe, notes=notes, **self.options)
+            # Setting up and measuring hold more than one copy of the network.
+            trim()
+        else:
+            engine.network.load(pixel_model.model, notes)
+        engine.data.restart()
+        self.engine = engine
+        return engine
+
+    def epochs(
+        self,
+        take: Callable[[], Engine],
+        planted: Verdict | None,
+        notes: list[str],
+        progress: bool,
+    ) -> tuple[Engine, list[dict[str, float]], bool]:
+        """Follow what was found planted; the engine, and what `_run` returns."""
+        engine = self.engine or take()
+        self.engine = None
+        with engine.network.precision.active():
+            engine.follow(planted, progress=progress)
+            history, finished = _run(engine, notes, progress)
+        self.engine = engine
+        return engine, history, finished
 
 
 def _returned(verdict: Verdict) -> str:

@@ -2,9 +2,8 @@
 
 import errno
 
-import torch
-
 from awm_defense.files.text import escape
+from awm_defense.portions import is_of_memory
 
 WRONG, UNEXPECTED = 2, 70
 """Exit codes: of wrong input, and of what nobody has foreseen (EX_SOFTWARE of sysexits.h)."""
@@ -15,14 +14,12 @@ MEMORY = (
     "out of memory: smaller batches need less (purify: --set batch_size=N, train: --batch-size N), "
     "and so do fewer or smaller images"
 )
-# What PyTorch says, besides torch.OutOfMemoryError, where an allocation failed.
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def explain(error: Exception) -> tuple[str, int]:
     """The line that says what is wrong, and the exit code."""
     text = str(error).strip()
-    if _of_memory(error, text):
+    if _of_memory(error):
         return MEMORY, WRONG
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shorten(escape(f"{error.filename}: {error.strerror}")), WRONG
@@ -42,9 +39,5 @@ def shorten(text: str, start: int = START, end: int = END) -> str:
     return text if len(text) <= start + end else f"{text[:start]} … {text[-end:]}"
 
 
-def _of_memory(error: Exception, text: str) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
+def _of_memory(error: Exception) -> bool:
+    return is_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

@@ -52,7 +52,8 @@ def examine(
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     work = pixel_model.copy(images)
-    return examine_images(work, *work.take(images, labels), seed=seed, progress=progress)
+    given = work.take(images, labels)
+    return work.portions.fit(lambda: examine_images(work, *given, seed=seed, progress=progress))
 
 
 def examine_images(
@@ -66,7 +67,8 @@ def examine_images(
 
     def logits(batch: Tensor) -> Tensor:
         normalised = work.normalise(batch)
-        return work.read(work.model(normalised.contiguous(memory_format=compute.memory_format)))
+        fed = normalised.contiguous(memory_format=compute.memory_format)
+        return work.portions(lambda part: work.read(work.model(part)), fed)
 
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)

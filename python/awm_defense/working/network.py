@@ -50,6 +50,7 @@ class WorkingNetwork:
         notes: list[str],
     ) -> None:
         self.normalise, self.read = pixel_model.normalise, pixel_model.read
+        self.portions = pixel_model.portions
         self.sample, self.channels_last = sample, pixel_model.channels_last
         self.names = list(find_weights(pixel_model.model, layers))
         self.dtype = sample.dtype
@@ -194,7 +195,8 @@ class WorkingNetwork:
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
-        return self.read(module(self.normalise(images).to(self.dtype))).to(images.dtype)
+        fed = self.normalise(images).to(self.dtype)
+        return self.portions(lambda part: self.read(module(part)), fed).to(images.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(self.module, images)

@@ -1,0 +1,1 @@
+"""Commands under a hook that notes what they write, start and connect to."""
