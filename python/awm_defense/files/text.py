@@ -7,13 +7,14 @@ NAME, PATH = 80, 400
 def shown(text: object, longest: int = NAME) -> str:
     """The text on one line: no terminal escapes, no line breaks, and cut where it is long."""
     line = str(text)
-    cut = line[:longest]
     # A hostile name could otherwise clear the screen or pass for another message.
     safe = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in cut
+        for char in line[:longest]
     )
-    return safe if len(line) <= longest else f"{safe}… ({len(line)} characters)"
+    if len(line) <= longest and len(safe) <= longest:
+        return safe
+    return f"{safe[:longest]}… ({len(line)} characters)"
 
 
 def sentence(error: BaseException) -> str:
