@@ -44,7 +44,8 @@ def compile_library(path: Path, sources: Iterable[Path], flags: Iterable[str]) -
     return path
 
 
-def cuda_on_cpu(path: Path, flags: Iterable[str]) -> Path:
-    """Compile the CUDA kernels for the CPU; see cuda_on_cpu/cuda_runtime.h."""
-    sources = [*(ROOT / "csrc" / "cuda").glob("*.cu"), *EMULATOR.glob("*.cpp")]
-    return compile_library(path, sources, ["-DUSE_CUDA", f"-I{EMULATOR}", *flags])
+def cuda_on_cpu(path: Path, flags: Iterable[str], sources: Iterable[Path] = ()) -> Path:
+    """Compile the CUDA kernels for the CPU, or other sources; see cuda_on_cpu/cuda_runtime.h."""
+    kernels = [*(ROOT / "csrc" / "cuda").glob("*.cu"), *EMULATOR.glob("*.cpp")]
+    flags = ["-DUSE_CUDA", f"-I{EMULATOR}", *flags]
+    return compile_library(path, list(sources) or kernels, flags)

@@ -430,6 +430,7 @@ def test_empty() -> None:
         assert (grad_delta == 0).all()
 
 
+@pytest.mark.skipif(SANITIZED is not None, reason="takes gigabytes where all memory is watched")
 def test_more_elements_than_32_bits_count(play: Play) -> None:
     """Only the last block is run, so only the last of these untouched gigabytes become real."""
     n = 2**32 + 3000
@@ -467,6 +468,7 @@ def test_a_launch_that_fails_is_reported(play: Play) -> None:
         KERNELS.l1_project_(torch.randn(2, 3), torch.ones(2))
 
 
+@pytest.mark.skipif(SANITIZED is not None, reason="such a mistake ends the process")
 def test_mistakes_are_found(library: ctypes.CDLL, play: Play) -> None:
     said = [library.cuda_on_cpu_mistake(which).decode() for which in range(3)]
     assert said == [
