@@ -46,7 +46,7 @@ def compile_cpu(path: Path, sanitizer: str, sources: Iterable[Path]) -> Path:
 
 
 def compile_kernels(folder: Path, sanitizer: str) -> None:
-    """The libraries of the kernels; those for CUDA only for addresses, as they run on one thread."""
+    """The libraries of the kernels; those for CUDA run on one thread, so not for `thread`."""
     compile_cpu(folder / "libawm_cpu.so", sanitizer, (ROOT / "csrc" / "cpu").glob("*.cpp"))
     if sanitizer == "address":
         cuda_on_cpu(folder / CUDA_ON_CPU, FLAGS[sanitizer])
