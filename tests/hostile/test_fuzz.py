@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from awm_defense.files import image_child, images, pickles
+from awm_defense.files import image_child, images, pickle_child, pickles
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import load_state_dict
 from tests.hostile.checkpoints import good_files
@@ -40,7 +40,7 @@ def test_what_is_read_in_this_process_is_what_the_door_reads(
 
 
 def test_the_programs_have_the_same_limit() -> None:
-    assert reading.pickle_child.MEMORY == image_child.MEMORY
+    assert pickle_child.MEMORY == image_child.MEMORY
 
 
 def test_the_corpus_is_where_it_begins(tmp_path: Path) -> None:
@@ -66,13 +66,14 @@ def raising(error: BaseException) -> Callable[[Path], None]:
         (raising(ValueError("no file is named")), "names no file"),
         (raising(ValueError("\x1b[2J")), "not printable"),
         (raising(ValueError("n" * 2000)), "2000 characters"),
-        (lambda path: bytearray(b"a") * (1 << 30), "too much memory"),
+        (lambda path: bytearray(b"a") * (256 << 20), "too much memory"),
         (lambda path: reading.forbid("subprocess.Popen", ()), "subprocess.Popen"),
     ],
 )
 def test_findings_are_found(
     read: Callable[[Path], object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reading, "MEMORY", 128 << 20)
     monkeypatch.setitem(reading.FUZZED, "array", ("field.npy", read))
     (tmp_path / "array").mkdir()
     with pytest.raises(BaseException, match=says):
