@@ -57,6 +57,7 @@ def fuzz(seconds: float, seed: int, corpus: Path, kept: Path) -> bool:
             "max_len": LONGEST,
             "timeout": SLOW,
             "rss_limit_mb": 4096,
+            "report_slow_units": 1000,
             "print_final_stats": 1,
             "artifact_prefix": f"{kept}/",
         }
