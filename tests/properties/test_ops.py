@@ -1,0 +1,284 @@
+"""Every op on any arguments: as the reference, or a refusal that names the argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import awm_kernels
+from awm_kernels import OPS, backends
+from tests.properties.values import (
+    FLOATS,
+    Made,
+    anything,
+    made,
+    numbers,
+    refusal,
+    seeds,
+    sizes,
+    tensors,
+)
+
+shapes = st.lists(sizes, max_size=4).map(tuple)
+rates = st.one_of(st.floats(0, 2), st.sampled_from([0, 1e-3, float("inf")]))
+Arguments = dict[str, Any]
+
+
+def _optional(draw: st.DrawFn, strategy: st.SearchStrategy[Any]) -> Any:
+    return draw(st.one_of(st.none(), strategy))
+
+
+def _rows(draw: st.DrawFn) -> tuple[tuple[int, ...], Any, Any]:
+    """A shape, with a scale and a row_ptr for it."""
+    if draw(st.booleans()):
+        ends = draw(st.lists(sizes, max_size=4))
+        offsets = torch.tensor([0, *ends]).cumsum(0)
+        scale = _optional(draw, tensors((len(ends),)))
+        return (int(offsets[-1]),), scale, _optional(draw, st.just(offsets)) if scale is None else offsets
+    shape = draw(shapes)
+    return shape, _optional(draw, tensors((shape[0],))) if shape else None, None
+
+
+def _masked_weight(draw: st.DrawFn) -> Arguments:
+    shape, scale, row_ptr = _rows(draw)
+    dtype = _optional(draw, st.sampled_from(FLOATS))
+    out = _optional(draw, tensors(shape, st.just(dtype) if dtype else None))
+    return {
+        "theta": draw(tensors(shape)),
+        "mask": draw(tensors(shape)),
+        "scale": scale,
+        "row_ptr": row_ptr,
+        "dtype": dtype,
+        "out": out,
+    }
+
+
+def _mask_step_(draw: st.DrawFn) -> Arguments:
+    shape, scale, row_ptr = _rows(draw)
+    mask = draw(tensors(shape))
+    wide = torch.float64 if mask.dtype == torch.float64 else torch.float32
+    moments = draw(st.integers(0, 2))
+    return {
+        "mask": mask,
+        "grad_weight": draw(tensors(shape)),
+        "theta": draw(tensors(shape)),
+        "step": torch.tensor(draw(st.integers(0, 100))),
+        "lr": draw(rates),
+        "exp_avg": draw(tensors(shape, st.just(wide))) if moments else None,
+        "exp_avg_sq": draw(tensors(shape, st.just(wide))) if moments == 2 else None,
+        "betas": draw(st.tuples(st.floats(0, 0.999), st.floats(0, 0.999))),
+        "eps": draw(rates),
+        "grad_clip": draw(rates),
+        "grad_norm_clip": draw(rates),
+        "l1": draw(rates),
+        "proximal": draw(st.booleans()),
+        "scale": scale,
+        "row_ptr": row_ptr,
+        "weight_out": _optional(draw, tensors(shape)),
+    }
+
+
+def _l1(draw: st.DrawFn) -> Arguments:
+    shape = draw(shapes)
+    batched = draw(st.booleans()) and bool(shape)
+    radius = draw(rates)
+    if batched and draw(st.booleans()):
+        radius = draw(tensors((shape[0],), values=st.just("positive")))
+    # What no number is, has no nearest point: what comes then is not defined.
+    finite = st.sampled_from(["usual", "zero", "tiny", "positive"])
+    return {"delta": draw(tensors(shape, values=finite)), "radius": radius, "batched": batched}
+
+
+def _trigger_step_(draw: st.DrawFn) -> Arguments:
+    arguments = _l1(draw)
+    shape = arguments["delta"].shape
+    return arguments | {
+        "grad": draw(tensors(shape, values=st.sampled_from(["usual", "zero", "tiny"]))),
+        "lr": draw(st.floats(-2, 2)),
+        "radius": _optional(draw, st.just(arguments["radius"])),
+        "project": draw(st.booleans()),
+    }
+
+
+def _perturb(draw: st.DrawFn) -> Arguments:
+    shape = draw(st.lists(sizes, min_size=2, max_size=5).map(tuple))
+    low, high = sorted(draw(st.tuples(st.floats(-2, 2), st.floats(-2, 2))))
+    return {
+        "x": draw(tensors(shape)),
+        "delta": draw(tensors(draw(st.sampled_from([shape, shape[1:]])))),
+        "low": low,
+        "high": high,
+    }
+
+
+def _pooled_elu(draw: st.DrawFn) -> Arguments:
+    return {
+        "x": draw(tensors(draw(st.tuples(sizes, sizes, sizes, sizes)))),
+        "window": draw(st.sampled_from([1, 2])),
+        "alpha": draw(rates),
+    }
+
+
+def _masked_linear(draw: st.DrawFn) -> Arguments:
+    outputs, inputs = draw(sizes), draw(sizes)
+    x = draw(tensors((*draw(st.lists(sizes, max_size=2)), inputs)))
+    return _layer(draw, x, (outputs, inputs))
+
+
+def _layer(draw: st.DrawFn, x: Made, shape: tuple[int, ...]) -> Arguments:
+    return {
+        "x": x,
+        "theta": draw(tensors(shape)),
+        "mask": draw(tensors(shape)),
+        "scale": _optional(draw, tensors(shape[:1])),
+        "bias": _optional(draw, tensors(shape[:1], st.just(x.dtype))),
+    }
+
+
+def _masked_conv(dims: int) -> Callable[[st.DrawFn], Arguments]:
+    def arguments(draw: st.DrawFn) -> Arguments:
+        groups, inside, outside = draw(st.integers(1, 2)), draw(sizes), draw(sizes)
+        each = st.lists(st.integers(1, 3), min_size=dims, max_size=dims).map(tuple)
+        window = draw(each)
+        batch = draw(st.sampled_from([(), (0,), (1,), (2,)]))
+        image = draw(st.lists(st.integers(0, 6), min_size=dims, max_size=dims))
+        x = draw(tensors((*batch, groups * inside, *image)))
+        amount = st.one_of(st.integers(1, 3), each)
+        return _layer(draw, x, (groups * outside, inside, *window)) | {
+            "stride": draw(amount),
+            "padding": draw(st.one_of(amount, st.sampled_from([0, "same", "valid"]))),
+            "dilation": draw(amount),
+            "groups": groups,
+        }
+
+    return arguments
+
+
+CALLS: dict[str, st.SearchStrategy[Arguments]] = {
+    name: st.composite(arguments)() for name, arguments in {
+    "masked_conv1d": _masked_conv(1),
+    "masked_conv2d": _masked_conv(2),
+    "masked_conv3d": _masked_conv(3),
+    "masked_linear": _masked_linear,
+    "masked_weight": _masked_weight,
+    "mask_step_": _mask_step_,
+    "l1_rescale_": _l1,
+    "l1_project_": _l1,
+    "trigger_step_": _trigger_step_,
+    "perturb": _perturb,
+    "pooled_elu": _pooled_elu,
+}.items()}
+
+
+def test_every_op_is_tried() -> None:
+    assert {name.rstrip("123d") if "conv" in name else name for name in CALLS} == set(OPS)
+
+
+def _run(name: str, arguments: Arguments, backend: str, learns: frozenset[str]) -> dict[str, Any]:
+    open("/tmp/props_last.txt","w").write(f"{name} {backend} {learns} {arguments}")  # DEBUG
+    """What a call gave, what it changed, and the gradients."""
+    given = {key: made(value) for key, value in arguments.items()}
+    for key in learns:
+        given[key].requires_grad_()
+    exact = all(
+        value.dtype == torch.float64
+        for value in given.values()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    )
+    function = getattr(awm_kernels, name)
+    result, refused = refusal(
+        lambda: function(**{"backend": backend} | given), set(inspect.signature(function).parameters)
+    )
+    if refused:
+        return {"refused": refused}
+    found = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    # An element may be the small rest of large ones.
+    sizes = [made(arguments[key]) for key in ("delta", "grad") if key in arguments]
+    found |= {"exact": exact, "most": max((_most(v) for v in sizes if _floats(v)), default=0.0)}
+    if learns and result.requires_grad:
+        result.sum().backward()
+        found |= {f"gradient of {key}": given[key].grad for key in learns}
+    return {"result": result, **found}
+
+
+def _agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys(), (ours, theirs)
+    for key, value in ours.items():
+        # A kernel may compute in a wider type than the reference.
+        least = 0.0 if ours.get("exact") else torch.finfo(torch.float32).eps
+        _same(value, theirs[key], key, least, ours.get("most", 0.0))
+
+
+def _floats(value: Any) -> bool:
+    """Whether it is a tensor of numbers to compare."""
+    if not isinstance(value, Tensor) or value.is_meta or value.is_sparse:
+        return False
+    return value.is_floating_point() and value.numel() > 0
+
+
+def _most(tensor: Tensor) -> float:
+    """The largest finite magnitude."""
+    size = tensor.detach().double().abs()
+    return float(torch.where(size.isfinite(), size, 0).max())
+
+
+def _same(ours: Any, theirs: Any, what: str, least: float, most: float) -> None:
+    assert type(ours) is type(theirs), what
+    if not isinstance(ours, Tensor):
+        assert ours == theirs, what
+        return
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, what
+    if not _floats(ours):
+        return
+    most = max(most, _most(theirs))
+    eps = max(torch.finfo(ours.dtype).eps, least)
+    torch.testing.assert_close(
+        ours, theirs, rtol=16 * eps, atol=16 * eps * most, equal_nan=True, msg=lambda m: f"{what}: {m}"
+    )
+
+
+DIFFERENTIABLE = {
+    "masked_conv1d": ("x", "theta", "mask", "scale", "bias"),
+    "masked_conv2d": ("x", "theta", "mask", "scale", "bias"),
+    "masked_conv3d": ("x", "theta", "mask", "scale", "bias"),
+    "masked_linear": ("x", "theta", "mask", "scale", "bias"),
+    "masked_weight": ("theta", "mask", "scale"),
+    "perturb": ("x", "delta"),
+    "pooled_elu": ("x",),
+}
+
+
+@pytest.mark.skipif(not backends()["cpu"].available, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("name", CALLS)
+@given(data=st.data())
+def test_the_kernel_gives_what_the_reference_gives(name: str, data: st.DataObject) -> None:
+    arguments = data.draw(CALLS[name])
+    candidates = [k for k in DIFFERENTIABLE.get(name, ()) if arguments[k] is not None]
+    learns = frozenset(
+        data.draw(st.sets(st.sampled_from(candidates)))
+        if candidates and arguments.get("out") is None
+        else ()
+    )
+    ours = _run(name, arguments, "auto", learns)
+    theirs = _run(name, arguments, "reference", learns)
+    _agree(ours, theirs)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@given(data=st.data())
+def test_a_wrong_argument_is_named(name: str, data: st.DataObject) -> None:
+    arguments = data.draw(CALLS[name])
+    wrong = data.draw(st.sampled_from([*arguments, "backend"]))
+    arguments[wrong] = data.draw(anything)
+    # Lengths that there may be, but no memory for.
+    assume(wrong != "padding" or not isinstance(arguments[wrong], int) or not 10 < arguments[wrong] < 2**31)
+    ours = _run(name, arguments, "auto", frozenset())
+    theirs = _run(name, arguments, "reference", frozenset())
+    _agree(ours, theirs)
