@@ -49,6 +49,7 @@ def into_ball(
 ) -> Tensor:
     """The public functions: check, run `op` on the rows, return `delta`."""
     _check.floating(delta=delta)
+    _check.exactly(bool, batched=batched)
     _check.exactly(str, backend=backend)
     rows, limit = rows_and_radius(delta, radius, batched)
     op(rows, limit, backend)

@@ -39,7 +39,7 @@ def trigger_step_(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     _check.floating(delta=delta, grad=grad)
-    _check.exactly(bool, project=project)
+    _check.exactly(bool, project=project, batched=batched)
     _check.exactly(str, backend=backend)
     _check.number("lr", lr)
     _check.same_shape("delta", delta, grad=grad)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from awm_defense.data.augment import draw_mirrored, mirror
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.settings import check_seed
 
 STEPS = 300
 LR = 0.1
@@ -62,7 +63,7 @@ def synthesize(
     """
     each = per_class or max(1, 50 // classes)
     labels = torch.arange(classes).repeat(each)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     noise = torch.randn(len(labels), *size, generator=generator)
     pixel_model = PixelModel(model, noise.sigmoid(), mean=mean, std=std, device=device).copy()
     work = pixel_model.model

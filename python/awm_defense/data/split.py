@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from awm_defense.settings import check_seed
+
 
 def stratified_split(labels: Tensor, *, test_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split so that every class gives the same share to the test part.
@@ -52,7 +54,7 @@ def draw_defender(
         raise ValueError(f"labels: expected {len(images)}, one per image, got {len(labels)}")
     if (per_class is None) == (n is None):
         raise ValueError(f"expected per_class or n, got per_class={per_class} and n={n}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     if per_class is not None:
         indices = _draw_per_class(labels, per_class, generator)
     else:
