@@ -119,6 +119,8 @@ def purify_many(
     settings = get_settings(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(settings, Settings):
         raise TypeError(f"recipe: expected a name or settings, got {type(settings).__name__}")
+    if not isinstance(precision, str | Precision):
+        raise TypeError(f"precision: expected a name or one, got {type(precision).__name__}")
     seed = check_seed(seed)
     engine: Engine | None = None
     for model in models:

@@ -102,13 +102,15 @@ def check_fields(values: Any, least: Mapping[str, float]) -> None:
         value, hint = getattr(values, field.name), hints[field.name]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         if value is not None or type(None) not in kinds:
-            _check(field.name, kinds[0], value, least.get(field.name, -math.inf))
+            check_value(field.name, kinds[0], value, least.get(field.name, -math.inf))
 
 
-def _check(key: str, kind: Any, value: Any, least: float) -> None:
+def check_value(key: str, kind: Any, value: Any, least: float) -> None:
+    """`check_fields` of one field, or of an argument; `kind` is its type."""
     if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {value!r}")
+        if not isinstance(value, str) or value not in typing.get_args(kind):
+            got = repr(value) if isinstance(value, str) else type(value).__name__
+            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {got}")
     elif kind in (int, float):
         what = "an integer" if kind is int else "a number"
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):

@@ -1,6 +1,6 @@
 """Images made from a network alone, for a defender who has none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from awm_defense.data.augment import draw_mirrored, mirror
 from awm_defense.pixel_model import PixelModel, Stat
-from awm_defense.settings import check_seed
+from awm_defense.settings import check_seed, check_value
 
 STEPS = 300
 LR = 0.1
@@ -61,6 +61,13 @@ def synthesize(
     Raises:
         ValueError: the model has no BatchNorm layer that keeps statistics.
     """
+    check_value("classes", int, classes, 1)
+    if per_class is not None:
+        check_value("per_class", int, per_class, 0)
+    if not isinstance(size, Sequence) or len(size) != 3:
+        raise ValueError(f"size: expected (c, h, w), got {size!r}")
+    for length in size:
+        check_value("size", int, length, 1)
     each = per_class or max(1, 50 // classes)
     labels = torch.arange(classes).repeat(each)
     generator = torch.Generator().manual_seed(check_seed(seed))
@@ -82,6 +89,8 @@ def synthesize(
         images = raw.sigmoid()
         distances.clear()
         logits = pixel_model(_moved(images, generator, flip))
+        if logits.shape[1] < classes:
+            raise ValueError(f"classes: expected at most the model's {logits.shape[1]}, got {classes}")
         loss = cross_entropy(logits, targets) + STATISTICS * torch.stack(distances).sum()
         loss = loss + SMOOTH * _variation(images)
         optimizer.zero_grad()
