@@ -65,7 +65,7 @@ def synthesize(
     if per_class is not None:
         check_value("per_class", int, per_class, 0)
     if not isinstance(size, Sequence) or len(size) != 3:
-        raise ValueError(f"size: expected (c, h, w), got {size!r}")
+        raise TypeError(f"size: expected (c, h, w), got {type(size).__name__}")
     for length in size:
         check_value("size", int, length, 1)
     each = per_class or max(1, 50 // classes)

@@ -114,6 +114,25 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, st.SearchSt
         {"images": pictures, "labels": labels},
         PIXELS | {"batch_size": numbers},
     ),
+    "draw_defender": (
+        draw_defender,
+        {"images": pictures, "labels": labels, "per_class": 1},
+        {"images": _image_tensors(), "labels": _label_tensors(), "seed": numbers}
+        | {"per_class": numbers, "n": numbers},
+    ),
+    "stratified_split": (
+        stratified_split,
+        {"labels": labels, "test_share": 0.5, "seed": 0},
+        {"labels": _label_tensors(), "test_share": numbers, "seed": numbers},
+    ),
+    "make_attack": (
+        make_attack,
+        {"name": "trojan_sq", "target": 1, "trigger_image": torch.ones(3, 4, 4)},
+        {"name": names, "target": numbers, "num_classes": numbers, "mode": names}
+        | {"trigger_image": tensors((3, 4, 4)), "opacity": numbers}
+        | {"trigger_mask": tensors((3, 4, 4)), "trigger_field": tensors((4, 4, 2))},
+    ),
+    "get_settings": (get_settings, {"name": "default"}, {"name": names}),
 }
 
 
@@ -124,7 +143,10 @@ def test_an_argument_is_taken_or_named(
 ) -> None:
     call, arguments, kinds = CALLS[name]
     monkeypatch.setattr(synthesis, "STEPS", 1)
-    given = {"model": network(), "mean": 0.5, "std": 0.5} | arguments
+    given = dict(arguments)
+    if "model" in kinds:
+        given |= {"model": network(), "mean": 0.5, "std": 0.5}
     for key in data.draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=2)):
         given[key] = made(data.draw(st.one_of(kinds[key], anything)))
-    refusal(lambda: call(**given), {*given, *kinds})
+    # Names come first, and what they are called in.
+    refusal(lambda: call(**given), {*given, *kinds, "recipe"})

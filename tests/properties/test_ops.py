@@ -263,6 +263,8 @@ DIFFERENTIABLE = {
 def test_the_kernel_gives_what_the_reference_gives(name: str, data: st.DataObject) -> None:
     arguments = data.draw(CALLS[name])
     candidates = [k for k in DIFFERENTIABLE.get(name, ()) if arguments[k] is not None]
+    if name == "pooled_elu" and arguments["x"].values == "special":
+        candidates = []  # of several NaN, either gets the gradient
     learns = frozenset(
         data.draw(st.sets(st.sampled_from(candidates)))
         if candidates and arguments.get("out") is None

@@ -36,6 +36,8 @@ def make_task(
         # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
         images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
     work, device = pixel_model.copy(), pixel_model.device
+    if next(work.model.parameters(), None) is None:
+        raise ValueError("model: expected one with parameters, got none")
     sample = work.normalise(images[:SAMPLE])
     with torch.no_grad():
         logits = check_logits(work.model(sample), labels[:SAMPLE])
