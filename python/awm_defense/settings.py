@@ -115,14 +115,15 @@ def check_value(key: str, kind: Any, value: Any, least: float) -> None:
         what = "an integer" if kind is int else "a number"
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             raise TypeError(f"{key}: expected {what}, got {type(value).__name__}")
+        number: Any = value
         most = MOST if kind is int else LARGEST
         # A seed has bounds of its own.
-        unbounded = key == "seed" or (key in UNBOUNDED and value == math.inf)
-        if not (unbounded or abs(value) <= most):
-            got = "more" if kind is int else value
+        unbounded = key == "seed" or (key in UNBOUNDED and number == math.inf)
+        if not (unbounded or abs(number) <= most):
+            got = "more" if kind is int else str(number)
             raise ValueError(f"{key}: expected {what} of at most {most:g}, got {got}")
-        if value < least:
-            raise ValueError(f"{key}: expected {what} ≥ {least:g}, got {value}")
+        if number < least:
+            raise ValueError(f"{key}: expected {what} ≥ {least:g}, got {number}")
     elif kind in (bool, str) and not isinstance(value, kind):
         raise TypeError(f"{key}: expected {kind.__name__}, got {type(value).__name__}")
 
@@ -135,6 +136,7 @@ def check_seed(seed: Any) -> int:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed: expected a whole number, got {type(seed).__name__}")
-    if not SEEDS[0] <= seed <= SEEDS[1]:
+    whole = int(seed)
+    if not SEEDS[0] <= whole <= SEEDS[1]:
         raise ValueError("seed: expected a whole number from -2^63 to 2^64 - 1")
-    return int(seed)
+    return whole

@@ -90,7 +90,9 @@ def synthesize(
         distances.clear()
         logits = pixel_model(_moved(images, generator, flip))
         if logits.shape[1] < classes:
-            raise ValueError(f"classes: expected at most the model's {logits.shape[1]}, got {classes}")
+            raise ValueError(
+                f"classes: expected at most the model's {logits.shape[1]}, got {classes}"
+            )
         loss = cross_entropy(logits, targets) + STATISTICS * torch.stack(distances).sum()
         loss = loss + SMOOTH * _variation(images)
         optimizer.zero_grad()

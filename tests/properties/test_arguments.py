@@ -20,10 +20,12 @@ from awm_defense.purification import purify
 from awm_defense.registry import get_settings
 from awm_defense.synthesis import synthesize
 from tests.properties.networks import CLASSES, DEFENSES, SIZE, images, network
-from tests.properties.values import Made, anything, made, numbers, refusal, tensors, wrong_tensors
+from tests.properties.values import anything, made, numbers, refusal, tensors
 
 pictures, labels = images()
-names = st.one_of(st.text(), st.sampled_from([*DEFENSES, *ATTACKS, "fp32", "cpu", "cuda", "cpu:7", "meta"]))
+names = st.one_of(
+    st.text(), st.sampled_from([*DEFENSES, *ATTACKS, "fp32", "cpu", "cuda", "cpu:7", "meta"])
+)
 stats = st.one_of(
     st.lists(numbers, max_size=4), st.floats(0.1, 1), tensors((3,)), tensors((1, 3)), tensors(())
 )
@@ -72,7 +74,16 @@ def _half() -> nn.Module:
 
 models = st.one_of(
     st.sampled_from(
-        ["tuple", "none", "three dimensions", "nan", "one class", "no class", "integers", "one image"]
+        [
+            "tuple",
+            "none",
+            "three dimensions",
+            "nan",
+            "one class",
+            "no class",
+            "integers",
+            "one image",
+        ]
     ).map(_Odd),
     st.sampled_from([nn.Identity(), nn.Flatten(), nn.ReLU(), nn.Conv2d(3, 5, 1), nn.Linear(6, 5)]),
     st.just(network().half()),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,10 +46,10 @@ MOST = 800
 
 def _commands() -> dict[str, dict[str, argparse.Action]]:
     """The options of each command; positional words have the name ""."""
-    (found,) = (a for a in build_parser()._actions if isinstance(a.choices, dict))
+    parsers = next(a.choices for a in build_parser()._actions if isinstance(a.choices, dict))
     return {
         name: {(action.option_strings or [""])[-1]: action for action in parser._actions}
-        for name, parser in found.choices.items()
+        for name, parser in parsers.items()
     }
 
 
@@ -63,7 +61,15 @@ words = st.one_of(
     st.sampled_from(
         ["", "-", "--", "-1", "0", "1", "2", "1e400", "nan", "9" * 300_000, "-" + "9" * 5000]
         + ["1_0", "٣", "0x10", "tau=nan", "epochs=-1", "=", "a=b", "\x1b[2J", "\n", "\udc80", "..."]
-        + ["net.safetensors", "folder", "x" * 300_000, "cpu", "cuda", "meta", "cpu:99999999999999999999"]
+        + [
+            "net.safetensors",
+            "folder",
+            "x" * 300_000,
+            "cpu",
+            "cuda",
+            "meta",
+            "cpu:99999999999999999999",
+        ]
     ),
 )
 

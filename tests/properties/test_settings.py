@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awm_defense.purification import purify
-from awm_defense.registry import BASELINES, RECIPES
 from awm_defense.settings import Settings
 from awm_defense.training.loop import Plan, train
 from tests.properties.networks import DEFENSES, images, network
@@ -22,7 +21,9 @@ LONG = 8
 texts = st.one_of(
     st.text(),
     numbers.map(lambda value: str(value) if abs(value) < 1e30 or value != value else "9" * 300_000),
-    st.sampled_from(["none", "true", "False", "1e400", "-1", "0", "1_000", "٣", " 2 ", "adam", "all"]),
+    st.sampled_from(
+        ["none", "true", "False", "1e400", "-1", "0", "1_000", "٣", " 2 ", "adam", "all"]
+    ),
 )
 
 

@@ -21,7 +21,23 @@ numbers = st.one_of(
 )
 # Of a kind that is wrong almost everywhere.
 strange = st.sampled_from(
-    [None, "", "0", "NaN", "x" * 50, b"1", [], [1], [0.5, "a"], (), (1, 2), {}, 1j, object(), Tensor]
+    [
+        None,
+        "",
+        "0",
+        "NaN",
+        "x" * 50,
+        b"1",
+        [],
+        [1],
+        [0.5, "a"],
+        (),
+        (1, 2),
+        {},
+        1j,
+        object(),
+        Tensor,
+    ]
 )
 seeds = st.integers(0, 2**32)
 
@@ -95,7 +111,9 @@ anything = st.one_of(numbers, strange, wrong_tensors)
 
 
 def made(value: Any) -> Any:
-    """A tensor from how to make it; anything else as it is."""
+    """A tensor of its own, where it is one or how to make one; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.clone()
     return value() if isinstance(value, Made) else value
 
 

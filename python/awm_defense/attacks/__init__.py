@@ -68,10 +68,10 @@ def make_attack(
         ValueError: for an unknown name or mode, a missing image, or an argument of no use.
     """
     definition = look_up("name", name, ATTACKS)
-    given = {"trigger_image": trigger_image, "trigger_mask": trigger_mask}
-    for argument, value in {**given, "trigger_field": trigger_field}.items():
-        if value is not None and (not isinstance(value, Tensor) or value.layout != torch.strided):
-            raise TypeError(f"{argument}: expected a dense tensor, got {type(value).__name__}")
+    tensors = {"trigger_image": trigger_image, "trigger_mask": trigger_mask}
+    for argument, given in {**tensors, "trigger_field": trigger_field}.items():
+        if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
+            raise TypeError(f"{argument}: expected a dense tensor, got {type(given).__name__}")
     if mode is not None:
         look_up("mode", mode, dict.fromkeys(MODES))
     if opacity is not None:
