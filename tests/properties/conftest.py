@@ -1,4 +1,4 @@
-"""How many inputs are tried: the same few in every run, or with `--hypothesis-profile=soak` many."""
+"""How many inputs are tried: the same few each time; many with `--hypothesis-profile=soak`."""
 
 from hypothesis import HealthCheck, Phase, settings
 

@@ -58,19 +58,10 @@ words = st.one_of(
     st.text(st.characters(exclude_characters="\0/"), max_size=12),
     st.floats().map(str),
     st.integers().map(str),
-    st.sampled_from(
-        ["", "-", "--", "-1", "0", "1", "2", "1e400", "nan", "9" * 300_000, "-" + "9" * 5000]
-        + ["1_0", "٣", "0x10", "tau=nan", "epochs=-1", "=", "a=b", "\x1b[2J", "\n", "\udc80", "..."]
-        + [
-            "net.safetensors",
-            "folder",
-            "x" * 300_000,
-            "cpu",
-            "cuda",
-            "meta",
-            "cpu:99999999999999999999",
-        ]
-    ),
+    st.sampled_from(["", "-", "--", "-1", "0", "1", "2", "1e400", "nan", "1_0", "٣", "0x10"]),
+    st.sampled_from(["9" * 300_000, "-" + "9" * 5000, "x" * 300_000, "\x1b[2J", "\n", "\udc80"]),
+    st.sampled_from(["tau=nan", "epochs=-1", "=", "a=b", "...", "net.safetensors", "folder"]),
+    st.sampled_from(["cpu", "cuda", "meta", "cpu:99999999999999999999"]),
 )
 
 

@@ -219,8 +219,8 @@ def _agree(ours: dict[str, Any], theirs: dict[str, Any], arguments: Arguments) -
             assert value.is_meta or value.equal(other)
             continue
         eps = 16 * max(torch.finfo(value.dtype).eps, least)
-        near = {"rtol": eps, "atol": eps * max(most, _most(other))}
-        torch.testing.assert_close(value, other, **near, equal_nan=True)
+        atol = eps * max(most, _most(other))
+        torch.testing.assert_close(value, other, rtol=eps, atol=atol, equal_nan=True)
 
 
 def _most(value: Any) -> float:
