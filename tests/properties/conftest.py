@@ -12,6 +12,6 @@ COMMON = settings(
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
-settings.register_profile("ci", COMMON, derandomize=True, max_examples=30)
+settings.register_profile("ci", COMMON, derandomize=True, max_examples=50)
 settings.register_profile("soak", COMMON, max_examples=2000)
 settings.load_profile("ci")

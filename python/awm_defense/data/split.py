@@ -57,9 +57,11 @@ def draw_defender(
         raise TypeError(f"images: expected a tensor (n, ...), got {type(images).__name__}")
     if len(images) != len(labels):
         raise ValueError(f"labels: expected {len(images)}, one per image, got {len(labels)}")
+    for name, amount in (("per_class", per_class), ("n", n)):
+        if amount is not None:
+            check_value(name, int, amount, 1)
     if (per_class is None) == (n is None):
-        raise ValueError("per_class, n: expected one of the two, got both or neither")
-    check_value("per_class" if n is None else "n", int, per_class if n is None else n, 1)
+        raise ValueError(f"per_class, n: expected one of them, got per_class={per_class} and n={n}")
     generator = torch.Generator().manual_seed(check_seed(seed))
     if per_class is not None:
         indices = _draw_per_class(labels, per_class, generator)
