@@ -31,7 +31,7 @@ class Anp(Baseline):
     least: ClassVar[dict[str, float]] = {
         "batch_size": 1,
         **dict.fromkeys(("steps", "noise_steps", "crop_padding"), 0),
-        **dict.fromkeys(("eps", "alpha", "mask_lr", "threshold", "max_drop"), 0),
+        **dict.fromkeys(("eps", "alpha", "mask_lr", "threshold"), 0),
     }
     units: Literal["neurons", "weights"] = "neurons"
     """What has a mask: a channel's scale in BatchNorm, or each weight of the convolutions."""

@@ -16,7 +16,7 @@ class FineTune(Baseline):
 
     least: ClassVar[dict[str, float]] = {
         **dict.fromkeys(("epochs", "batch_size"), 1),
-        **dict.fromkeys(("lr", "weight_decay", "crop_padding", "max_drop"), 0),
+        **dict.fromkeys(("lr", "weight_decay", "crop_padding"), 0),
     }
     epochs: int = 20
     batch_size: int = 128
