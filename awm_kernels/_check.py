@@ -72,6 +72,8 @@ def shape(name: str, value: Tensor | None, expected: tuple[int, ...]) -> None:
 
 def number(name: str, value: Any, low: float = -math.inf) -> None:
     """`value` is a number ≥ `low` that fits into a float64; NaN is refused too."""
+    if isinstance(value, Tensor):
+        dense(**{name: value})
     expected = "a number" if low == -math.inf else f"a number ≥ {low}"
     try:
         # Text has no __float__, though float() reads it.

@@ -229,7 +229,7 @@ def _agree(ours: dict[str, Any], theirs: dict[str, Any], arguments: Arguments) -
 
 def _most(value: Any) -> float:
     """The largest finite magnitude of a tensor."""
-    if not isinstance(value, Tensor) or value.is_meta or value.numel() == 0:
+    if not isinstance(value, Tensor) or value.is_meta or value.is_sparse or not value.numel():
         return 0.0
     size = value.detach().double().abs()
     return float(torch.where(size.isfinite(), size, 0).max())
