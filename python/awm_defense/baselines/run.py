@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from awm_defense.baselines.baseline import Baseline, Task
 from awm_defense.data.augment import with_copies
-from awm_defense.pixel_model import PixelModel
+from awm_defense.pixel_model import PixelModel, check_labels, check_logits
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.working.compute import Compute, fastest
 from awm_defense.working.memory import keep_freed_memory
 from awm_defense.working.precision import Precision, asked_precision
+
+# Images that arithmetic is chosen by, and the network tried on.
+SAMPLE = 64
 
 
 def make_task(
@@ -33,7 +36,12 @@ def make_task(
         # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
         images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
     work, device = pixel_model.copy(), pixel_model.device
-    sample = work.normalise(images[:64])
+    if next(work.model.parameters(), None) is None:
+        raise ValueError("model: expected one with parameters, got none")
+    sample = work.normalise(images[:SAMPLE])
+    with torch.no_grad():
+        logits = check_logits(work.model(sample), labels[:SAMPLE])
+    check_labels(labels, logits.shape[1])
     compute, used = _compute(settings, precision, work.model, sample, device)
     compute.prepare(work.model, device)
     generator = torch.Generator().manual_seed(seed)
@@ -54,6 +62,11 @@ def run_baseline(
     with used.active():
         found = settings.erase(task)
     work = task.model
+    if not all(value.isfinite().all() for value in work.parameters()):
+        raise ValueError(
+            f"recipe: expected finite weights, with these settings {settings.name} made NaN or "
+            "infinity; smaller steps may help"
+        )
     Compute(channels_last=False).prepare(work, home)
     for ours, theirs in zip(work.parameters(), model.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)

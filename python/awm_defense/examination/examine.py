@@ -9,6 +9,7 @@ from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.settings import check_seed
 from awm_defense.triggers import Sparse
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
@@ -52,6 +53,7 @@ def examine(
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     given = pixel_model.take(images, labels)
+    seed = check_seed(seed)
     return pixel_model.portions.fit(
         lambda: examine_images(pixel_model, *given, seed=seed, progress=progress)
     )

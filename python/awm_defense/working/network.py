@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from awm_defense.pixel_model import PixelModel
+from awm_defense.pixel_model import PixelModel, check_shape
 from awm_defense.working.activations import fuse_activations
 from awm_defense.working.flat import FlatMasks, Layers, maskable
 from awm_defense.working.fold import fold_batchnorm, scale_weights
@@ -124,8 +124,7 @@ class WorkingNetwork:
             self.channels_last = False
             logits = self.forward(module, self.layout(self.sample))
             notes.append("the model does not take channels_last input; contiguous is used")
-        if logits.dim() != 2:
-            raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
+        check_shape(logits, len(self.sample))
         self.classes = logits.shape[1]
         return logits
 
