@@ -16,12 +16,14 @@ PACKAGE := $(VENV)/.package
 DEV := $(VENV)/.dev
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test test-fast soak coverage docs lint audit compile-check cuda-check format clean
+.PHONY: help demo test test-fast sanitize sanitize-address sanitize-thread fuzz soak coverage docs lint audit compile-check cuda-check format clean
 help:
 	@echo "make demo           plant a backdoor and erase it; the report goes to awm-demo/"
 	@echo "make test           build, then run every test"
 	@echo "make test-fast      the quick tests alone, in under three minutes"
-	@echo "make soak           kills the commands that write a hundred times; some minutes"
+	@echo "make sanitize       the tests of the kernels under GCC's sanitizers; Linux"
+	@echo "make fuzz           half a minute of broken files made by chance; Linux"
+	@echo "make soak           kills the commands that write, and an hour of broken files"
 	@echo "make coverage       every test, and how much of the packages they run"
 	@echo "make docs           the documentation, into build/docs; a warning is an error"
 	@echo "make lint           ruff, clang-format, mypy and import-linter"
@@ -46,9 +48,17 @@ test: $(DEV)
 test-fast: $(DEV)
 	$(PARALLEL) --dist loadfile tests -m "not slow"
 
+sanitize: sanitize-address sanitize-thread
+sanitize-address sanitize-thread: sanitize-%: $(DEV)
+	$(BIN)/python -m tests.sanitize $*
+
+fuzz: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.fuzz --seconds 30
+
 soak: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.kills
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.many
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.fuzz --seconds 3600
 
 coverage: export COVERAGE := on
 coverage: test

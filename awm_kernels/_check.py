@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def floating(**tensors: Tensor | None) -> None:
-    """Each argument is None or a floating-point tensor."""
+# Of strides and the like, which sizes are computed from in 64 bits.
+LARGEST = 2**31 - 1
+
+
+def present(**values: Any) -> dict[str, Any]:
+    """Those arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def dense(**tensors: Any) -> None:
+    """Each argument is a tensor with strides."""
     for name, value in tensors.items():
-        if value is None:
-            continue
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+
+
+def floating(**tensors: Any) -> None:
+    """Each argument is a floating-point tensor."""
+    dense(**tensors)
+    for name, value in tensors.items():
         if value.dtype not in FLOATS:
             raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+
+
+def exactly(kind: type, **values: Any) -> None:
+    """Each argument is of this type, which is no tensor's."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
 
 
 def same_shape(expected_name: str, expected: Tensor, **tensors: Tensor | None) -> None:
@@ -44,10 +70,34 @@ def shape(name: str, value: Tensor | None, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(value.shape)}")
 
 
-def at_least(name: str, value: float, low: float) -> None:
-    """`value` ≥ `low`; NaN is refused too."""
-    if not value >= low:
-        raise ValueError(f"{name}: expected a number ≥ {low}, got {value}")
+def number(name: str, value: Any, low: float = -math.inf) -> None:
+    """`value` is a number ≥ `low` that fits into a float64; NaN is refused too."""
+    if isinstance(value, Tensor):
+        dense(**{name: value})
+    expected = "a number" if low == -math.inf else f"a number ≥ {low}"
+    try:
+        # Text has no __float__, though float() reads it.
+        fits = hasattr(value, "__float__") and float(value) >= low
+    except OverflowError:
+        raise ValueError(f"{name}: expected {expected}, got one too large for float64") from None
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers, say
+        fits = False
+    if not fits:
+        got = value if isinstance(value, int | float) else type(value).__name__
+        kind = ValueError if isinstance(value, int | float) else TypeError
+        raise kind(f"{name}: expected {expected}, got {got}")
+
+
+def integer(name: str, value: Any, low: int) -> int:
+    """`value` as an int, from `low` to `LARGEST`."""
+    try:
+        found = operator.index(value)
+    except (TypeError, RuntimeError):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if not low <= found <= LARGEST:
+        got = found if abs(found) <= LARGEST else "one too large for 32 bits"
+        raise ValueError(f"{name}: expected an integer ≥ {low}, got {got}")
+    return found
 
 
 def rows(theta: Tensor, scale: Tensor | None, row_ptr: Tensor | None) -> None:

@@ -27,7 +27,7 @@ def rows_and_radius(delta: Tensor, radius: float | Tensor, batched: bool) -> tup
         if radius.dim() > 0:
             _check.shape("radius", radius, (count,))
         return rows, radius.expand(count)
-    _check.at_least("radius", radius, 0.0)
+    _check.number("radius", radius, 0.0)
     dtype = compute_dtype(delta.dtype)
     return rows, torch.full((count,), radius, dtype=dtype, device=delta.device)
 
@@ -49,6 +49,8 @@ def into_ball(
 ) -> Tensor:
     """The public functions: check, run `op` on the rows, return `delta`."""
     _check.floating(delta=delta)
+    _check.exactly(bool, batched=batched)
+    _check.exactly(str, backend=backend)
     rows, limit = rows_and_radius(delta, radius, batched)
     op(rows, limit, backend)
     return put_back(delta, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -70,9 +71,11 @@ def mask_step_(
             changed then.
     """
     moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    _check.floating(
-        mask=mask, grad_weight=grad_weight, theta=theta, weight_out=weight_out, scale=scale
-    )
+    optional = _check.present(weight_out=weight_out, scale=scale, **moments)
+    _check.floating(mask=mask, grad_weight=grad_weight, theta=theta, **optional)
+    _check.dense(step=step, **_check.present(row_ptr=row_ptr, stats=stats))
+    _check.exactly(bool, proximal=proximal)
+    _check.exactly(str, backend=backend)
     _check.same_shape(
         "mask", mask, grad_weight=grad_weight, theta=theta, weight_out=weight_out, **moments
     )
@@ -112,12 +115,15 @@ def mask_step_(
         if lr.dtype != torch.float64 or lr.dim() != 0:
             raise ValueError(f"lr: expected a number or 0-dim float64, got {lr.dtype} {lr.shape}")
     else:
-        _check.at_least("lr", lr, 0.0)
+        _check.number("lr", lr, 0.0)
         lr = torch.full((), lr, dtype=torch.float64, device=mask.device)
     _check.same_device("mask", mask, lr=lr)
     for name, value in numbers.items():
-        _check.at_least(name, value, 0.0)
-    if not all(0 <= beta < 1 for beta in betas):
+        _check.number(name, value, 0.0)
+    _check.exactly(Sequence, betas=betas)
+    for beta in betas:
+        _check.number("betas", beta, 0.0)
+    if len(betas) != 2 or max(betas) >= 1:
         raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
     _op(
         mask,

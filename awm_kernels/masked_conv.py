@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -18,10 +19,11 @@ IntOrTuple = int | tuple[int, ...]
 
 
 def _tuple(name: str, value: IntOrTuple, dims: int, low: int) -> list[int]:
-    values = [value] * dims if isinstance(value, int) else list(value)
+    several = list(value) if isinstance(value, Sequence) else [value]
+    values = [_check.integer(name, one, low) for one in several]
     if len(values) == 1:
         values *= dims
-    if len(values) != dims or any(v < low for v in values):
+    if len(values) != dims:
         raise ValueError(f"{name}: expected {dims} integer(s) ≥ {low}, got {value}")
     return values
 
@@ -56,7 +58,9 @@ def _masked_conv(
     groups: int,
     backend: str,
 ) -> Tensor:
-    _check.floating(x=x, theta=theta, mask=mask, scale=scale, bias=bias)
+    optional = _check.present(scale=scale, bias=bias)
+    _check.floating(x=x, theta=theta, mask=mask, **optional)
+    _check.exactly(str, backend=backend)
     if theta.dim() != dims + 2:
         raise ValueError(f"theta: expected {dims + 2} dimensions, got shape {tuple(theta.shape)}")
     if x.dim() not in (dims + 1, dims + 2):
@@ -70,11 +74,16 @@ def _masked_conv(
     _check.same_device("x", x, theta=theta, mask=mask, scale=scale, bias=bias)
     if bias is not None and bias.dtype != x.dtype:
         raise TypeError(f"bias: expected x's dtype {x.dtype}, got {bias.dtype}")
-    if groups < 1 or theta.shape[0] % groups:
+    if 0 in (theta.shape[0], *theta.shape[2:]):
+        raise ValueError(f"theta: expected channels and a window, got shape {tuple(theta.shape)}")
+    groups = _check.integer("groups", groups, 1)
+    if theta.shape[0] % groups:
         raise ValueError(f"groups: expected a divisor of {theta.shape[0]}, got {groups}")
     channels = x.shape[x.dim() - dims - 1]
     if channels != theta.shape[1] * groups:
         raise ValueError(f"x: expected {theta.shape[1] * groups} channels, got {channels}")
+    if 0 in x.shape[-dims:]:  # PyTorch's convolution may crash on it
+        raise ValueError(f"x: expected spatial sizes ≥ 1, got shape {tuple(x.shape)}")
     strides = _tuple("stride", stride, dims, 1)
     dilations = _tuple("dilation", dilation, dims, 1)
     pad, far = _padding(padding, tuple(theta.shape[2:]), strides, dilations)

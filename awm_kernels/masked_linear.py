@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -40,7 +41,9 @@ def masked_linear(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    _check.floating(x=x, theta=theta, mask=mask, scale=scale, bias=bias)
+    optional = _check.present(scale=scale, bias=bias)
+    _check.floating(x=x, theta=theta, mask=mask, **optional)
+    _check.exactly(str, backend=backend)
     if theta.dim() != 2:
         raise ValueError(f"theta: expected 2 dimensions, got shape {tuple(theta.shape)}")
     if x.dim() < 1 or x.shape[-1] != theta.shape[1]:
@@ -105,7 +108,8 @@ def _tf32(x: Tensor) -> bool:
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, tensor.shape[-1])
+    rows = math.prod(tensor.shape[:-1])  # -1 would not do: it may be 0 features
+    return tensor.reshape(rows, tensor.shape[-1])
 
 
 def _fused(name: str, *arguments: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,7 +48,12 @@ def masked_weight(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    _check.floating(theta=theta, mask=mask, scale=scale)
+    _check.floating(theta=theta, mask=mask, **_check.present(scale=scale))
+    _check.dense(**_check.present(row_ptr=row_ptr))
+    _check.exactly(str, backend=backend)
+    _check.exactly(torch.dtype, **_check.present(dtype=dtype))
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected that of floating-point numbers, got {dtype}")
     _check.same_shape("theta", theta, mask=mask)
     _check.same_device("theta", theta, mask=mask, scale=scale, row_ptr=row_ptr)
     _check.rows(theta, scale, row_ptr)
@@ -132,7 +138,8 @@ def _row_sums(values: Tensor, row_ptr: Tensor | None, like: Tensor) -> Tensor:
     """Sum of `values` over each row, as the gradient of a scale shaped like `like`."""
     compute = compute_dtype(values.dtype)
     if row_ptr is None:
-        sums = values.reshape(values.shape[0], -1).sum(dim=1, dtype=compute)
+        size = math.prod(values.shape[1:])  # -1 would not do: there may be no rows
+        sums = values.reshape(values.shape[0], size).sum(dim=1, dtype=compute)
     else:
         rows = torch.arange(like.numel(), device=values.device)
         index = rows.repeat_interleave(row_ptr.diff(), output_size=values.numel())

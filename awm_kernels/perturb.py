@@ -39,6 +39,7 @@ def perturb(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     _check.floating(x=x, delta=delta)
+    _check.exactly(str, backend=backend)
     _check.same_device("x", x, delta=delta)
     if x.dim() < 2:
         raise ValueError(f"x: expected at least 2 dimensions, got shape {tuple(x.shape)}")
@@ -47,6 +48,8 @@ def perturb(
             f"delta: expected shape {tuple(x.shape[1:])} or {tuple(x.shape)}, "
             f"got {tuple(delta.shape)}"
         )
+    _check.number("low", low)
+    _check.number("high", high)
     if not low <= high:
         raise ValueError(f"low: expected a number ≤ high ({high}), got {low}")
     y: Tensor = _op(x, delta, low, high, backend)

@@ -40,11 +40,13 @@ def pooled_elu(x: Tensor, window: int = 2, *, alpha: float = 1.0, backend: str =
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     _check.floating(x=x)
+    _check.exactly(str, backend=backend)
     if x.dim() != 4:
         raise ValueError(f"x: expected 4 dimensions (n, c, h, w), got shape {tuple(x.shape)}")
-    if window not in (1, 2):
+    window = _check.integer("window", window, 1)
+    if window > 2:
         raise ValueError(f"window: expected 1 or 2, got {window!r}")
-    _check.at_least("alpha", alpha, 0)
+    _check.number("alpha", alpha, 0)
     y: Tensor = _op(x, window, alpha, backend)
     return y
 

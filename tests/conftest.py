@@ -1,9 +1,18 @@
 """What all tests need."""
 
 import contextlib
+import os
 import signal
+from pathlib import Path
 
 import pytest
+
+from awm_kernels import _backend
+
+# Of `python -m tests.sanitize`: a folder with other builds of the kernels.
+SANITIZED = os.environ.get("AWM_SANITIZED")
+if SANITIZED is not None:
+    _backend.LIBRARY = Path(SANITIZED) / _backend.LIBRARY.name
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from awm_kernels import _reference as reference
+from awm_kernels._backend import LIBRARY
 from tests.cases import present
 from tests.kernel_cases import (
     BF16,
@@ -36,7 +36,6 @@ from tests.kernel_cases import (
     step_case,
 )
 
-LIBRARY = Path(reference.__file__).parent / "lib" / "libawm_cpu.so"
 if not LIBRARY.exists():
     pytest.skip("the C++ CPU kernels are not built (AWM_CPU)", allow_module_level=True)
 torch.ops.load_library(str(LIBRARY))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from awm_kernels import _reference as reference
 from awm_kernels import backends
 from awm_kernels._registration import KERNEL_SCHEMAS
 from tests.cases import present
+from tests.compiled import CUDA_ON_CPU, cuda_on_cpu
+from tests.conftest import SANITIZED
 from tests.kernel_cases import (
     BF16,
     F32,
@@ -46,14 +47,10 @@ if shutil.which("c++") is None:
 # The sources are compiled for it first.
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+# As on a GPU, a misaligned access ends the program.
 FLAGS = [
-    *("-std=c++20", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
-    *("-Wall", "-Wno-unknown-pragmas", "-Werror"),
-    # As on a GPU, a misaligned access ends the program.
-    *("-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",),
-    *("-fsanitize-undefined-trap-on-error", "-DUSE_CUDA"),
-    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
+    "-fsanitize-undefined-trap-on-error",
 ]
 # The namespace that the emulator's cuda_runtime.h names; the schemas are those of the real kernels.
 NAMESPACE = torch.library.Library("awm_kernels_cuda_on_cpu", "FRAGMENT")
@@ -67,22 +64,10 @@ SIZES = [1, 7, 2048, 4099]
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    torch_folder = Path(torch.__file__).parent
-    emulator = ROOT / "tests" / "cuda_on_cpu"
-    include = [f"-I{emulator}", "-isystem", str(torch_folder / "include")]
-    objects, compilers = [], []
-    sources = [*(ROOT / "csrc" / "cuda").glob("*.cu"), *emulator.glob("*.cpp")]
-    for source in sources:
-        objects.append(str(folder / f"{source.name}.o"))
-        command = ["c++", "-x", "c++", *FLAGS, *include, "-c", str(source), "-o", objects[-1]]
-        compilers.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    for compiler in compilers:
-        messages = compiler.communicate()[1]
-        assert compiler.returncode == 0, messages
-    path = folder / "libawm_cuda_on_cpu.so"
-    link = ["c++", "-shared", *objects, "-o", str(path)]
-    subprocess.run([*link, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"], check=True)
+    if SANITIZED is None:
+        path = cuda_on_cpu(tmp_path_factory.mktemp("cuda_on_cpu") / CUDA_ON_CPU, FLAGS)
+    else:
+        path = Path(SANITIZED) / CUDA_ON_CPU
     torch.ops.load_library(str(path))
     loaded = ctypes.CDLL(str(path))
     loaded.cuda_on_cpu_mistake.restype = ctypes.c_char_p
@@ -445,6 +430,7 @@ def test_empty() -> None:
         assert (grad_delta == 0).all()
 
 
+@pytest.mark.skipif(SANITIZED is not None, reason="takes gigabytes where all memory is watched")
 def test_more_elements_than_32_bits_count(play: Play) -> None:
     """Only the last block is run, so only the last of these untouched gigabytes become real."""
     n = 2**32 + 3000
@@ -482,6 +468,7 @@ def test_a_launch_that_fails_is_reported(play: Play) -> None:
         KERNELS.l1_project_(torch.randn(2, 3), torch.ones(2))
 
 
+@pytest.mark.skipif(SANITIZED is not None, reason="such a mistake ends the process")
 def test_mistakes_are_found(library: ctypes.CDLL, play: Play) -> None:
     said = [library.cuda_on_cpu_mistake(which).decode() for which in range(3)]
     assert said == [

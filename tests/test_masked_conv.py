@@ -105,7 +105,7 @@ def test_bfloat16_input_with_float32_masters() -> None:
         ({"mask": torch.zeros(8, 4, 3, 1)}, "mask: expected theta's shape"),
         ({"bias": torch.zeros(7)}, r"bias: expected shape \(8,\), got \(7,\)"),
         ({"scale": torch.zeros(1)}, r"scale: expected shape \(8,\)"),
-        ({"stride": 0}, "stride: expected 2 integer"),
+        ({"stride": 0}, "stride: expected an integer ≥ 1, got 0"),
         ({"padding": "full"}, "padding: expected integers, 'same' or 'valid'"),
         ({"groups": 3}, "groups: expected a divisor of 8, got 3"),
         ({"x": torch.zeros(2, 4, 2, 2)}, "x: expected padded spatial size"),

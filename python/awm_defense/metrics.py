@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from awm_defense.attacks import Attack
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
 
@@ -102,8 +103,7 @@ def _predict(
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The predicted class of each image (N,), int64 on the CPU."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_value("batch_size", int, batch_size, 1)
     pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
     found = []
     with _eval_mode(model.to(pixel_model.device)):
@@ -128,6 +128,10 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _check_sizes(images: Tensor, labels: Tensor) -> None:
+    for name, value, dims in (("images", images, 4), ("labels", labels, 1)):
+        if not isinstance(value, Tensor) or value.dim() != dims:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name}: expected a tensor of {dims} dimensions, got {got}")
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(
             "images and labels: expected as many of each, at least one, "

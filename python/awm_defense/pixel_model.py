@@ -64,7 +64,8 @@ class PixelModel:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w) in [0, 1], all on the device."""
-        return self.read(self.model(self.normalise(images.to(self.dtype))))
+        output = self.read(self.model(self.normalise(images.to(self.dtype))))
+        return check_shape(output, len(images))
 
     def take(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images, which were checked above, and their labels int64 (n,), on the device."""
@@ -132,7 +133,7 @@ class PixelModel:
                 f"{images.dtype}, got {type(error).__name__}: {reason[0]}"
             ) from error
         self.notes += self.read.settle(output)
-        return self.read(output)
+        return check_shape(self.read(output), len(images))
 
 
 class Normalise(nn.Module):
@@ -169,33 +170,51 @@ def find_device(argument: str, name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{argument}: can't use {str(name)!r}: {reason}") from error
+    if device.type == "meta":
+        raise ValueError(f"{argument}: can't use 'meta', which holds no numbers")
     return device
+
+
+def check_shape(logits: Any, images: int) -> Tensor:
+    """`logits`; raises TypeError or ValueError unless they are a model's for so many images."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
+    if logits.dim() != 2 or len(logits) != images or logits.shape[1] == 0:
+        raise ValueError(
+            f"model: expected logits ({images}, classes), got shape {tuple(logits.shape)}"
+        )
+    return logits
 
 
 def check_logits(logits: Any, labels: Tensor) -> Tensor:
     """`logits`; raises TypeError or ValueError unless they are a model's for labelled images."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
-    if logits.dim() != 2:
-        raise ValueError(f"model: expected logits (n, classes), got {tuple(logits.shape)}")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"labels: expected classes from 0 to {logits.shape[1] - 1}, "
-            f"got {labels.min()} to {labels.max()}"
-        )
+    logits = check_shape(logits, len(labels))
+    check_labels(labels, logits.shape[1])
     if not logits.isfinite().all():
         raise ValueError("model: expected finite logits for the images, got NaN or infinity")
     return logits
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise ValueError where a label is none of so many classes."""
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels: expected classes from 0 to {classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
 
 
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images: expected a floating-point tensor, got {got}")
-    if images.dim() != 4 or images.shape[0] == 0:
+    if images.layout != torch.strided or images.is_meta:
+        kind = "one on meta" if images.is_meta else images.layout
+        raise TypeError(f"images: expected a dense tensor, got {kind}")
+    if images.dim() != 4 or images.numel() == 0:
         raise ValueError(f"images: expected shape (n ≥ 1, c, h, w), got {tuple(images.shape)}")
     if not images.isfinite().all():
         raise ValueError("images: expected finite values, got NaN or infinity")
@@ -214,7 +233,11 @@ def _stat(name: str, value: Stat, channels: int) -> Tensor | None:
     """One number or one a channel, as float64 (1, c or 1, 1, 1)."""
     if value is None:
         return None
-    stat = torch.as_tensor(value, dtype=torch.float64).cpu().reshape(1, -1, 1, 1)
+    try:
+        stat = torch.as_tensor(value, dtype=torch.float64).cpu().reshape(1, -1, 1, 1)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got = type(value).__name__
+        raise TypeError(f"{name}: expected one number or one a channel, got {got}") from None
     if stat.shape[1] not in (1, channels):
         raise ValueError(
             f"{name}: expected one number or one a channel, {channels}, got {stat.shape[1]}"

@@ -24,7 +24,7 @@ from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.portions import Portions
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
-from awm_defense.settings import Settings
+from awm_defense.settings import Settings, check_seed
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
 from awm_defense.working.sources import forget_sources
@@ -127,6 +127,11 @@ def purify_many(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     settings = get_settings(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(settings, Settings):
+        raise TypeError(f"recipe: expected a name or settings, got {type(settings).__name__}")
+    if not isinstance(precision, str | Precision):
+        raise TypeError(f"precision: expected a name or one, got {type(precision).__name__}")
+    seed = check_seed(seed)
     options: dict[str, Any] = {"precision": precision, "seed": seed}
     shared = _Shared(settings, captured=captured, **options)
     for model in models:

@@ -7,7 +7,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
 
 # No count is larger: a loop over as many would never end.
 MOST = 10**9
@@ -15,13 +16,20 @@ MOST = 10**9
 LARGEST = 1e38
 # Bounds, which may be infinite.
 UNBOUNDED = ("tau",)
+# What PyTorch takes as a seed.
+SEEDS = (-(2**63), 2**64 - 1)
 
 
 @dataclass(frozen=True)
 class Settings:
     """The hyper-parameters of a defense; each defense adds its own fields."""
 
+    least: ClassVar[Mapping[str, float]] = {}
+    """What numbers are at least, by field; integers are counts."""
     name: str
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.least)
 
     def for_images(self, *, flip: bool, synthetic: bool = False) -> Self:
         """A copy for images such as those at hand.
@@ -75,13 +83,62 @@ def _parse(key: str, hint: object, text: str) -> object:
             raise ValueError(f"{key}: expected true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        value = kind(text)
+        return kind(text)
     except ValueError:  # also an integer of thousands of digits
         expected = {int: "an integer", float: "a number"}[kind]
         raise ValueError(f"{key}: expected {expected}, got {text!r}") from None
-    if kind is int and abs(value) > MOST:
-        raise ValueError(f"{key}: expected an integer of at most {MOST}, got {text}")
-    infinite = math.isinf(value) and key in UNBOUNDED
-    if kind is float and not (abs(value) <= LARGEST or infinite):
-        raise ValueError(f"{key}: expected a number of at most {LARGEST:g}, got {text!r}")
-    return value
+
+
+def check_fields(values: Any, least: Mapping[str, float]) -> None:
+    """Check that fields of a dataclass have their types, and numbers sane sizes.
+
+    Args:
+        values: the dataclass.
+        least: what numbers are at least, by field.
+
+    Raises:
+        TypeError, ValueError: naming the field, what was expected and what came.
+    """
+    hints = typing.get_type_hints(type(values))
+    for field in dataclasses.fields(values):
+        value, hint = getattr(values, field.name), hints[field.name]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if value is not None or type(None) not in kinds:
+            check_value(field.name, kinds[0], value, least.get(field.name, -math.inf))
+
+
+def check_value(key: str, kind: Any, value: Any, least: float) -> None:
+    """`check_fields` of one field, or of an argument; `kind` is its type."""
+    if typing.get_origin(kind) is Literal:
+        if not isinstance(value, str) or value not in typing.get_args(kind):
+            got = repr(value) if isinstance(value, str) else type(value).__name__
+            raise ValueError(f"{key}: expected one of {typing.get_args(kind)}, got {got}")
+    elif kind in (int, float):
+        what = "an integer" if kind is int else "a number"
+        if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+            raise TypeError(f"{key}: expected {what}, got {type(value).__name__}")
+        number: Any = value
+        most = MOST if kind is int else LARGEST
+        # A seed has bounds of its own.
+        unbounded = key == "seed" or (key in UNBOUNDED and number == math.inf)
+        if not (unbounded or abs(number) <= most):
+            got = "more" if kind is int else str(number)
+            raise ValueError(f"{key}: expected {what} of at most {most:g}, got {got}")
+        if number < least:
+            raise ValueError(f"{key}: expected {what} ≥ {least:g}, got {number}")
+    elif kind in (bool, str) and not isinstance(value, kind):
+        raise TypeError(f"{key}: expected {kind.__name__}, got {type(value).__name__}")
+
+
+def check_seed(seed: Any) -> int:
+    """`seed`, a whole number that PyTorch takes as one.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed: expected a whole number, got {type(seed).__name__}")
+    whole = int(seed)
+    if not SEEDS[0] <= whole <= SEEDS[1]:
+        raise ValueError("seed: expected a whole number from -2^63 to 2^64 - 1")
+    return whole

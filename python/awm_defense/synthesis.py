@@ -1,6 +1,6 @@
 """Images made from a network alone, for a defender who has none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from awm_defense.data.augment import draw_mirrored, mirror
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.settings import check_seed, check_value
 
 STEPS = 300
 LR = 0.1
@@ -60,9 +61,16 @@ def synthesize(
     Raises:
         ValueError: the model has no BatchNorm layer that keeps statistics.
     """
+    check_value("classes", int, classes, 1)
+    if per_class is not None:
+        check_value("per_class", int, per_class, 0)
+    if not isinstance(size, Sequence) or len(size) != 3:
+        raise TypeError(f"size: expected (c, h, w), got {type(size).__name__}")
+    for length in size:
+        check_value("size", int, length, 1)
     each = per_class or max(1, 50 // classes)
     labels = torch.arange(classes).repeat(each)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     noise = torch.randn(len(labels), *size, generator=generator)
     start = noise.sigmoid()
     pixel_model = PixelModel(model, start, mean=mean, std=std, device=device).copy(start)
@@ -82,6 +90,10 @@ def synthesize(
         images = raw.sigmoid()
         distances.clear()
         logits = pixel_model(_moved(images, generator, flip))
+        if logits.shape[1] < classes:
+            raise ValueError(
+                f"classes: expected at most the model's {logits.shape[1]}, got {classes}"
+            )
         loss = cross_entropy(logits, targets) + STATISTICS * torch.stack(distances).sum()
         loss = loss + SMOOTH * _variation(images)
         optimizer.zero_grad()

@@ -67,7 +67,11 @@ namespace cuda_on_cpu {
 
 constexpr unsigned kWarp = 32;
 constexpr size_t kStack = 128 << 10;
-constexpr size_t kGuard = 64;             // bytes after shared memory that must stay as they are
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kGuard = 0;  // no access at all goes beyond shared memory, reads included
+#else
+constexpr size_t kGuard = 64;  // bytes after shared memory that must stay as they are
+#endif
 constexpr unsigned char kGarbage = 0xff;  // NaN in every floating dtype
 
 // The device that is played.

@@ -176,7 +176,7 @@ def test_wrong_arguments() -> None:
     images, labels = toy_data()
     with pytest.raises(ValueError, match="got 50 and 5"):
         train(tiny_network(), images, labels[:5], TINY)
-    with pytest.raises(ValueError, match="got 0 and 32"):
+    with pytest.raises(ValueError, match="epochs: expected an integer ≥ 1, got 0"):
         Plan(epochs=0, batch_size=32)
 
 

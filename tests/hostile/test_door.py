@@ -229,3 +229,4 @@ def test_text_from_files_is_shown_on_one_line() -> None:
     assert shown("naïve λ") == "naïve λ"
     assert shown("a\x1b[2J\nb\x07\u202e\ud800") == r"a\x1b[2J\nb\x07\u202e\ud800"
     assert shown("n" * 100) == "n" * 80 + "… (100 characters)"
+    assert shown("\0" * 60) == r"\x00" * 20 + "… (60 characters)"

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from awm_defense.attacks import badnets, blended, clean_label, l0_inv, l2_inv, trojan, wanet
 from awm_defense.attacks.attack import Attack, Trigger
 from awm_defense.attacks.definition import Definition
-from awm_defense.attacks.image_trigger import ImageTrigger
+from awm_defense.attacks.image_trigger import MODES, ImageTrigger
 from awm_defense.attacks.wanet import WarpTrigger
 from awm_defense.lookup import look_up
+from awm_defense.settings import check_value
 
 __all__ = [
     "ATTACKS",
@@ -67,6 +68,14 @@ def make_attack(
         ValueError: for an unknown name or mode, a missing image, or an argument of no use.
     """
     definition = look_up("name", name, ATTACKS)
+    tensors = {"trigger_image": trigger_image, "trigger_mask": trigger_mask}
+    for argument, given in {**tensors, "trigger_field": trigger_field}.items():
+        if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
+            raise TypeError(f"{argument}: expected a dense tensor, got {type(given).__name__}")
+    if mode is not None:
+        look_up("mode", mode, dict.fromkeys(MODES))
+    if opacity is not None:
+        check_value("opacity", float, opacity, 0)
     image_arguments = {
         "trigger_image": trigger_image,
         "trigger_mask": trigger_mask,

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from awm_defense.settings import MOST, check_value
+
 Trigger = Callable[[Tensor], Tensor]
 
 
@@ -30,6 +32,9 @@ class Attack:
     """Whether training should poison anew in every epoch, instead of once."""
 
     def __post_init__(self) -> None:
+        for name in ("target", "num_classes"):
+            if getattr(self, name) is not None:
+                check_value(name, int, getattr(self, name), -MOST)
         if self.target is None:
             if self.num_classes is None:
                 raise ValueError("num_classes: expected a number for all-to-all (target None)")

@@ -17,7 +17,7 @@ from awm_defense.examination.growth import Growth
 from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
 from awm_defense.networks.masked import find_weights
-from awm_defense.pixel_model import PixelModel
+from awm_defense.pixel_model import PixelModel, check_labels
 from awm_defense.triggers import family_of
 from awm_defense.working.flat import mean_inputs
 from awm_defense.working.network import WorkingNetwork
@@ -164,9 +164,5 @@ def make_engine(
         precision=precision,
         notes=[] if notes is None else notes,
     )
-    if labels.min() < 0 or labels.max() >= network.classes:
-        raise ValueError(
-            f"labels: expected classes from 0 to {network.classes - 1}, "
-            f"got {labels.min()} to {labels.max()}"
-        )
+    check_labels(labels, network.classes)
     return Engine(network, data, recipe, captured=captured)

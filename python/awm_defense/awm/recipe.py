@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from awm_defense.data.augment import ONE_SHOT_COPIES, ONE_SHOT_SCALE
 from awm_defense.lookup import look_up
@@ -111,6 +111,14 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
     recipe a result carries has them filled in.
     """
 
+    least: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("grown", "epochs", "copies"), 0),
+        **dict.fromkeys(("trigger_epochs", "inner_epochs", "batch_size"), 1),
+        **dict.fromkeys(("tau", "tau_share", "trigger_lr", "trigger_l2"), 0),
+        **dict.fromkeys(("alpha", "beta", "gamma"), 0),
+        **dict.fromkeys(("mask_lr", "mask_lr_share", "mask_lr_decay", "natural_step"), 0),
+    }
+
     def resolve(self, images: int, classes: int, values: int) -> Self:
         """A copy with every None filled in but `mask_lr`, which `for_layers` fills in.
 
@@ -135,12 +143,8 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
         return dataclasses.replace(self, mask_lr=self.mask_lr_share / inputs**0.5)
 
     def __post_init__(self) -> None:
-        for key, least in LEAST.items():
-            value = getattr(self, key)
-            if value is not None and not value >= least:
-                kind = "a number" if isinstance(least, float) else "an integer"
-                raise ValueError(f"{key}: expected {kind} ≥ {least:g}, got {value}")
-        if not isinstance(self.layers, str) or not self.layers.strip():
+        super().__post_init__()
+        if not self.layers.strip():
             raise ValueError(
                 f"layers: expected one of {', '.join(LAYERS)} or patterns of parameters' names, "
                 f"got {self.layers!r}"
@@ -168,15 +172,6 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"crop_scale: expected a number in (0, 1], got {self.crop_scale}")
 
-
-# What each number is at least; integers are counts.
-LEAST: dict[str, float] = {
-    **dict.fromkeys(("grown", "epochs", "copies"), 0),
-    **dict.fromkeys(("trigger_epochs", "inner_epochs", "batch_size"), 1),
-    **dict.fromkeys(("tau", "tau_share", "trigger_lr", "trigger_l2"), 0.0),
-    **dict.fromkeys(("alpha", "beta", "gamma"), 0.0),
-    **dict.fromkeys(("mask_lr", "mask_lr_share", "mask_lr_decay", "natural_step"), 0.0),
-}
 
 # Defaults of the authors' released code; its README gives the one-shot values.
 SIZE_DEPENDENT: dict[str, dict[str, float | int]] = {

@@ -8,7 +8,7 @@ paper's Eq. 4.1 ("ANP + SWM").
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,11 @@ HISTORY = 20
 class Anp(Baseline):
     """Defaults are those of the authors' released code, for ResNet-18s, but for `clip_noise`."""
 
+    least: ClassVar[dict[str, float]] = {
+        "batch_size": 1,
+        **dict.fromkeys(("steps", "noise_steps", "crop_padding"), 0),
+        **dict.fromkeys(("eps", "alpha", "mask_lr", "threshold"), 0),
+    }
     units: Literal["neurons", "weights"] = "neurons"
     """What has a mask: a channel's scale in BatchNorm, or each weight of the convolutions."""
     steps: int = 2000

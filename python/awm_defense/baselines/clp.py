@@ -1,7 +1,7 @@
 """Channel Lipschitz pruning (Zheng et al., ECCV 2022, arXiv:2208.03111): it needs no data."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from awm_defense.working.fold import channel_factors, conv_norm_pairs, trace
 class Clp(Baseline):
     """Channels whose Lipschitz bound stands out in their layer are cut off."""
 
+    least: ClassVar[dict[str, float]] = {"u": 0}
     u: float = 3.0
     """How many standard deviations above a layer's mean a bound stands out."""
 

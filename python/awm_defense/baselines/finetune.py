@@ -1,6 +1,7 @@
 """Fine-tuning; pruning before it is Fine-Pruning (Liu et al., RAID 2018, arXiv:1805.12185)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,10 @@ from awm_defense.training.loop import Plan, train
 class FineTune(Baseline):
     """Train on the images at hand; of a small step size, and few images, gently."""
 
+    least: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("epochs", "batch_size"), 1),
+        **dict.fromkeys(("lr", "weight_decay", "crop_padding"), 0),
+    }
     epochs: int = 20
     batch_size: int = 128
     lr: float = 0.01

@@ -16,6 +16,10 @@ class Ibau(Baseline):
     """Defaults are those of the authors' released code."""
 
     half: ClassVar[bool] = False  # second derivatives
+    least: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("batch_size", "fixed_point_steps"), 1),
+        **dict.fromkeys(("rounds", "trigger_lr", "trigger_l2", "inner_lr", "share", "lr"), 0),
+    }
     rounds: int = 5
     batch_size: int = 100
     trigger_lr: float = 10.0

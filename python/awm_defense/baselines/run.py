@@ -9,15 +9,18 @@ from torch import Tensor
 from awm_defense.baselines.baseline import Baseline, Task
 from awm_defense.data.augment import with_copies
 from awm_defense.networks.back import with_state
-from awm_defense.pixel_model import PixelModel
+from awm_defense.pixel_model import PixelModel, check_labels, check_logits
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.working.compute import Compute, fastest
 from awm_defense.working.memory import keep_freed_memory
 from awm_defense.working.precision import Precision, asked_precision
 
+# Images that arithmetic is chosen by, and the network tried on.
+SAMPLE = 64
+
 
 def make_task(
-    pixel_model: PixelModel,
+    work: PixelModel,
     images: Tensor,
     labels: Tensor,
     settings: Baseline,
@@ -28,14 +31,18 @@ def make_task(
 ) -> tuple[Task, Precision]:
     """What `purify` gives a rival to work with, and in which precision; arguments are those.
 
-    `pixel_model` is a copy, for the rival to change; images and labels are on the device to work
+    `work` is a copy, for the rival to change; images and labels are on the device to work
     on.
     """
     if len(images) <= len(labels.unique()):
         # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
         images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
-    work = pixel_model
-    sample = work.normalise(images[:64])
+    if next(work.model.parameters(), None) is None:
+        raise ValueError("model: expected one with parameters, got none")
+    with torch.no_grad():
+        logits = check_logits(work(images[:SAMPLE]), labels[:SAMPLE])
+    check_labels(labels, logits.shape[1])
+    sample = work.normalise(images[:SAMPLE])
     compute, used = _compute(settings, precision, work, sample)
     compute.prepare(work.model, work.device)
     generator = torch.Generator().manual_seed(seed)
@@ -56,6 +63,11 @@ def run_baseline(
         torch.cuda.reset_peak_memory_stats(device)
     with used.active():
         found = settings.erase(task)
+    if not all(value.isfinite().all() for value in task.model.parameters()):
+        raise ValueError(
+            f"recipe: expected finite weights, with these settings {settings.name} made NaN or "
+            "infinity; smaller steps may help"
+        )
     return PurifyResult(
         model=with_state(pixel_model.model, task.model),
         masks={name: mask.to(home) for name, mask in found.masks.items()},

@@ -17,13 +17,11 @@ from awm_defense.files.door import MIB, TooLargeError
 from awm_defense.files.text import escape
 from awm_defense.models import MODELS, build_model
 from awm_defense.pixel_model import find_device
-from awm_defense.settings import MOST
+from awm_defense.settings import MOST, SEEDS
 from awm_kernels import choose
 
 # More classes than any data set of images has; a network's last layer has as many rows.
 MOST_CLASSES = 100_000
-# What PyTorch takes as a seed.
-SEEDS = (-(2**63), 2**64 - 1)
 
 
 def positive_int(text: str) -> int:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from awm_defense.settings import check_seed, check_value
+
 
 def stratified_split(labels: Tensor, *, test_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split so that every class gives the same share to the test part.
@@ -15,9 +17,11 @@ def stratified_split(labels: Tensor, *, test_share: float, seed: int) -> tuple[T
     Returns:
         (train, test): sorted int64 indices into `labels`, together each of 0..N-1 once.
     """
+    _check_labels(labels)
+    check_value("test_share", float, test_share, 0)
     if not 0 < test_share < 1:
         raise ValueError(f"test_share: expected a number between 0 and 1, got {test_share}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     test = torch.zeros(len(labels), dtype=torch.bool)
     for members in _shuffled_classes(labels, generator):
         test[members[: int(test_share * len(members))]] = True
@@ -48,11 +52,17 @@ def draw_defender(
     Raises:
         ValueError: when both or neither amount is given, or there are too few images.
     """
+    _check_labels(labels)
+    if not isinstance(images, Tensor) or images.dim() == 0:
+        raise TypeError(f"images: expected a tensor (n, ...), got {type(images).__name__}")
     if len(images) != len(labels):
         raise ValueError(f"labels: expected {len(images)}, one per image, got {len(labels)}")
+    for name, amount in (("per_class", per_class), ("n", n)):
+        if amount is not None:
+            check_value(name, int, amount, 1)
     if (per_class is None) == (n is None):
-        raise ValueError(f"expected per_class or n, got per_class={per_class} and n={n}")
-    generator = torch.Generator().manual_seed(seed)
+        raise ValueError(f"per_class, n: expected one of them, got per_class={per_class} and n={n}")
+    generator = torch.Generator().manual_seed(check_seed(seed))
     if per_class is not None:
         indices = _draw_per_class(labels, per_class, generator)
     else:
@@ -61,6 +71,13 @@ def draw_defender(
             raise ValueError(f"n: expected 1 to {len(images)} images, got {n}")
         indices = torch.randperm(len(images), generator=generator)[:n]
     return images[indices], labels[indices], indices
+
+
+def _check_labels(labels: Tensor) -> None:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels: expected a tensor (n,), got {type(labels).__name__}")
+    if labels.dim() != 1 or labels.layout != torch.strided or labels.is_meta:
+        raise ValueError(f"labels: expected a dense tensor (n,), got {tuple(labels.shape)}")
 
 
 def _draw_per_class(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
 from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.settings import check_seed
 from awm_defense.triggers import Sparse
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
@@ -52,7 +53,7 @@ def examine(
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     work = pixel_model.copy(images)
-    given = work.take(images, labels)
+    given, seed = work.take(images, labels), check_seed(seed)
     return work.portions.fit(lambda: examine_images(work, *given, seed=seed, progress=progress))
 
 

@@ -391,19 +391,22 @@ def answer(kind: str, content: bytes) -> tuple[Any, bytes]:
         return {"error": f"it is broken ({type(error).__name__}: {str(error)[:LONGEST]})"}, b""
 
 
+def reply(kind: str, content: bytes) -> bytes:
+    """All that is written as the answer."""
+    found, payload = answer(kind, content)
+    text = json.dumps(found).encode("ascii")
+    if len(text) > ANSWER:
+        text = json.dumps({"error": "it holds too much text"}).encode("ascii")
+    lengths = (len(part).to_bytes(8, "little") for part in (text, payload))
+    return b"".join([*lengths, text, payload])
+
+
 def main() -> None:
     """Read, answer, end."""
     # No package can be imported here, and this file is none.
     limits = runpy.run_path(str(Path(__file__).with_name("child_limits.py")))
     limits["set_limits"](MEMORY, SECONDS)
-    found, payload = answer(sys.argv[1], sys.stdin.buffer.read())
-    text = json.dumps(found).encode("ascii")
-    if len(text) > ANSWER:
-        text = json.dumps({"error": "it holds too much text"}).encode("ascii")
-    for part in (text, payload):
-        sys.stdout.buffer.write(len(part).to_bytes(8, "little"))
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.write(payload)
+    sys.stdout.buffer.write(reply(sys.argv[1], sys.stdin.buffer.read()))
 
 
 if __name__ == "__main__":

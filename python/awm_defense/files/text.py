@@ -16,7 +16,9 @@ def shown(text: object, longest: int = NAME) -> str:
     """The text on one line: no terminal escapes, no line breaks, and cut where it is long."""
     line = str(text)
     safe = escape(line[:longest])
-    return safe if len(line) <= longest else f"{safe}… ({len(line)} characters)"
+    if len(line) <= longest and len(safe) <= longest:
+        return safe
+    return f"{safe[:longest]}… ({len(line)} characters)"
 
 
 def sentence(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from awm_defense.data.augment import random_shift_flip
 from awm_defense.files.atomic import write_bytes
 from awm_defense.files.checkpoint import load_into, load_saved
 from awm_defense.files.text import sentence, shown
+from awm_defense.settings import check_fields
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
@@ -25,6 +26,12 @@ Model = TypeVar("Model", bound=nn.Module)
 # Between the random numbers of one seed and of the next, more than there are epochs. PyTorch takes
 # seeds of 64 bits.
 SEEDS_APART = 100_000
+
+LEAST: dict[str, float] = {
+    **dict.fromkeys(("epochs", "batch_size"), 1),
+    **dict.fromkeys(("lr", "warmup", "momentum", "weight_decay", "label_smoothing"), 0),
+    "crop_padding": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,11 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                "epochs and batch_size: expected at least 1, "
-                f"got {self.epochs} and {self.batch_size}"
-            )
+        check_fields(self, LEAST)
+        if self.label_smoothing > 1:
+            raise ValueError(f"label_smoothing: expected at most 1, got {self.label_smoothing}")
+        if self.momentum == 0:
+            raise ValueError("momentum: expected a number > 0, as Nesterov's is, got 0")
         least, most = (limit // SEEDS_APART for limit in (-(2**63), 2**63))
         if not least < self.seed < most:
             raise ValueError(
