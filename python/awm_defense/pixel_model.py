@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from awm_defense.networks.logits import Pick, Reading
 from awm_defense.networks.plain import check_model, plain_copy, whole_dtype
-from awm_defense.portions import Portions
+from awm_defense.portions import Portions, is_of_memory
 
 Stat = float | Sequence[float] | Tensor | None
 
@@ -120,12 +120,14 @@ class PixelModel:
         try:
             try:
                 output = self.model(fed.contiguous(memory_format=torch.channels_last))
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_of_memory(error):
+                    raise
                 output = self.model(fed.contiguous())
                 self.channels_last = False
                 self.notes.append("the model does not take channels_last input")
         except Exception as error:  # whatever the model's own code raises
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            if is_of_memory(error):
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(

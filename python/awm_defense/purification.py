@@ -145,7 +145,7 @@ def purify_many(
             started = time.perf_counter()
             if pixel_model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pixel_model.device)
-            work = pixel_model.copy(images)
+            work = portions.fit(partial(pixel_model.copy, images))
             given, notes = work.take(images, labels), work.notes
             take = partial(shared.take, work, given, notes)
             engine = portions.fit(take)

@@ -222,7 +222,7 @@ def test_shared_weights_share_their_mask() -> None:
         ({"labels": torch.zeros(3).long()}, ValueError, r"labels: expected shape \(4,\)"),
         ({"labels": torch.zeros(4)}, TypeError, "labels: expected an int64 tensor"),
         ({"labels": torch.arange(4) + 1}, ValueError, "labels: expected classes from 0 to 3"),
-        ({"model": nn.ReLU()}, ValueError, "model: expected weights to mask"),
+        ({"model": nn.Flatten()}, ValueError, "model: expected weights to mask"),
         ({"recipe": "best"}, ValueError, "recipe: expected one of"),
         ({"mean": 0.5}, ValueError, "mean, std: expected both"),
         ({"mean": [0.5] * 2, "std": [1.0] * 2}, ValueError, "mean: expected one number or one"),

@@ -52,7 +52,7 @@ def examine(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-    work = pixel_model.copy(images)
+    work = pixel_model.portions.fit(lambda: pixel_model.copy(images))
     given, seed = work.take(images, labels), check_seed(seed)
     return work.portions.fit(lambda: examine_images(work, *given, seed=seed, progress=progress))
 
