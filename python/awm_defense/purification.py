@@ -16,6 +16,8 @@ from awm_defense.baselines.baseline import Baseline
 from awm_defense.baselines.run import run_baseline
 from awm_defense.examination.examine import examine_images
 from awm_defense.examination.verdict import Verdict
+from awm_defense.inputs.images import Images, Labels, read_images
+from awm_defense.inputs.take import take
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
@@ -27,8 +29,8 @@ from awm_defense.working.precision import Precision
 
 def purify(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     recipe: str | Settings = "default",
     mean: Stat = None,
@@ -50,8 +52,9 @@ def purify(
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
             always evaluated in eval mode.
-        images: clean images, (n, c, h, w), floating point in [0, 1]; n may be smaller than a batch.
-        labels: their classes, int64, (n,).
+        images: clean images, (n, c, h, w), in [0, 1]; n may be smaller than a batch. Also in other
+            forms: bytes, arrays, pictures, data sets, loaders (`awm_defense.inputs.images`).
+        labels: their classes, (n,). None, or −1 for some: what the network says of them.
         recipe: "paper", "official" or "default", or a `Recipe`; or a rival defense to compare
             with: "anp", "anp-swm", "ibau", "finetune", "fine-pruning", "clp", or their settings
             (`BASELINES`).
@@ -91,8 +94,8 @@ def purify(
 
 def purify_many(
     models: Iterable[nn.Module],
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     recipe: str | Settings = "default",
     mean: Stat = None,
@@ -118,31 +121,44 @@ def purify_many(
     """
     settings = get_settings(recipe) if isinstance(recipe, str) else recipe
     engine: Engine | None = None
+    given = read_images(images, labels)
     for model in models:
-        pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-        given = pixel_model.take(images, labels)
-        options: dict[str, Any] = {"precision": precision, "seed": seed}
-        if not isinstance(settings, Recipe):
-            assert isinstance(settings, Baseline)
-            yield run_baseline(pixel_model, *given, settings, progress=progress, **options)
-            continue
-        if not maskable(model, settings.layers):
+        pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device)
+        if isinstance(settings, Recipe) and not maskable(model, settings.layers):
             hint = (
                 "" if settings.layers == "all" else "; the recipe's layers='all' masks every sort"
             )
             raise ValueError(
                 f"model: expected layers to mask (layers={settings.layers!r}), got none{hint}"
             )
+        taken = take(pixel_model, given)
+        # What the first network says of them serves for the others, too.
+        given = given._replace(labels=taken.labels.cpu())
+        options: dict[str, Any] = {"precision": precision, "seed": seed}
+        if not isinstance(settings, Recipe):
+            assert isinstance(settings, Baseline)
+            result = run_baseline(
+                pixel_model, taken.images, taken.labels, settings, progress=progress, **options
+            )
+            result.notes[:0] = taken.notes
+            yield result
+            continue
         with keep_freed_memory():
             started = time.perf_counter()
             if pixel_model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pixel_model.device)
-            notes: list[str] = []
+            notes = list(taken.notes)
             if pixel_model.device != pixel_model.home:
                 pixel_model = pixel_model.copy()
             if engine is None:
                 engine = make_engine(
-                    pixel_model, *given, settings, captured=captured, notes=notes, **options
+                    pixel_model,
+                    taken.images,
+                    taken.labels,
+                    settings,
+                    captured=captured,
+                    notes=notes,
+                    **options,
                 )
                 # Setting up and measuring hold more than one copy of the network.
                 trim()
@@ -153,7 +169,9 @@ def purify_many(
             history: list[dict[str, float]] = []
             finished = True
             if settings.examine:
-                verdict = examine_images(pixel_model, *given, seed=seed, progress=progress)
+                verdict = examine_images(
+                    pixel_model, taken.images, taken.labels, seed=seed, progress=progress
+                )
             if verdict is not None and verdict.backdoored is False:
                 notes.append(_returned(verdict))
                 engine.buffers.delta.zero_()
