@@ -1,0 +1,197 @@
+"""Architectures of other packages, by their names there. Nothing is downloaded."""
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from awm_defense.files import schema
+from awm_defense.files.json_file import read_json
+from awm_defense.files.manifest import check
+from awm_defense.files.text import shown
+from awm_defense.inputs.preparation import FILTERS, Preparation
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# What Pillow calls its filters, which is what a processor of Hugging Face has.
+FILTER_NAMES = {number.value: name for name, number in FILTERS.items()}
+FOREIGN = (
+    *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
+    *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
+)
+SIDE = schema.whole(1, 10_000)
+SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
+SIZE = schema.optional(
+    lambda name, value: (SIDES if isinstance(value, dict) else SIDE)(name, value)
+)
+STATS = schema.optional(schema.listing(schema.number(0, 1)))
+PROCESSOR_CONTENT = schema.record(
+    {
+        "size": SIZE,
+        "crop_size": SIZE,
+        "do_resize": schema.truth,
+        "do_center_crop": schema.optional(schema.truth),
+        "do_normalize": schema.truth,
+        "image_mean": STATS,
+        "image_std": STATS,
+        "resample": schema.whole(0, 5),
+        "crop_pct": schema.optional(schema.number(0.1, 1)),
+    }
+)
+
+
+class Package(NamedTuple):
+    """Where architectures come from."""
+
+    build: Callable[[str, int | None, bool], nn.Module]
+    """Of a name, a number of classes (None: the architecture's own), and whether images are grey:
+    a network with random weights."""
+    prepare: Callable[[str], Preparation]
+    """How published weights of that name want their images."""
+
+
+def load_package(name: str) -> Any:
+    """An optional package; ImportError says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # one that does not fit the installed torch fails in other ways, too
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" ({shown(error)})"
+        raise ImportError(f"{name} can't be imported{reason}: pip install {name}") from error
+
+
+def _build_timm(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+    timm = load_package("timm")
+    if not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    # Not for three channels: some architectures know no other number, and no such option.
+    if grey:
+        options["in_chans"] = 1
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    return model
+
+
+def _prepare_timm(name: str) -> Preparation:
+    timm = load_package("timm")
+    found = timm.get_pretrained_cfg(name)
+    if found is None:
+        return Preparation()
+    channels, *size = found.input_size
+    return Preparation(
+        size=(size[0], size[1]),
+        crop=found.crop_pct or 1.0,
+        squash=found.crop_mode == "squash",
+        filter=found.interpolation if found.interpolation in FILTERS else "bicubic",
+        grey=channels == 1,
+        mean=found.mean,
+        std=found.std,
+    )
+
+
+def _build_torchvision(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+    models = load_package("torchvision").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    if grey:
+        raise ValueError("--grey: torchvision's networks take three channels")
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def _prepare_torchvision(name: str) -> Preparation:
+    models = load_package("torchvision").models
+    found = models.get_model_weights(name).DEFAULT.transforms()
+    (crop,), (edge,) = found.crop_size, found.resize_size
+    return Preparation(
+        size=(crop, crop),
+        crop=min(1.0, crop / edge),
+        filter=found.interpolation.value,
+        mean=found.mean,
+        std=found.std,
+    )
+
+
+def _build_hf(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers = load_package("transformers")
+    config = _plain(read_json(Path(folder) / CONFIG, finite=False))
+    kind = config.pop("model_type", None)
+    if not isinstance(kind, str):
+        raise ValueError(f"{shown(Path(folder) / CONFIG)}: lacks 'model_type'")
+    if grey:
+        config["num_channels"] = 1
+    if num_classes is not None:
+        config["id2label"] = {str(number): str(number) for number in range(num_classes)}
+        config.pop("label2id", None)
+    try:
+        made = transformers.AutoConfig.for_model(kind, **config)
+        model: nn.Module = transformers.AutoModelForImageClassification.from_config(made)
+    except Exception as error:  # what a stranger's settings lead to is unknown
+        raise ValueError(
+            f"{shown(Path(folder) / CONFIG)}: no image classifier can be made of it: {shown(error)}"
+        ) from error
+    return model
+
+
+def _plain(value: Any) -> Any:
+    """Settings without those that name code to run, or the type that weights were stored in."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _plain(inner) for name, inner in value.items() if name not in FOREIGN}
+
+
+def _prepare_hf(folder: str) -> Preparation:
+    path = Path(folder) / PROCESSOR
+    if not path.is_file():
+        return Preparation()
+    found = read_json(path)
+    check(path, PROCESSOR_CONTENT, found)
+    normalised = found.get("do_normalize", True)
+    size, shortest = _size(found.get("size")) if found.get("do_resize", True) else (None, False)
+    crop, _ = _size(found.get("crop_size")) if found.get("do_center_crop") else (None, False)
+    taken = crop or size
+    return Preparation(
+        size=taken,
+        crop=_share(found, size, crop),
+        squash=not shortest,
+        filter=FILTER_NAMES.get(found.get("resample", -1), "bilinear"),
+        mean=found.get("image_mean") if normalised else None,
+        std=found.get("image_std") if normalised else None,
+    )
+
+
+def _share(found: dict[str, Any], size: Any, crop: Any) -> float:
+    if crop and size:
+        return float(min(1.0, crop[0] / size[0]))
+    return float(found.get("crop_pct") or 1.0)
+
+
+def _size(value: Any) -> tuple[tuple[int, int] | None, bool]:
+    """(h, w), and whether it is the shorter side that has to fit."""
+    if value is None:
+        return None, False
+    if isinstance(value, int):
+        return (value, value), False
+    edge = value.get("shortest_edge")
+    if edge is not None:
+        return (edge, edge), True
+    height, width = value.get("height"), value.get("width")
+    return ((height, width) if height and width else None), False
+
+
+def _unknown(package: str, name: str, known: Iterable[str]) -> ValueError:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    return ValueError(f"--arch: {package} knows no image classifier {shown(name)!r}{meant}")
+
+
+PACKAGES = {
+    "timm": Package(_build_timm, _prepare_timm),
+    "torchvision": Package(_build_torchvision, _prepare_torchvision),
+    "hf": Package(_build_hf, _prepare_hf),
+}
