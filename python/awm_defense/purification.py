@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -132,6 +133,8 @@ def purify_many(
                 f"model: expected layers to mask (layers={settings.layers!r}), got none{hint}"
             )
         taken = take(pixel_model, given)
+        for note in taken.notes if progress else ():
+            tqdm.write(f"note: {note}", file=sys.stderr)  # at once: the rest may take long
         # What the first network says of them serves for the others, too.
         given = given._replace(labels=taken.labels.cpu())
         options: dict[str, Any] = {"precision": precision, "seed": seed}

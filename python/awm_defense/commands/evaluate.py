@@ -135,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.checkpoint}: its training has not ended; the same `awm train` command goes on"
         )
     fill_in(args, manifest)
+    if args.retune and args.images:
+        raise ValueError("--retune: expected --dataset, whose training images it takes")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
     attack = get_attack(args, folder, manifest) if args.num_classes is not None else None

@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
     drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", UserWarning)
+        with warnings.catch_warnings():
+            # At once: the rest may take long.
+            warnings.showwarning = lambda message, *_, **__: options.say(f"note: {message}")
             verdict = examine(
                 networks.load_network(args, checkpoint),
                 drawn.images,
@@ -47,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 progress=True,
             )
-        for note in notes:
-            options.say(f"note: {note.message}")
         if not args.json:
             print(f"{escape(str(checkpoint))}: {verdict}")
         found[str(checkpoint)] = verdict.facts()

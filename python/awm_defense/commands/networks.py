@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from awm_defense.commands import options
-from awm_defense.files.checkpoint import Misfit, load_into, load_state_dict
+from awm_defense.files.checkpoint import Misfit, Weights, load_into, load_state_dict
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.inputs.take import predict
 from awm_defense.models import MODELS
@@ -20,6 +20,7 @@ from awm_defense.models.named import (
     check_name,
     nearest,
     prepare_named,
+    rename_for,
 )
 from awm_defense.models.own_code import FORM, build_own
 from awm_defense.pixel_model import PixelModel
@@ -93,7 +94,8 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     given = args.num_classes is not None or args.model is not None
     model = build(args.num_classes) if given else build_to_fit(build, state)
     try:
-        load_into(model, state)
+        named = state if args.arch is None else rename_for(args.arch, model, state)
+        load_into(model, Weights(named, checkpoint))
     except Misfit as error:
         name = nearest(state)
         if name in (None, args.arch):
@@ -126,9 +128,8 @@ def get_preparation(args: argparse.Namespace) -> Preparation:
     if (args.mean is None) != (args.std is None):
         raise ValueError("--mean and --std: give both or neither")
     if args.mean is not None:
-        changes |= {
-            name: _per_channel(f"--{name}", getattr(args, name)) for name in ("mean", "std")
-        }
+        changes |= {"mean": _per_channel("--mean", args.mean)}
+        changes |= {"std": _per_channel("--std", args.std)}
     return dataclasses.replace(found, **changes)  # type: ignore[arg-type]
 
 

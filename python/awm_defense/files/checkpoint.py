@@ -139,8 +139,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     One prefix before all names, such as "model.", is taken off where the model has none.
 
     Raises:
-        Misfit: a ValueError that lists the names that are missing, unknown, of another shape or type, not
-            finite, or negative variances of a BatchNorm; the model is then unchanged.
+        Misfit: a ValueError that lists the names that are missing, unknown, of another shape or
+            type, not finite, or negative variances of a BatchNorm; the model is then unchanged.
     """
     own = model.state_dict()
     state = without_prefix(state, own)

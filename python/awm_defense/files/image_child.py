@@ -4,9 +4,9 @@ Decoders are where images do harm: they take memory and time that no header tell
 formats for which it starts other programs, too; none of those is known here.
 
 The arguments are the folder that Pillow is installed in, the highest number of pixels a side, and
-that to which larger images are made smaller. On standard input come images, each after its length (eight bytes). For each the
-answer is width and height (four bytes each) and the RGB pixels; or zero, the length of a sentence,
-and that sentence.
+that to which larger images are made smaller. On standard input come images, each after its length
+(eight bytes). For each the answer is width and height (four bytes each) and the RGB pixels; or
+zero, the length of a sentence, and that sentence.
 """
 
 import io

@@ -51,8 +51,8 @@ def doubts(right: int, count: int, classes: int) -> list[str]:
     if right >= LEAST * count and right * classes > count:
         return []
     return [
-        f"the network classifies {right} of the {count} given images right; guessing would "
-        f"{count / classes:.3g} of {classes} classes. What follows is worth little; {CAUSES}"
+        f"the network classifies {right} of the {count} given images right, guessing among "
+        f"{classes} classes {count / classes:.3g}. Trust no result before that is mended; {CAUSES}"
     ]
 
 

@@ -46,6 +46,12 @@ def build_named(name: str, num_classes: int | None = None, *, grey: bool = False
     return build_model(name, 10 if num_classes is None else num_classes)
 
 
+def rename_for(name: str, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights from a file by the names that the network of that name has."""
+    package, colon, _ = name.partition(":")
+    return PACKAGES[package].rename(model, state) if colon else state
+
+
 def check_name(name: str) -> str:
     """The name; ValueError where no network can have it."""
     package, colon, rest = name.partition(":")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from awm_defense.files import schema
 from awm_defense.files.json_file import read_json
@@ -27,6 +28,7 @@ SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
 SIZE = schema.optional(
     lambda name, value: (SIDES if isinstance(value, dict) else SIDE)(name, value)
 )
+Weights = dict[str, Tensor]
 STATS = schema.optional(schema.listing(schema.number(0, 1)))
 PROCESSOR_CONTENT = schema.record(
     {
@@ -51,6 +53,8 @@ class Package(NamedTuple):
     a network with random weights."""
     prepare: Callable[[str], Preparation]
     """How published weights of that name want their images."""
+    rename: Callable[[nn.Module, Weights], Weights] = lambda model, weights: weights
+    """Of a network and weights in a file: these by the names that the network has."""
 
 
 def load_package(name: str) -> Any:
@@ -138,6 +142,29 @@ def _build_hf(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     return model
 
 
+def _rename_hf(model: nn.Module, weights: Weights) -> Weights:
+    """Names in files differ from those of modules; only transformers knows how."""
+    transformers = load_package("transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    maker: Any = type(model)
+    loaded, found = maker.from_pretrained(
+        None,
+        config=model.config,
+        state_dict=dict(weights),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    state = loaded.state_dict()
+    for name in found["missing_keys"]:
+        del state[name]
+    for name in found["unexpected_keys"]:
+        state[name] = torch.empty(0)
+    for name, shape, _ in found["mismatched_keys"]:
+        state[name] = torch.empty(shape)
+    return state
+
+
 def _plain(value: Any) -> Any:
     """Settings without those that name code to run, or the type that weights were stored in."""
     if not isinstance(value, dict):
@@ -193,5 +220,5 @@ def _unknown(package: str, name: str, known: Iterable[str]) -> ValueError:
 PACKAGES = {
     "timm": Package(_build_timm, _prepare_timm),
     "torchvision": Package(_build_torchvision, _prepare_torchvision),
-    "hf": Package(_build_hf, _prepare_hf),
+    "hf": Package(_build_hf, _prepare_hf, _rename_hf),
 }
