@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from awm_defense import examine, purify
+from awm_defense import examine, get_recipe, purify
 from awm_defense.inputs.images import UNKNOWN, read_images
 from awm_defense.inputs.take import PREDICTED, doubts, take
 from awm_defense.metrics import accuracy
@@ -211,9 +211,10 @@ def test_bytes_as_floats_are_told_to_be_divided() -> None:
 
 def test_purify_examine_and_accuracy_take_the_same() -> None:
     pictures = (COLOURS * 255).byte().permute(0, 2, 3, 1).numpy()
-    result = purify(Brightest(), pictures, recipe="clp")
+    recipe = get_recipe("official").with_options({"epochs": 1, "tau": 5})
+    result = purify(Brightest(), pictures, recipe=recipe, precision="fp32")
     assert result.notes[0] == PREDICTED
-    plain = purify(Brightest(), COLOURS, SHOWN, recipe="clp")
+    plain = purify(Brightest(), COLOURS, SHOWN, recipe=recipe, precision="fp32")
     assert torch.equal(result.model.conv.weight, plain.model.conv.weight)
     with pytest.warns(UserWarning, match="no labels were given"):
         unlabelled = examine(Brightest(), pictures)

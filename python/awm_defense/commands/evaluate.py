@@ -142,6 +142,11 @@ def run(args: argparse.Namespace) -> int:
     attack = get_attack(args, folder, manifest) if args.num_classes is not None else None
     model = networks.load_network(args, args.checkpoint).to(device)
     given = pictures.open_pictures(args)
+    if not given.labelled:
+        raise ValueError(
+            f"--images: {args.images} has no labels to measure with; expected a folder a class, "
+            "a CSV file or an array"
+        )
     images, labels = given.test(args.limit)
     if args.num_classes is None:
         args.num_classes = networks.count_classes(args, model, images.shape[1:], device)

@@ -102,12 +102,12 @@ def _read_zip(file: OpenFile) -> dict[str, Numbers]:
     arrays: dict[str, Numbers] = {}
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        if len({member.filename for member in members}) < len(members):
-            raise ValueError("the archive holds two members of one name")
         if len(members) > MOST_ARRAYS:
             raise ValueError(f"expected at most {MOST_ARRAYS} arrays, got {len(members)}")
         for member in members:
             name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"the archive holds two arrays called {shown(name)}")
             if member.compress_type not in COMPRESSIONS or member.flag_bits & ENCRYPTED:
                 raise ValueError(f"{shown(name)} is encrypted, or compressed in an unusual way")
             if member.compress_type == zipfile.ZIP_STORED:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from awm_defense.files import schema
 from awm_defense.files.json_file import read_json
 from awm_defense.files.manifest import check
-from awm_defense.files.text import shown
+from awm_defense.files.text import PATH, sentence, shown
 from awm_defense.inputs.preparation import FILTERS, Preparation
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -23,6 +23,27 @@ FOREIGN = (
     *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
 )
+MOST_PARAMETERS = 1 << 31
+MOST_LAYERS = 1000
+# Parts of the names of settings that say how many layers there are.
+LAYERS = ("layer", "depth", "block", "stage")
+
+
+def _few_layers(name: str, value: Any) -> None:
+    """A check of settings: making a network of a million layers would never end."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else ((name, one) for one in value)
+        for key, one in inner:
+            _few_layers(str(key), one)
+    elif any(word in name for word in LAYERS) and isinstance(value, int) and value > MOST_LAYERS:
+        raise ValueError(f"{shown(name)}: expected at most {MOST_LAYERS}, got {value}")
+
+
+def _config(name: str, value: Any) -> None:
+    schema.record({"model_type": schema.text()}, required=("model_type",))(name, value)
+    _few_layers(name, value)
+
+
 SIDE = schema.whole(1, 10_000)
 SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
 SIZE = schema.optional(
@@ -121,23 +142,28 @@ def _prepare_torchvision(name: str) -> Preparation:
 
 
 def _build_hf(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
+    path = Path(folder) / CONFIG
+    config = _plain(read_json(path, finite=False))
+    check(path, _config, config)
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers = load_package("transformers")
-    config = _plain(read_json(Path(folder) / CONFIG, finite=False))
-    kind = config.pop("model_type", None)
-    if not isinstance(kind, str):
-        raise ValueError(f"{shown(Path(folder) / CONFIG)}: lacks 'model_type'")
+    kind = config.pop("model_type")
     if grey:
         config["num_channels"] = 1
     if num_classes is not None:
         config["id2label"] = {str(number): str(number) for number in range(num_classes)}
         config.pop("label2id", None)
+    maker = transformers.AutoModelForImageClassification
     try:
         made = transformers.AutoConfig.for_model(kind, **config)
-        model: nn.Module = transformers.AutoModelForImageClassification.from_config(made)
+        with torch.device("meta"):
+            count = sum(value.numel() for value in maker.from_config(made).parameters())
+        if count > MOST_PARAMETERS:
+            raise ValueError(f"it has {count} parameters, expected at most {MOST_PARAMETERS}")
+        model: nn.Module = maker.from_config(made)
     except Exception as error:  # what a stranger's settings lead to is unknown
         raise ValueError(
-            f"{shown(Path(folder) / CONFIG)}: no image classifier can be made of it: {shown(error)}"
+            f"{shown(path, PATH)}: no image classifier can be made of it: {sentence(error)}"
         ) from error
     return model
 
@@ -158,7 +184,7 @@ def _rename_hf(model: nn.Module, weights: Weights) -> Weights:
     state = loaded.state_dict()
     for name in found["missing_keys"]:
         del state[name]
-    for name in found["unexpected_keys"]:
+    for name in sorted(found["unexpected_keys"]):
         state[name] = torch.empty(0)
     for name, shape, _ in found["mismatched_keys"]:
         state[name] = torch.empty(shape)
