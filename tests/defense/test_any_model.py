@@ -209,7 +209,8 @@ def test_options_count_more_than_what_the_package_says() -> None:
     assert found.mean == pytest.approx((0.485, 0.456, 0.406))
     changed = networks.get_preparation(parsed(*arch, "--size", "32", "--crop", "1", "--grey"))
     assert (changed.size, changed.crop, changed.grey) == ((32, 32), 1.0, True)
-    assert changed.mean == [pytest.approx((0.485 + 0.456 + 0.406) / 3)]
+    assert changed.mean is not None
+    assert list(changed.mean) == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
     own = networks.get_preparation(parsed(*arch, "--mean", "0", "--std", "1"))
     assert (own.mean, own.std) == ([0.0], [1.0])
 
@@ -245,7 +246,7 @@ def test_a_name_of_torchvision(place: Path) -> None:
 
 def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transformers = package("transformers")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "image_size": 16, "patch_size": 8}
     config = transformers.ViTConfig(**sizes, id2label={n: str(n) for n in range(4)})
     network = transformers.ViTForImageClassification(config).eval()
@@ -253,7 +254,7 @@ def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str
     settings = json.loads(Path("vit/config.json").read_text())
     settings |= {"auto_map": {"AutoConfig": "evil.Evil"}, "dtype": "float16"}
     Path("vit/config.json").write_text(json.dumps(settings))
-    processor = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3}
+    processor: dict[str, Any] = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3}
     processor |= {"image_std": [0.25] * 3, "resample": 3}
     Path("vit/preprocessor_config.json").write_text(json.dumps(processor))
     args = parsed("--arch", "hf:vit")
