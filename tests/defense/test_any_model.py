@@ -109,6 +109,12 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
 
 
+def test_the_images_stay_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["purify", "own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
+    for out in ("flat", "flat/purified", "photos/../flat"):
+        assert "is in the folder of the images" in fails(capsys, *own, "--out", out)
+
+
 def test_examine_takes_them_too(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

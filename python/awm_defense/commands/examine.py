@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdict on each checkpoint."""
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
-    for checkpoint in args.checkpoint:  # what can't be read is found before the work
+    # What can't be read is found before the work; the first network is kept.
+    for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
     given = pictures.open_pictures(args)
     drawn = given.draw(network, per_class=1, seed=args.seed, device=device)

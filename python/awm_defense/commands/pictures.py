@@ -108,7 +108,7 @@ class Pictures:
 def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where images come from, and how they are made fit for the network."""
     given = parser.add_mutually_exclusive_group(required=required)
-    given.add_argument("--dataset", choices=sorted(DATASETS))
+    given.add_argument("--dataset", choices=sorted(DATASETS), help="one that this project reads")
     given.add_argument(
         "--images",
         type=Path,

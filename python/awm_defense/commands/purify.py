@@ -11,7 +11,7 @@ from torch import nn
 
 from awm_defense.commands import networks, options, pictures
 from awm_defense.commands.errors import escape
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest
+from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest, is_inside
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
@@ -142,7 +142,10 @@ def run(args: argparse.Namespace) -> int:
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint)
-    for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
+    if args.images is not None and is_inside(args.out, args.images):
+        raise ValueError(f"--out: {args.out} is in the folder of the images, which stays as it is")
+    # What can't be read or written is found before the work; the first network is kept for now.
+    for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
     given = None if args.per_class == 0 else pictures.open_pictures(args)
     recipe = make_recipe(
@@ -152,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
         for folder in folders:
             stack.enter_context(output_folder(folder))
         images, labels, files = get_images(args, given, recipe, network, device)
+        del network
         names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
         kind = "clean" if given is not None else "synthetic"
         options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")

@@ -60,7 +60,7 @@ def examine(
     pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device)
     taken = take(pixel_model, given)
     for note in taken.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)  # where it was called, beyond the decorator
     return examine_images(pixel_model, taken.images, taken.labels, seed=seed, progress=progress)
 
 
