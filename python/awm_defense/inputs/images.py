@@ -139,7 +139,14 @@ def _known_type(value: Any) -> Any:
         )
     if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
         raise TypeError(f"images: expected numbers, got an array of {value.dtype}")
-    return value
+    return _as_torch_takes_it(value)
+
+
+def _as_torch_takes_it(value: Any) -> Any:
+    """An array that can be written to and goes forward in memory; whatever is no array as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return np.require(value, value.dtype.newbyteorder("="), ["C", "W"])
 
 
 def _channels_first(images: Tensor) -> Tensor:
@@ -165,9 +172,10 @@ def _as_labels(labels: Any, count: int) -> Tensor:
     if isinstance(labels, list | tuple):
         labels = [UNKNOWN if label is None else label for label in labels]
     try:
-        found = torch.as_tensor(labels)
+        found = torch.as_tensor(_as_torch_takes_it(labels))
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError("labels: expected whole numbers, got something else") from None
+        got = getattr(labels, "dtype", type(labels).__name__)
+        raise TypeError(f"labels: expected whole numbers, one an image, got {got}") from None
     if found.shape != (count,):
         raise ValueError(f"labels: expected shape ({count},), got {tuple(found.shape)}")
     if found.dtype == torch.bool or found.is_complex() or (found != found.to(torch.int64)).any():
