@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import json
@@ -168,16 +169,27 @@ def setting_cases() -> Iterator[Case]:
         ),
         "a named pipe": (os.mkfifo, "got a named pipe"),
     }
+
+    def imported(content: Any) -> Make:
+        """Also imports what takes seconds, and is not of the file."""
+
+        def make(path: Path) -> None:
+            as_json(content)(path)
+            transformers = importlib.import_module("transformers")
+            assert transformers.AutoModelForImageClassification is not None
+
+        return make
+
     if importlib.util.find_spec("transformers") is not None:
         code = {"AutoConfig": "evil.Evil", "AutoModelForImageClassification": "evil.Evil"}
         configs |= {
-            "an unknown type": (as_json({"model_type": "evil", "auto_map": code}), "no image"),
-            "a language model": (as_json({"model_type": "gpt2"}), "no image classifier"),
+            "an unknown type": (imported({"model_type": "evil", "auto_map": code}), "no image"),
+            "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
             "wide": (
-                as_json({"model_type": "vit", "hidden_size": 12 * 10**5}),
+                imported({"model_type": "vit", "hidden_size": 12 * 10**5}),
                 "no image classifier.*parameters",
             ),
-            "sizes of text": (as_json({"model_type": "vit", "hidden_size": "8"}), "no image"),
+            "sizes of text": (imported({"model_type": "vit", "hidden_size": "8"}), "no image"),
         }
     for name, (make, says) in configs.items():
         yield case(name, "config", make, says)

@@ -88,10 +88,7 @@ class Pictures:
 
     def _drawn(self, chosen: Tensor, images: Tensor) -> Drawn:
         assert self.source is not None
-        names = self.source.names
-        return Drawn(
-            images, self.source.labels[chosen], [names[i] for i in chosen.tolist()] if names else []
-        )
+        return Drawn(images, self.source.labels[chosen], self.source.names(chosen))
 
     def test(self, limit: int | None) -> tuple[Tensor, Tensor]:
         """Images to measure with, and their classes; at most `limit`."""

@@ -36,16 +36,18 @@ class Arrays:
     Attributes:
         images: uint8 or floating point (n, c, h, w).
         labels: int64 (n,), `UNKNOWN` where no class is given.
-        names: of files, of which there are none.
     """
 
     images: Tensor
     labels: Tensor
-    names: Sequence[str] = ()
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, floating point (n, c, h, w) in [0, 1]."""
         return as_float(self.images[indices])
+
+    def names(self, indices: Tensor) -> list[str]:
+        """Of their files, of which there are none."""
+        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +65,6 @@ class Files:
     paths: Sequence[Path]
     labels: Tensor
     preparation: Preparation
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Relative to the folder."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, float32 (n, c, h, w) in [0, 1]."""
@@ -89,6 +86,11 @@ class Files:
                     )
                 images.append(image)
         return as_float(torch.stack(images))
+
+    def names(self, indices: Tensor) -> list[str]:
+        """Of their files, relative to the folder."""
+        chosen = (self.paths[index] for index in indices.tolist())
+        return [path.relative_to(self.root).as_posix() for path in chosen]
 
 
 Source = Arrays | Files

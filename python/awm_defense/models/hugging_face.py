@@ -61,6 +61,11 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers = load_package("transformers")
     kind = config.pop("model_type")
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    if kind not in names:
+        raise ValueError(
+            f"{shown(path, PATH)}: transformers knows no image classifier of type {shown(kind)!r}"
+        )
     if grey:
         config["num_channels"] = 1
     if num_classes is not None:
