@@ -76,10 +76,12 @@ def test_own_code_and_a_folder_of_photographs(
     own = ["own.pt", "--model", "net.py:make", "--size", "12"]
     assert awm("purify", *own, "--images", "photos", *QUICK, "--out", "out") == 0
     told = capsys.readouterr().err
-    assert "images at photos: 8, made into size (12, 12)" in told
+    made = "12x12, the middle 1 kept, bilinear"
+    assert f"images at photos: 8; {made}\n" in told
     report = json.loads(Path("out/report.json").read_text())
     assert (report["model"], report["arch"]) == ("net.py:make", None)
     assert (report["images_from"], report["images"]) == ("photos", 4)
+    assert report["images_made"] == made
     assert [Path(name).parent.name for name in report["image_files"]] == [
         f"class{label}" for label in range(4)
     ]

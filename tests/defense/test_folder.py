@@ -205,6 +205,14 @@ def test_the_middle_is_kept_in_the_right_shape() -> None:
     assert grey.shape == (1, 4, 6) and grey.dtype == torch.uint8
 
 
+def test_a_preparation_says_what_it_does() -> None:
+    assert str(AS_THEY_ARE) == "as they are"
+    assert str(Preparation(size=(8, 9), squash=True, grey=True)) == "8x9, squashed, bilinear; grey"
+    normalised = Preparation(size=(8, 8), crop=0.875, mean=(0.5,), std=(0.25, 1.0, 2.0))
+    expected = "8x8, the middle 0.875 kept, bilinear; mean 0.5; std 0.25 1 2"
+    assert str(normalised) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"filter": "box"}, "filter: expected one of"), ({"crop": 0.0}, "crop: expected a share")],

@@ -145,6 +145,5 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     if args.images is None:
         return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
     source = open_source(args.images, preparation)
-    wanted = ", ".join(f"{name} {value}" for name, value in preparation.facts().items())
-    options.say(f"images at {args.images}: {len(source.labels)}, made into {wanted}")
+    options.say(f"images at {args.images}: {len(source.labels)}; {preparation}")
     return Pictures(None, source, preparation)

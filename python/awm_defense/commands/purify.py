@@ -185,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
                         "model": args.model,
                         "dataset": args.dataset,
                         "images_from": args.images and str(args.images),
+                        "images_made": None if given is None else str(given.preparation),
                         "image_files": files,
                         **facts,
                     },

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +71,13 @@ class Preparation:
         resized = picture.resize((wide, high), FILTERS[self.filter])
         return resized.crop((left, top, left + width, top + height))
 
-    def facts(self) -> dict[str, Any]:
-        """What a report says of it."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+    def __str__(self) -> str:
+        """As a report says it."""
+        parts = ["as they are"]
+        if self.size is not None:
+            kept = "squashed" if self.squash else f"the middle {self.crop:.3g} kept"
+            parts = [f"{self.size[0]}x{self.size[1]}, {kept}, {self.filter}"]
+        parts += ["grey"] if self.grey else []
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            parts += [f"{name} {' '.join(f'{value:.3g}' for value in values)}"] if values else []
+        return "; ".join(parts)
