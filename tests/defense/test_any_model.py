@@ -40,10 +40,13 @@ number = 7
 """
 
 
-def package(name: str) -> Any:
-    """The package, or a skip; also where it does not fit the installed torch."""
+def package(name: str, *parts: str) -> Any:
+    """The package, or a skip; also where it, or a part, does not fit the installed torch."""
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
+        for part in parts:
+            getattr(found, part)
+        return found
     except Exception as error:
         pytest.skip(f"{name} can't be imported: {error}")
 
@@ -253,7 +256,7 @@ def test_a_name_of_torchvision(place: Path) -> None:
 
 
 def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    transformers = package("transformers")
+    transformers = package("transformers", "ViTForImageClassification")
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "image_size": 16, "patch_size": 8}
     config = transformers.ViTConfig(**sizes, id2label={n: str(n) for n in range(4)})
