@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import shlex
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,8 @@ def test_own_code_and_a_folder_of_photographs(
     command = shlex.split(printed.replace("ATTACK", "badnets").replace(" T", " 3"))
     assert awm(*command, "--json") == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"acc", "asr"}
+    assert awm("evaluate", *own, "--images", "photos", "--limit", "3") == 0
+    assert "on 3 test images of photos" in capsys.readouterr().err
 
 
 def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +130,14 @@ def test_examine_takes_them_too(
 
     def look(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **options: Any) -> Any:
         seen.append((images.shape, labels.tolist(), options["mean"]))
+        warnings.warn("what is seen at once", stacklevel=2)
         return SimpleNamespace(facts=lambda: {"backdoored": False})
 
     monkeypatch.setattr(examine, "examine", look)
     own = ["own.pt", "--model", "net.py:make", "--size", "12", "10", "--mean", "0.5", "--std", "1"]
     assert awm("examine", *own, "--images", "photos", "--json") == 0
     assert seen == [((4, 3, 12, 10), [0, 1, 2, 3], [0.5])]
+    assert "\nnote: what is seen at once\n" in capsys.readouterr().err
 
 
 def test_a_warning_tells_what_accuracy_is_wrong(
@@ -286,6 +291,14 @@ def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str
     save_model(Path("more.safetensors"), {**network.state_dict(), "extra": torch.ones(1)})
     with pytest.raises(ValueError, match="unknown: extra"):
         networks.load_network(args, Path("more.safetensors"))
+
+
+def test_settings_of_a_network_that_no_memory_holds(tmp_path: Path) -> None:
+    package("transformers", "ViTForImageClassification")
+    settings = {"model_type": "vit", "hidden_size": 12 * 10**5}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"config\.json: .* parameters, expected at most"):
+        build_named(f"hf:{tmp_path}")
 
 
 @pytest.mark.parametrize(

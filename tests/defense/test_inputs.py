@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from awm_defense import examine, get_recipe, purify
+from awm_defense import examine, get_recipe, purify, purify_many
 from awm_defense.inputs.images import UNKNOWN, read_images
 from awm_defense.inputs.take import PREDICTED, doubts, take
 from awm_defense.metrics import accuracy
@@ -219,6 +219,9 @@ def test_purify_examine_and_accuracy_take_the_same() -> None:
     assert result.notes[0] == PREDICTED
     plain = purify(Brightest(), COLOURS, SHOWN, recipe=recipe, precision="fp32")
     assert torch.equal(result.model.conv.weight, plain.model.conv.weight)
+    models = [Brightest(), Brightest()]
+    several = purify_many(models, pictures, recipe=recipe, precision="fp32")
+    assert [one.notes[0] for one in several] == [PREDICTED] * 2
     with pytest.warns(UserWarning, match="no labels were given"):
         unlabelled = examine(Brightest(), pictures)
     assert str(unlabelled) == str(examine(Brightest(), COLOURS, SHOWN))
