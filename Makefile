@@ -107,7 +107,7 @@ $(PACKAGE): $(TOOLS) $(SOURCES)
 
 # The development set includes the package, so it stands for both stamps.
 $(DEV): $(TOOLS) $(SOURCES)
-	$(PIP) --no-build-isolation -e '.[dev]'
+	$(PIP) --no-build-isolation -e '.[dev]' '$(AWM_TORCH)'
 	touch $(PACKAGE) $@
 
 clean:

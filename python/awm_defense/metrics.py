@@ -9,16 +9,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.attacks import Attack
+from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
+
+MOST = 10_000
+"""Images taken of a data set."""
 
 
 @keep_freed_memory()
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels,
     attack: Attack,
     *,
     batch_size: int = 500,
@@ -31,9 +35,10 @@ def evaluate(
 
     Args:
         model: takes (N,3,H,W), returns logits (N,classes).
-        images: clean test images (N,3,H,W) in [0,1]; at least one outside the target class, of
-            which all-to-all attacks have none.
-        labels: (N,) int64.
+        images: clean test images (N,3,H,W) in [0,1], or in other forms, as `purify` takes them; of
+            a data set at most 10,000. At least one outside the target class, of which all-to-all
+            attacks have none.
+        labels: their true classes (N,); None where a data set has them.
         attack: the attack whose trigger is put on the images.
         batch_size: images per forward pass.
         mean, std: one value a channel, of the normalisation that the model expects; the trigger
@@ -52,8 +57,7 @@ def evaluate(
     Raises:
         ValueError: when there is nothing to measure, or sizes don't match.
     """
-    _check_sizes(images, labels)
-    truth = labels.cpu()
+    images, truth = _with_classes(images, labels)
     targets = attack.targets(truth)
     other = truth != targets
     if not other.any():
@@ -75,8 +79,8 @@ def evaluate(
 @keep_freed_memory()
 def accuracy(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     batch_size: int = 500,
     mean: Stat = None,
@@ -85,9 +89,9 @@ def accuracy(
     progress: bool = False,
 ) -> float:
     """Images classified right, in percent; arguments as for `evaluate`."""
-    _check_sizes(images, labels)
+    images, truth = _with_classes(images, labels)
     found = _predict(model, images, batch_size, mean, std, device, progress, "clean")
-    return _percent(found == labels.cpu())
+    return _percent(found == truth)
 
 
 @torch.inference_mode()
@@ -127,16 +131,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _check_sizes(images: Tensor, labels: Tensor) -> None:
-    for name, value, dims in (("images", images, 4), ("labels", labels, 1)):
-        if not isinstance(value, Tensor) or value.dim() != dims:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name}: expected a tensor of {dims} dimensions, got {got}")
-    if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(
-            "images and labels: expected as many of each, at least one, "
-            f"got {len(images)} and {len(labels)}"
-        )
+def _with_classes(images: Images, labels: Labels) -> tuple[Tensor, Tensor]:
+    given = read_images(images, labels, most=MOST)
+    if (given.labels == UNKNOWN).any():
+        raise ValueError("labels: expected the true class of each image to measure, got none")
+    return given.images, given.labels
 
 
 def _percent(right: Tensor) -> float:

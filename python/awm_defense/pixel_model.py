@@ -221,9 +221,13 @@ def _check_images(images: Tensor) -> None:
     if not images.isfinite().all():
         raise ValueError("images: expected finite values, got NaN or infinity")
     if images.min() < 0 or images.max() > 1:
+        bytes_like = images.min() >= 0 and 2 < images.max() <= 255
+        hint = (
+            "divide by 255" if bytes_like else "give mean and std for a model fed normalised input"
+        )
         raise ValueError(
-            "images: expected pixel values in [0, 1] (give mean and std for a model fed "
-            f"normalised input), got {images.min():.3g} to {images.max():.3g}"
+            f"images: expected pixel values in [0, 1] ({hint}), "
+            f"got {images.min():.3g} to {images.max():.3g}"
         )
 
 

@@ -1,13 +1,14 @@
 """The front door: a network and a few clean images in, the network without its backdoor out."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from awm_defense.awm.engine import Engine, make_engine
@@ -16,6 +17,8 @@ from awm_defense.baselines.baseline import Baseline
 from awm_defense.baselines.run import run_baseline
 from awm_defense.examination.examine import examine_images
 from awm_defense.examination.verdict import Verdict
+from awm_defense.inputs.images import Images, Labels, read_images
+from awm_defense.inputs.take import Taken, take
 from awm_defense.networks.back import with_masks
 from awm_defense.networks.logits import Pick
 from awm_defense.networks.masked import FEW, coverage, share
@@ -32,8 +35,8 @@ from awm_defense.working.sources import forget_sources
 
 def purify(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     recipe: str | Settings = "default",
     mean: Stat = None,
@@ -56,8 +59,9 @@ def purify(
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes). It is left untouched and
             always evaluated in eval mode.
-        images: clean images, (n, c, h, w), floating point in [0, 1]; n may be smaller than a batch.
-        labels: their classes, int64, (n,).
+        images: clean images, (n, c, h, w), in [0, 1]; n may be smaller than a batch. Also in other
+            forms: bytes, arrays, pictures, data sets, loaders (`awm_defense.inputs.images`).
+        labels: their classes, (n,). None, or −1 for some: what the network says of them.
         recipe: "paper", "official" or "default", or a `Recipe`; or a rival defense to compare
             with: "anp", "anp-swm", "ibau", "finetune", "fine-pruning", "clp", or their settings
             (`BASELINES`).
@@ -100,8 +104,8 @@ def purify(
 
 def purify_many(
     models: Iterable[nn.Module],
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     recipe: str | Settings = "default",
     mean: Stat = None,
@@ -134,26 +138,51 @@ def purify_many(
     seed = check_seed(seed)
     options: dict[str, Any] = {"precision": precision, "seed": seed}
     shared = _Shared(settings, captured=captured, **options)
+    given = read_images(images, labels)
     for model in models:
-        pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
+        pixel_model = PixelModel(
+            model, given.images, mean=mean, std=std, device=device, logits=logits
+        )
         pixel_model.portions = portions = shared.portions
+        work = portions.fit(partial(pixel_model.copy, given.images))
+        taken = take(work, given)
+        notes = [*work.notes, *taken.notes]
+        for note in taken.notes if progress else ():
+            tqdm.write(f"note: {note}", file=sys.stderr)  # at once: the rest may take long
+        # What the first network says of them serves for the others, too.
+        given = given._replace(labels=taken.labels.cpu())
         if not isinstance(settings, Recipe):
             assert isinstance(settings, Baseline)
-            yield run_baseline(pixel_model, images, labels, settings, progress=progress, **options)
+            result = run_baseline(
+                pixel_model,
+                work,
+                taken.images,
+                taken.labels,
+                settings,
+                progress=progress,
+                **options,
+            )
+            result.notes[:0] = notes
+            yield result
             continue
         with keep_freed_memory(), forget_sources():
             started = time.perf_counter()
             if pixel_model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pixel_model.device)
-            work = portions.fit(partial(pixel_model.copy, images))
-            given, notes = work.take(images, labels), work.notes
-            take = partial(shared.take, work, given, notes)
-            engine = portions.fit(take)
+            begin = partial(shared.take, work, taken, notes)
+            engine = portions.fit(begin)
             verdict: Verdict | None = None
             history: list[dict[str, float]] = []
             finished = True
             if settings.examine:
-                look = partial(examine_images, work, *given, seed=seed, progress=progress)
+                look = partial(
+                    examine_images,
+                    work,
+                    taken.images,
+                    taken.labels,
+                    seed=seed,
+                    progress=progress,
+                )
                 verdict = portions.fit(look)
             if verdict is not None and verdict.backdoored is False:
                 notes.append(_returned(verdict))
@@ -161,7 +190,7 @@ def purify_many(
             else:
                 del engine  # it must be gone where memory runs out
                 planted = verdict if verdict is not None and verdict.backdoored else None
-                epochs = partial(shared.epochs, take, planted, notes, progress)
+                epochs = partial(shared.epochs, begin, planted, notes, progress)
                 engine, history, finished = portions.fit(epochs)
             # One that is made twice says twice what does not go as usual.
             notes = [*dict.fromkeys(notes), *portions.note()]
@@ -184,19 +213,19 @@ class _Shared:
         self.portions = Portions()
         self.engine: Engine | None = None
 
-    def take(
-        self, pixel_model: PixelModel, given: tuple[Tensor, Tensor], notes: list[str]
-    ) -> Engine:
+    def take(self, work: PixelModel, taken: Taken, notes: list[str]) -> Engine:
         """The engine, which now works on that model."""
         assert isinstance(self.recipe, Recipe)
         # One that fails is not used again.
         engine, self.engine = self.engine, None
         if engine is None:
-            engine = make_engine(pixel_model, *given, self.recipe, notes=notes, **self.options)
+            engine = make_engine(
+                work, taken.images, taken.labels, self.recipe, notes=notes, **self.options
+            )
             # Setting up and measuring hold more than one copy of the network.
             trim()
         else:
-            engine.network.load(pixel_model.model, notes)
+            engine.network.load(work.model, notes)
         engine.data.restart()
         self.engine = engine
         return engine

@@ -345,7 +345,7 @@ def test_clp_cuts_the_channel_that_stands_out_and_needs_no_data(backdoored: nn.M
     assert torch.equal(result.masks["4"], keep)
     scale, shift = result.model[4].weight, result.model[4].bias  # type: ignore[index]
     assert torch.equal(scale, model[4].weight * keep) and torch.equal(shift, model[4].bias * keep)
-    assert result.notes == ["1 of 160 channels are cut"]
+    assert result.notes[-1] == "1 of 160 channels are cut"
     other = purify(model, torch.zeros(2, 3, 32, 32), labels, recipe=settings)
     assert torch.equal(other.model[4].weight, scale)  # type: ignore[index]
 

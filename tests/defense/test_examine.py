@@ -366,7 +366,7 @@ def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
             "examine_images",
             lambda *_, found=verdict, **__: found,
         )
-        (note,) = purify(model, images, labels).notes
+        note = purify(model, images, labels).notes[-1]
         assert note.startswith("the network looks clean and is returned as it was")
         assert said in note and ("tau" in note) == bool(said)
 

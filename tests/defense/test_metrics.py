@@ -81,8 +81,9 @@ def test_model_keeps_its_modes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": LABELS[:9]}, "got 10 and 9"),
-        ({"images": torch.zeros(0, 3, 4, 4), "labels": LABELS[:0]}, "got 0 and 0"),
+        ({"labels": LABELS[:9]}, r"labels: expected shape \(10,\), got \(9,\)"),
+        ({"labels": None}, "labels: expected the true class"),
+        ({"images": torch.zeros(0, 3, 4, 4), "labels": LABELS[:0]}, "images: expected shape"),
         ({"labels": torch.full((10,), 2)}, "outside the target class 2"),
         ({"mean": [0.5] * 3}, "mean, std: expected both or neither"),
         ({"batch_size": 0}, "batch_size: .* got 0"),

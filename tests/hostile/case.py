@@ -20,6 +20,9 @@ from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_array, read_image
 from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict
 from awm_defense.files.manifest import read_manifest
+from awm_defense.inputs.folder import open_source
+from awm_defense.inputs.preparation import Preparation
+from awm_defense.models.named import build_named, prepare_named
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.grid import cell_path, read_results
 
@@ -98,6 +101,12 @@ def _cell(path: Path) -> Any:
     return read_results(path.parents[1], [CELL])
 
 
+def _folder(path: Path) -> Any:
+    root = next(parent for parent in path.parents if parent.name == "photos")
+    source = open_source(root, Preparation(size=(16, 16)))
+    return source.read(torch.arange(len(source.labels)))
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": load_state_dict,
     "network": lambda path: load_into(network(), load_state_dict(path)),
@@ -105,6 +114,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "array": read_array,
     "mask": read_trigger_mask,
     "image": read_image,
+    "arrays": lambda path: open_source(path, Preparation()),
+    "folder": _folder,
+    "table": _folder,
+    "config": lambda path: build_named(f"hf:{path.parent}"),
+    "processor": lambda path: prepare_named(f"hf:{path.parent}"),
     "manifest": read_manifest,
     "attack": _attack,
     "cell": _cell,
@@ -118,6 +132,11 @@ PLACES = {
     "array": "field.npy",
     "mask": "mask.npy",
     "image": "trigger.png",
+    "arrays": "images.npz",
+    "folder": "photos/cat/one.png",
+    "table": "photos/labels.csv",
+    "config": "vit/config.json",
+    "processor": "vit/preprocessor_config.json",
     "manifest": "manifest.json",
     "attack": "manifest.json",
     "cell": str(cell_path(Path(), CELL)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tests.hostile import checkpoints, containers, pixels, records, scanners, tricks
+from tests.hostile import checkpoints, containers, given, pixels, records, scanners, tricks
 from tests.hostile.case import MEMORY, Case, Outcome
 
 KINDS = {
@@ -14,6 +14,11 @@ KINDS = {
     "image": "images",
     "array": "arrays",
     "mask": "masks",
+    "arrays": "arrays of images (NPZ)",
+    "folder": "photographs in folders",
+    "table": "tables of files and labels",
+    "config": "settings of Hugging Face networks",
+    "processor": "settings of their images",
     "manifest": "manifests",
     "attack": "manifests with the files they name",
     "cell": "results of `awm reproduce`",
@@ -24,7 +29,7 @@ KINDS = {
 
 def all_cases() -> list[Case]:
     """Every case of every kind."""
-    kinds = (checkpoints, containers, pixels, records, scanners, tricks)
+    kinds = (checkpoints, containers, given, pixels, records, scanners, tricks)
     return [case for kind in kinds for case in kind.cases()]
 
 

@@ -52,13 +52,17 @@ def make_task(
 
 @keep_freed_memory()
 def run_baseline(
-    pixel_model: PixelModel, images: Tensor, labels: Tensor, settings: Baseline, **options: Any
+    pixel_model: PixelModel,
+    work: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    settings: Baseline,
+    **options: Any,
 ) -> PurifyResult:
-    """Purifies `pixel_model.model`; other arguments are those of `purify`, as is what comes."""
+    """Purifies `work`, a copy of `pixel_model`; the rest as in `make_task` and `purify`."""
     started = time.perf_counter()
     home, device = pixel_model.home, pixel_model.device
-    work = pixel_model.copy(images)
-    task, used = make_task(work, *work.take(images, labels), settings, **options)
+    task, used = make_task(work, images, labels, settings, **options)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with used.active():
@@ -77,7 +81,7 @@ def run_baseline(
         peak_memory_mb=peak_memory_mb(device),
         recipe=settings,
         precision=used,
-        notes=work.notes + task.notes,
+        notes=task.notes,
     )
 
 

@@ -12,8 +12,7 @@ from awm_defense.attacks.stored import (
     read_attack,
     read_trigger_mask,
 )
-from awm_defense.commands import options
-from awm_defense.data import load_dataset
+from awm_defense.commands import networks, options, pictures
 from awm_defense.files.arrays import read_array, read_image
 from awm_defense.files.manifest import NAME, read_manifest
 from awm_defense.metrics import accuracy, evaluate
@@ -48,8 +47,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "need not be given; an option that is given counts more. Without an attack, accuracy alone "
         "is measured.",
     )
-    options.add_model_options(parser, "MODEL", required=False)
-    options.add_data_options(parser, required=False)
+    networks.add_model_options(parser, "MODEL", required=False)
+    pictures.add_picture_options(parser, required=False)
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
     parser.add_argument("--attack", choices=sorted(ATTACKS))
     goal = parser.add_mutually_exclusive_group()
@@ -92,11 +91,13 @@ def find_manifest(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 def fill_in(args: argparse.Namespace, manifest: Mapping[str, Any]) -> None:
     """Take from the manifest which network and data these are, where no option says it."""
-    for name in ("arch", "num_classes", "dataset"):
-        if getattr(args, name) is None:
+    for name, instead in (("arch", args.model), ("dataset", args.images)):
+        if getattr(args, name) is None and instead is None:
             if name not in manifest:
-                raise ValueError(f"--{name.replace('_', '-')}: expected, as no manifest says it")
+                raise ValueError(f"--{name}: expected, as no manifest says it")
             setattr(args, name, manifest[name])
+    if args.num_classes is None:
+        args.num_classes = manifest.get("num_classes")
 
 
 def get_attack(
@@ -134,14 +135,24 @@ def run(args: argparse.Namespace) -> int:
             f"{args.checkpoint}: its training has not ended; the same `awm train` command goes on"
         )
     fill_in(args, manifest)
-    attack = get_attack(args, folder, manifest)
+    if args.retune and args.images:
+        raise ValueError("--retune: expected --dataset, whose training images it takes")
     device = options.get_device(args.device)
-    mean, std = options.get_normalisation(args)
-    model = options.load_network(args, args.checkpoint).to(device)
-    data = load_dataset(args.dataset, args.data_dir)
-    images, labels = data.test()
-    images, labels = images[: args.limit], labels[: args.limit]
-    options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {args.dataset}")
+    mean, std = networks.get_normalisation(args)
+    attack = get_attack(args, folder, manifest) if args.num_classes is not None else None
+    model = networks.load_network(args, args.checkpoint).to(device)
+    given = pictures.open_pictures(args)
+    if not given.labelled:
+        raise ValueError(
+            f"--images: {args.images} has no labels to measure with; expected a folder a class, "
+            "a CSV file or an array"
+        )
+    images, labels = given.test(args.limit)
+    if args.num_classes is None:
+        args.num_classes = networks.count_classes(args, model, images.shape[1:], device)
+        attack = get_attack(args, folder, manifest)
+    where = args.dataset or args.images
+    options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {where}")
     measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     if attack is None:
         options.say("no attack is named: accuracy alone")
@@ -151,14 +162,13 @@ def run(args: argparse.Namespace) -> int:
             return {"acc": accuracy(network, images, labels, **measuring)}
         return evaluate(network, images, labels, attack, **measuring)
 
-    few = data.draw(n=args.retune, seed=0) if args.retune else None
+    few = given.draw(model, n=args.retune, device=device) if args.retune else None
     found = measure(model)
     again: dict[str, float] = {}
     if few is not None:
-        clean, classes = few
         options.say(f"fine-tuning on {args.retune} clean images")
         tuned = purify(
-            model, clean, classes, recipe="finetune", mean=mean, std=std, progress=True
+            model, few.images, few.labels, recipe="finetune", mean=mean, std=std, progress=True
         ).model
         again = {f"retuned_{name}": value for name, value in measure(tuned).items()}
     if args.json:

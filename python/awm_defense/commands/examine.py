@@ -1,9 +1,9 @@
 """`awm examine`: whether checkpoints look backdoored, by a few clean images."""
 
 import argparse
+import warnings
 
-from awm_defense.commands import options
-from awm_defense.data import load_dataset
+from awm_defense.commands import networks, options, pictures
 from awm_defense.examination.examine import examine
 from awm_defense.files.text import escape
 
@@ -13,8 +13,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "examine", help="say whether checkpoints look backdoored, and toward which class"
     )
-    options.add_model_options(parser, "CHECKPOINT", nargs="+")
-    options.add_data_options(parser)
+    networks.add_model_options(parser, "CHECKPOINT", nargs="+")
+    pictures.add_picture_options(parser)
     parser.add_argument(
         "--seed", type=options.seed, default=0, metavar="S", help="of the draw of images"
     )
@@ -28,22 +28,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict on each checkpoint."""
     device = options.get_device(args.device)
-    mean, std = options.get_normalisation(args)
-    for checkpoint in args.checkpoint:  # what can't be read is found before the work
-        options.load_network(args, checkpoint)
-    images, labels = load_dataset(args.dataset, args.data_dir).draw(per_class=1, seed=args.seed)
+    mean, std = networks.get_normalisation(args)
+    # What can't be read is found before the work; the first network is kept.
+    for checkpoint in reversed(args.checkpoint):
+        network = networks.load_network(args, checkpoint)
+    given = pictures.open_pictures(args)
+    drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
-        verdict = examine(
-            options.load_network(args, checkpoint),
-            images,
-            labels,
-            mean=mean,
-            std=std,
-            device=device,
-            seed=args.seed,
-            progress=True,
-        )
+        with warnings.catch_warnings():
+            # At once: the rest may take long.
+            warnings.showwarning = lambda message, *_, **__: options.say(f"note: {message}")
+            verdict = examine(
+                networks.load_network(args, checkpoint),
+                drawn.images,
+                drawn.labels,
+                mean=mean,
+                std=std,
+                device=device,
+                seed=args.seed,
+                progress=True,
+            )
         if not args.json:
             print(f"{escape(str(checkpoint))}: {verdict}")
         found[str(checkpoint)] = verdict.facts()

@@ -8,14 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from awm_defense.commands.errors import shorten
 from awm_defense.data import DATASETS
-from awm_defense.files.checkpoint import LIMIT, load_into, load_state_dict
-from awm_defense.files.door import MIB, TooLargeError
 from awm_defense.files.text import escape
-from awm_defense.models import MODELS, build_model
 from awm_defense.pixel_model import find_device
 from awm_defense.settings import MOST, SEEDS
 from awm_kernels import choose
@@ -26,27 +22,27 @@ MOST_CLASSES = 100_000
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    return _whole(text, 1, MOST)
+    return whole(text, 1, MOST)
 
 
 def natural(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    return _whole(text, 0, MOST)
+    return whole(text, 0, MOST)
 
 
 def class_number(text: str) -> int:
     """An argparse type: the number of a class; which there are is known later."""
-    return _whole(text, -MOST_CLASSES, MOST_CLASSES)
+    return whole(text, -MOST_CLASSES, MOST_CLASSES)
 
 
 def class_count(text: str) -> int:
     """An argparse type: how many classes there are."""
-    return _whole(text, 1, MOST_CLASSES)
+    return whole(text, 1, MOST_CLASSES)
 
 
 def seed(text: str) -> int:
     """An argparse type: a seed of random numbers."""
-    return _whole(text, *SEEDS)
+    return whole(text, *SEEDS)
 
 
 def finite(text: str) -> float:
@@ -74,7 +70,8 @@ def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:
     return value
 
 
-def _whole(text: str, least: int, most: int) -> int:
+def whole(text: str, least: int, most: int) -> int:
+    """What an argparse type of whole numbers does."""
     try:
         value = int(text)
     except ValueError:  # no number, or one of thousands of digits
@@ -90,47 +87,14 @@ def _quote(text: str) -> str:
     return repr(shorten(text, 40, 20))
 
 
-def add_model_options(
-    parser: argparse.ArgumentParser,
-    metavar: str,
-    *,
-    nargs: str | None = None,
-    required: bool = True,
-) -> None:
-    """The checkpoint (or several); what builds its network, unless a manifest may tell."""
-    parser.add_argument(
-        "checkpoint",
-        metavar=metavar,
-        nargs=nargs,
-        type=Path,
-        help="safetensors file, or .pt/.pth with a state dict at the top or under net, model or "
-        "state_dict; nothing in it is ever executed",
-    )
-    parser.add_argument(
-        "--max-file-size",
-        type=positive_int,
-        default=LIMIT // MIB,
-        metavar="MIB",
-        help=f"refuse a larger checkpoint (default: {LIMIT // MIB})",
-    )
-    parser.add_argument(
-        "--arch", required=required, choices=sorted(MODELS), help="the architecture"
-    )
-    parser.add_argument("--num-classes", required=required, type=class_count, metavar="N")
-    for name in ("mean", "std"):
-        parser.add_argument(
-            f"--{name}",
-            type=finite,
-            nargs="+",
-            metavar="V",
-            help=f"{name} per channel (or one for all) of the normalisation that the network "
-            "expects on images in [0,1] (default: none)",
-        )
-
-
-def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_data_options(parser: argparse.ArgumentParser) -> None:
     """The data set and where it lies."""
-    parser.add_argument("--dataset", required=required, choices=sorted(DATASETS))
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    add_data_dir(parser)
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Where data sets lie."""
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -151,32 +115,6 @@ def get_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return find_device("--device", name)
-
-
-def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
-    """The network of `args.arch` with the weights of `checkpoint`, in eval mode."""
-    model = build_model(args.arch, args.num_classes)
-    try:
-        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
-    except TooLargeError as error:
-        raise ValueError(f"{error}; --max-file-size sets the limit") from error
-    load_into(model, state)
-    return model.eval()
-
-
-def get_normalisation(args: argparse.Namespace) -> tuple[list[float] | None, list[float] | None]:
-    """(mean, std) as three values each, or (None, None) when neither was given."""
-    if (args.mean is None) != (args.std is None):
-        raise ValueError("--mean and --std: give both or neither")
-    return _per_channel("--mean", args.mean), _per_channel("--std", args.std)
-
-
-def _per_channel(option: str, values: list[float] | None) -> list[float] | None:
-    if values is None or len(values) == 3:
-        return values
-    if len(values) == 1:
-        return values * 3
-    raise ValueError(f"{option}: expected one value or three (R G B), got {len(values)}")
 
 
 def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> dict[str, object]:

@@ -31,6 +31,11 @@ def check_no_manifest(folder: Path) -> None:
         raise ValueError(f"--out: {folder} holds a network that would be overwritten")
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, which need not be there, is a folder or lies in it."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def _same(one: Path, other: Path) -> bool:
     """Whether both are one file, by whatever names and links."""
     try:

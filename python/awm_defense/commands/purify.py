@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from awm_defense.commands import options
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest
-from awm_defense.data import Dataset, load_dataset
+from awm_defense.commands import networks, options, pictures
+from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest, is_inside
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
@@ -26,14 +25,14 @@ from awm_defense.synthesis import synthesize
 from awm_defense.working.precision import PRECISIONS
 
 # Of an image in every data set there is.
-SIZE = (3, 32, 32)
+SIDES = (32, 32)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `awm purify` to the command line."""
     parser = commands.add_parser("purify", help="erase the backdoor of a checkpoint")
-    options.add_model_options(parser, "CHECKPOINT", nargs="+")
-    options.add_data_options(parser, required=False)
+    networks.add_model_options(parser, "CHECKPOINT", nargs="+")
+    pictures.add_picture_options(parser, required=False)
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "--per-class",
@@ -106,50 +105,62 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
 
 
 def get_images(
-    args: argparse.Namespace, data: Dataset | None, recipe: Settings, device: torch.device
-) -> tuple[Tensor, Tensor]:
+    args: argparse.Namespace,
+    given: pictures.Pictures | None,
+    recipe: Settings,
+    network: nn.Module,
+    device: torch.device,
+) -> pictures.Drawn:
     """The defender's clean images and their labels; without data, some made of the network."""
-    if data is not None:
+    if given is not None:
         per_class = None if args.n else (args.per_class or 1)
-        return data.draw(per_class=per_class, n=args.n, seed=args.seed)
-    mean, std = options.get_normalisation(args)
-    return synthesize(
-        options.load_network(args, args.checkpoint[0]),
-        SIZE,
-        classes=args.num_classes,
-        mean=mean,
-        std=std,
+        return given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
+    wanted = networks.get_preparation(args)
+    size = (wanted.channels, *(wanted.size or SIDES))
+    images, labels = synthesize(
+        network,
+        size,
+        classes=args.num_classes or networks.count_classes(args, network, size, device),
+        mean=wanted.mean,
+        std=wanted.std,
         device=device,
         flip=getattr(recipe, "flip", True),
         seed=args.seed,
         progress=True,
     )
+    return pictures.Drawn(images, labels, [])
 
 
 def run(args: argparse.Namespace) -> int:
     """Purify each checkpoint and write the network, the masks and the report."""
-    if (args.dataset is None) != (args.per_class == 0):
-        raise ValueError("--dataset: expected, except with --per-class 0, which reads no image")
+    if (args.dataset is None and args.images is None) != (args.per_class == 0):
+        raise ValueError(
+            "--dataset or --images: expected, except with --per-class 0, which reads no image"
+        )
     if args.per_class == 0 and len(args.checkpoint) > 1:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
     device = options.get_device(args.device)
-    mean, std = options.get_normalisation(args)
+    mean, std = networks.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint)
-    for checkpoint in args.checkpoint:  # what can't be read or written is found before the work
-        options.load_network(args, checkpoint)
-    data = load_dataset(args.dataset, args.data_dir) if args.dataset else None
+    if args.images is not None and is_inside(args.out, args.images):
+        raise ValueError(f"--out: {args.out} is in the folder of the images, which stays as it is")
+    # What can't be read or written is found before the work; the first network is kept for now.
+    for checkpoint in reversed(args.checkpoint):
+        network = networks.load_network(args, checkpoint)
+    given = None if args.per_class == 0 else pictures.open_pictures(args)
     recipe = make_recipe(
-        args.recipe, args.set, flip=data is None or data.flip, synthetic=data is None
+        args.recipe, args.set, flip=given is None or given.flip, synthetic=given is None
     )
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(output_folder(folder))
-        images, labels = get_images(args, data, recipe, device)
+        images, labels, files = get_images(args, given, recipe, network, device)
+        del network
         names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
-        kind = "clean" if data is not None else "synthetic"
+        kind = "clean" if given is not None else "synthetic"
         options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
         results = purify_many(
-            (options.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
+            (networks.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
             images,
             labels,
             recipe=recipe,
@@ -171,7 +182,11 @@ def run(args: argparse.Namespace) -> int:
                     extra={
                         "checkpoint": checkpoint.name,
                         "arch": args.arch,
+                        "model": args.model,
                         "dataset": args.dataset,
+                        "images_from": args.images and str(args.images),
+                        "images_made": None if given is None else str(given.preparation),
+                        "image_files": files,
                         **facts,
                     },
                     clean_image=images[0],
@@ -222,13 +237,17 @@ def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
     A manifest beside the original `checkpoint` knows data and attack, and has its trigger.
     """
     manifest = checkpoint.parent / NAME
-    dataset = args.dataset or ("" if manifest.is_file() else "NAME")
-    words = ["awm", "evaluate", str(folder / WEIGHTS[0]), "--arch", args.arch]
-    words += ["--num-classes", str(args.num_classes)]
+    dataset = args.dataset or ("" if manifest.is_file() or args.images else "NAME")
+    words = ["awm", "evaluate", str(folder / WEIGHTS[0])]
+    words += ["--arch", args.arch] if args.arch else ["--model", args.model]
+    words += ["--num-classes", str(args.num_classes)] if args.num_classes else []
     words += ["--dataset", dataset] if dataset else []
-    for option in ("mean", "std"):
+    words += ["--images", "TEST_IMAGES"] if args.images else []
+    for option in ("mean", "std", "size"):
         values = getattr(args, option)
         words += [f"--{option}", *map(str, values)] if values else []
+    words += ["--crop", str(args.crop)] if args.crop else []
+    words += ["--grey"] if args.grey else []
     words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
     if manifest.is_file():
         return shlex.join([*words, "--manifest", str(manifest)])

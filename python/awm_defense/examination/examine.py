@@ -1,6 +1,7 @@
 """Whether a network looks backdoored."""
 
 import dataclasses
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
+from awm_defense.inputs.images import Images, Labels, read_images
+from awm_defense.inputs.take import take
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed
 from awm_defense.triggers import Sparse
@@ -18,8 +21,8 @@ from awm_defense.working.memory import keep_freed_memory
 @keep_freed_memory()
 def examine(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels = None,
     *,
     mean: Stat = None,
     std: Stat = None,
@@ -37,9 +40,9 @@ def examine(
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
-        images: clean images, (n, c, h, w), floating point in [0, 1]; ten are taken, of as many
-            classes as there are.
-        labels: their classes, int64, (n,).
+        images: clean images, (n, c, h, w), in [0, 1]; ten are taken, of as many classes as there
+            are. Also in other forms, as `purify` takes them.
+        labels: their classes, (n,). None, or −1 for some: what the network says of them.
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel.
         device: where to work; default: where the model is.
         seed: of the first, small warps, and of noise.
@@ -48,13 +51,21 @@ def examine(
     Returns:
         A `Verdict`; `str` makes a sentence of it.
 
+    Warns:
+        UserWarning: no labels were given, or the network classifies most of the images wrong.
+
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-    work = pixel_model.portions.fit(lambda: pixel_model.copy(images))
-    given, seed = work.take(images, labels), check_seed(seed)
-    return work.portions.fit(lambda: examine_images(work, *given, seed=seed, progress=progress))
+    given, seed = read_images(images, labels), check_seed(seed)
+    pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device)
+    work = pixel_model.portions.fit(lambda: pixel_model.copy(given.images))
+    taken = take(work, given)
+    for note in taken.notes:
+        warnings.warn(note, stacklevel=3)  # where it was called, beyond the decorator
+    return work.portions.fit(
+        lambda: examine_images(work, taken.images, taken.labels, seed=seed, progress=progress)
+    )
 
 
 def examine_images(

@@ -19,16 +19,22 @@ from awm_defense.files.torch_file import Other, fetch, fill_in, is_torch, open_t
 
 LIMIT = 8192 * MIB
 # Where training scripts put the state dict in what they save.
-NESTS = ("net", "model", "state_dict")
+NESTS = ("net", "model", "state_dict", "model_state_dict", "netC", "network", "model_state")
+# Averages of the weights over training; looked at where none of the above is there.
+AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 NEST_DEPTH = 8
-# What nn.DataParallel and DistributedDataParallel put before each key.
-WRAPPER = "module."
+# What nn.DataParallel and torch.compile put before each key.
+WRAPPERS = ("module.", "_orig_mod.")
 # How many keys an error message lists.
-SHOWN = 3
+SHOWN = 5
 # The end of a BatchNorm's buffer that can't be negative.
 VARIANCE = "running_var"
 
 State = dict[str, Any]
+
+
+class Misfit(ValueError):
+    """Weights that a model has no place for."""
 
 
 class Weights(dict[str, Tensor]):
@@ -47,13 +53,14 @@ def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
     """Read the weights in a file, to the CPU.
 
     Args:
-        path: safetensors, or what `torch.save` wrote: a state dict, at the top or under "net",
-            "model" or "state_dict". The content decides which it is, not the name. What
+        path: safetensors, or what `torch.save` wrote: a state dict, at the top or under one of
+            `NESTS`, or else of `AVERAGES`. The content decides which it is, not the name. What
             `torch.save` wrote is read by a process of its own, with limits, that runs no code.
         limit: bytes that the file may have.
 
     Returns:
-        Parameter and buffer names to tensors; a "module." before every name is taken off.
+        Parameter and buffer names to tensors; a "module." or "_orig_mod." before every
+        name is taken off.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -129,11 +136,14 @@ def checksum(path: Path) -> str:
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy weights into a model, which must have exactly these names and shapes.
 
+    One prefix before all names, such as "model.", is taken off where the model has none.
+
     Raises:
-        ValueError: lists the names that are missing, unknown, of another shape or type, not
-            finite, or negative variances of a BatchNorm; the model is then unchanged.
+        Misfit: a ValueError that lists the names that are missing, unknown, of another shape or
+            type, not finite, or negative variances of a BatchNorm; the model is then unchanged.
     """
     own = model.state_dict()
+    state = without_prefix(state, own)
     both = {name: (own[name], state[name]) for name in own if name in state}
     fitting = {name: pair for name, pair in both.items() if pair[0].shape == pair[1].shape}
     # In types of eight bits few operations are known.
@@ -167,8 +177,20 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     found = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
     if found:
         file = f"{shown(state.path, PATH)}: " if isinstance(state, Weights) else ""
-        raise ValueError(f"{file}the weights don't fit into {type(model).__name__}: {found}")
+        raise Misfit(f"{file}the weights don't fit into {type(model).__name__}: {found}")
     model.load_state_dict(dict(state))
+
+
+def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights by the names that a model has, where theirs have one prefix more."""
+    first = next(iter(own), "")
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    if first in state or len(prefixes) != 1:
+        return state
+    found = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
+    if len(found) < len(state):
+        return state
+    return Weights(found, state.path) if isinstance(state, Weights) else found
 
 
 def _can_become(given: Tensor, own: Tensor) -> bool:
@@ -221,10 +243,11 @@ def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[s
     if all(isinstance(k, str) and isinstance(v, Planned) for k, v in content.items()):
         return {place: content}
     found: dict[str, State] = {}
-    for nest in NESTS:
-        for inner, state in _find_states(content.get(nest), nest, depth + 1).items():
-            if state not in found.values():
-                found[inner if inner == nest else f"{nest}.{inner}"] = state
+    for nests in (NESTS, AVERAGES):
+        for nest in () if found else nests:
+            for inner, state in _find_states(content.get(nest), nest, depth + 1).items():
+                if state not in found.values():
+                    found[inner if inner == nest else f"{nest}.{inner}"] = state
     return found
 
 
@@ -232,8 +255,10 @@ def _unwrap(state: State) -> dict[str, Tensor]:
     # What the first and the last name begin with, all names do.
     first, last = min(state), max(state)
     wrapped = 0
-    while first.startswith(WRAPPER, wrapped) and last.startswith(WRAPPER, wrapped):
-        wrapped += len(WRAPPER)
+    while wrapper := next(
+        (w for w in WRAPPERS if first.startswith(w, wrapped) and last.startswith(w, wrapped)), None
+    ):
+        wrapped += len(wrapper)
     return {name[wrapped:]: value for name, value in state.items()}
 
 

@@ -3,10 +3,10 @@
 Decoders are where images do harm: they take memory and time that no header tells of. Pillow knows
 formats for which it starts other programs, too; none of those is known here.
 
-The first argument is the folder that Pillow is installed in, the second the highest number of
-pixels a side. On standard input come images, each after its length (eight bytes). For each the
-answer is width and height (four bytes each) and the RGB pixels; or zero, the length of a sentence,
-and that sentence.
+The arguments are the folder that Pillow is installed in, the highest number of pixels a side, and
+that to which larger images are made smaller. On standard input come images, each after its length
+(eight bytes). For each the answer is width and height (four bytes each) and the RGB pixels; or
+zero, the length of a sentence, and that sentence.
 """
 
 import io
@@ -22,7 +22,7 @@ SECONDS = 4
 FILES = 32
 
 
-def decode(images: Any, content: bytes, side: int) -> tuple[int, int, bytes]:
+def decode(images: Any, content: bytes, side: int, shrunk: int) -> tuple[int, int, bytes]:
     """Width, height and pixels of an image; any exception for what is none."""
     with images.open(io.BytesIO(content), formats=FORMATS) as image:
         if max(image.size) > side:
@@ -30,13 +30,16 @@ def decode(images: Any, content: bytes, side: int) -> tuple[int, int, bytes]:
             raise ValueError(
                 f"expected at most {side}x{side} pixels, got {width}x{height}: scale it down"
             )
-        return *image.size, image.convert("RGB").tobytes()
+        image.draft("RGB", (shrunk, shrunk))  # a JPEG is decoded at about that size
+        pixels = image.convert("RGB")
+        pixels.thumbnail((shrunk, shrunk))
+        return *pixels.size, pixels.tobytes()
 
 
-def answer(images: Any, content: bytes, side: int) -> bytes:
+def answer(images: Any, content: bytes, side: int, shrunk: int) -> bytes:
     """The answer for an image."""
     try:
-        width, height, pixels = decode(images, content, side)
+        width, height, pixels = decode(images, content, side, shrunk)
         return width.to_bytes(4, "little") + height.to_bytes(4, "little") + pixels
     except MemoryError:
         text = f"decoding it takes more than {MEMORY >> 20} MiB of memory"
@@ -48,7 +51,7 @@ def answer(images: Any, content: bytes, side: int) -> bytes:
     return bytes(4) + len(sentence).to_bytes(4, "little") + sentence
 
 
-def main(folder: str, side: int) -> None:
+def main(folder: str, side: int, shrunk: int) -> None:
     """Answer until there is no more."""
     sys.path.append(folder)
     # Pillow would look through all its formats for one that is not imported yet.
@@ -60,9 +63,9 @@ def main(folder: str, side: int) -> None:
     while head := read.read(8):
         # Some decoders import modules of theirs when they are first used.
         set_limits(MEMORY, SECONDS, files=FILES)
-        write.write(answer(Image, read.read(int.from_bytes(head, "little")), side))
+        write.write(answer(Image, read.read(int.from_bytes(head, "little")), side, shrunk))
         write.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -22,8 +22,15 @@ LIMIT = 64 * MIB
 AHEAD = 16
 # Bytes of answers that may wait meanwhile.
 WAITING = 64 * MIB
-# Pixels a side; photographs in data sets have up to as many.
+# Pixels a side; no trigger and no image of a data set has as many.
 SIDE = 4096
+# Of photographs, which no network takes as they are: the child makes them smaller.
+PHOTO_SIDE, PHOTO_SHRUNK = 10_000, 2048
+
+
+def open_photos(paths: Iterable[Path]) -> Generator[Image.Image, None, None]:
+    """`open_images` of up to 10,000 pixels a side; what has more than 2048 is made smaller."""
+    return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK)
 
 
 def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
@@ -37,19 +44,7 @@ def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image
         FileNotFoundError: when there is no such file.
         ValueError: when one is no such image, broken or too large.
     """
-    waiting: deque[Path] = deque()
-    with Child(PROGRAM, str(PILLOW), str(SIDE), patience=PATIENCE) as child:
-        for path in paths:
-            content = read_file(path, limit)
-            waiting.append(path)
-            try:
-                child.ask(len(content).to_bytes(8, "little") + content)
-            except ValueError:
-                break  # it is the first image without an answer that has ended the child
-            while len(waiting) > AHEAD or (waiting and len(child.given) > WAITING):
-                yield _answer(child, waiting.popleft())
-        while waiting:
-            yield _answer(child, waiting.popleft())
+    return _open(paths, limit, SIDE, SIDE)
 
 
 def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
@@ -58,13 +53,32 @@ def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
     return image
 
 
-def _answer(child: Child, path: Path) -> Image.Image:
+def _open(
+    paths: Iterable[Path], limit: int, side: int, shrunk: int
+) -> Generator[Image.Image, None, None]:
+    waiting: deque[Path] = deque()
+    arguments = (str(PILLOW), str(side), str(shrunk))
+    with Child(PROGRAM, *arguments, patience=PATIENCE) as child:
+        for path in paths:
+            content = read_file(path, limit)
+            waiting.append(path)
+            try:
+                child.ask(len(content).to_bytes(8, "little") + content)
+            except ValueError:
+                break  # it is the first image without an answer that has ended the child
+            while len(waiting) > AHEAD or (waiting and len(child.given) > WAITING):
+                yield _answer(child, waiting.popleft(), shrunk)
+        while waiting:
+            yield _answer(child, waiting.popleft(), shrunk)
+
+
+def _answer(child: Child, path: Path, side: int) -> Image.Image:
     try:
         width, height = (int.from_bytes(child.read(4), "little") for _ in range(2))
         if width == 0:
             reason = child.read(min(height, MIB)).decode("utf-8", "replace")
             raise ValueError(shown(reason, PATH))
-        if not (width <= SIDE and 0 < height <= SIDE):
+        if not (width <= side and 0 < height <= side):
             raise ValueError(f"got {width}x{height} pixels")
         image = Image.frombytes("RGB", (width, height), child.read(width * height * 3))
     except ValueError as error:

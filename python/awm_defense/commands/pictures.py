@@ -1,0 +1,149 @@
+"""The images that a command works with: of a data set by its name, or whatever lies at a path."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.commands import networks, options
+from awm_defense.data import DATASETS, Dataset, load_dataset
+from awm_defense.inputs.folder import Source, draw, open_source
+from awm_defense.inputs.images import UNKNOWN
+from awm_defense.inputs.preparation import Preparation
+from awm_defense.inputs.take import predict
+from awm_defense.pixel_model import PixelModel
+
+MOST_SIDE = 4096
+POOL = 200
+"""Images without labels of which the network is asked; one of each class that it names is taken."""
+
+
+class Drawn(NamedTuple):
+    """A few images."""
+
+    images: Tensor
+    """Float32 (n, c, h, w) in [0, 1]."""
+    labels: Tensor
+    """Int64 (n,), `UNKNOWN` where no class is given."""
+    files: Sequence[str]
+    """That they come from; of data sets and arrays none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A data set, or the images at a path, for what a command does with them.
+
+    Attributes:
+        flip: whether a mirrored image still shows its class.
+        labelled: whether it is known what they show.
+    """
+
+    dataset: Dataset | None
+    source: Source | None
+    preparation: Preparation
+
+    @property
+    def flip(self) -> bool:
+        return self.dataset is None or self.dataset.flip
+
+    @property
+    def labelled(self) -> bool:
+        return self.source is None or not bool((self.source.labels == UNKNOWN).all())
+
+    def draw(
+        self,
+        network: nn.Module,
+        *,
+        per_class: int | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> Drawn:
+        """A defender's few images; where none has a label, by what the network says of them."""
+        if self.dataset is not None:
+            return Drawn(*self.dataset.draw(per_class=per_class, n=n, seed=seed), [])
+        assert self.source is not None
+        labels = self.source.labels
+        if self.labelled:
+            chosen = draw(labels, per_class=per_class, n=n, seed=seed)
+            return self._drawn(chosen, self.source.read(chosen))
+        chosen = draw(labels, n=n or min(len(labels), POOL), seed=seed)
+        images = self.source.read(chosen)
+        if n is None:
+            shown = PixelModel(
+                network,
+                images,
+                mean=self.preparation.mean,
+                std=self.preparation.std,
+                device=device,
+            )
+            said = predict(shown, images).argmax(1)
+            few = draw(said, per_class=per_class, seed=seed)
+            chosen, images = chosen[few], images[few]
+        return self._drawn(chosen, images)
+
+    def _drawn(self, chosen: Tensor, images: Tensor) -> Drawn:
+        assert self.source is not None
+        return Drawn(images, self.source.labels[chosen], self.source.names(chosen))
+
+    def test(self, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Images to measure with, and their classes; at most `limit`."""
+        if self.dataset is not None:
+            images, labels = self.dataset.test()
+            return images[:limit], labels[:limit]
+        assert self.source is not None
+        labels = self.source.labels
+        count = len(labels) if limit is None else min(limit, len(labels))
+        chosen = draw(labels, n=count) if count < len(labels) else torch.arange(count)
+        return self.source.read(chosen), labels[chosen]
+
+
+def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Where images come from, and how they are made fit for the network."""
+    given = parser.add_mutually_exclusive_group(required=required)
+    given.add_argument("--dataset", choices=sorted(DATASETS), help="one that this project reads")
+    given.add_argument(
+        "--images",
+        type=Path,
+        metavar="PATH",
+        help="instead: a folder with a folder a class, in the order of their names; a folder of "
+        "images, with a CSV file of the lines file,label or without labels; an .npz or .npy file",
+    )
+    options.add_data_dir(parser)
+    parser.add_argument(
+        "--size",
+        type=side,
+        nargs="+",
+        metavar="N",
+        help="resize images to NxN, or to height and width (default: as the network wants them)",
+    )
+    parser.add_argument(
+        "--crop",
+        type=options.share,
+        metavar="SHARE",
+        help="of the shorter side that is kept, from the middle (default: as the network wants it)",
+    )
+    colours = parser.add_mutually_exclusive_group()
+    colours.add_argument("--grey", action="store_true", default=None, help="images of one channel")
+    colours.add_argument(
+        "--rgb", dest="grey", action="store_false", help="images of three (default)"
+    )
+
+
+def side(text: str) -> int:
+    """An argparse type: pixels of a side."""
+    return options.whole(text, 1, MOST_SIDE)
+
+
+def open_pictures(args: argparse.Namespace) -> Pictures:
+    """The images that the options name."""
+    preparation = networks.get_preparation(args)
+    if args.images is None:
+        return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
+    source = open_source(args.images, preparation)
+    options.say(f"images at {args.images}: {len(source.labels)}; {preparation}")
+    return Pictures(None, source, preparation)

@@ -1,0 +1,1 @@
+"""Images and labels as people have them: tensors, arrays, pictures, data sets, folders."""

@@ -1,0 +1,175 @@
+"""Networks of Hugging Face from a folder: settings alone, no code, and nothing is downloaded."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awm_defense.files import schema
+from awm_defense.files.json_file import read_json
+from awm_defense.files.manifest import check
+from awm_defense.files.text import PATH, sentence, shown
+from awm_defense.inputs.preparation import FILTERS, Preparation
+from awm_defense.models.optional import load_package
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# What Pillow calls its filters, which is what a processor of Hugging Face has.
+FILTER_NAMES = {number.value: name for name, number in FILTERS.items()}
+# Settings that name code to run, or the type that weights were stored in.
+FOREIGN = (
+    *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
+    *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
+)
+MOST_PARAMETERS = 1 << 31
+MOST_LAYERS = 1000
+# Parts of the names of settings that say how many layers there are.
+LAYERS = ("layer", "depth", "block", "stage")
+SIDE = schema.whole(1, 10_000)
+SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
+SIZE = schema.optional(
+    lambda name, value: (SIDES if isinstance(value, dict) else SIDE)(name, value)
+)
+STATS = schema.optional(schema.listing(schema.number(0, 1)))
+PROCESSOR_CONTENT = schema.record(
+    {
+        "size": SIZE,
+        "crop_size": SIZE,
+        "do_resize": schema.truth,
+        "do_center_crop": schema.optional(schema.truth),
+        "do_normalize": schema.truth,
+        "image_mean": STATS,
+        "image_std": STATS,
+        "resample": schema.whole(0, 5),
+        "crop_pct": schema.optional(schema.number(0.1, 1)),
+    }
+)
+
+
+def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
+    """The network that config.json in a folder describes, with random weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: transformers is missing.
+        ValueError: no image classifier can be made of it.
+    """
+    path = Path(folder) / CONFIG
+    config = _plain(read_json(path, finite=False))
+    check(path, _config, config)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers = load_package("transformers")
+    kind = config.pop("model_type")
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    if kind not in names:
+        raise ValueError(
+            f"{shown(path, PATH)}: transformers knows no image classifier of type {shown(kind)!r}"
+        )
+    if grey:
+        config["num_channels"] = 1
+    if num_classes is not None:
+        config["id2label"] = {str(number): str(number) for number in range(num_classes)}
+        config.pop("label2id", None)
+    maker = transformers.AutoModelForImageClassification
+    try:
+        made = transformers.AutoConfig.for_model(kind, **config)
+        with torch.device("meta"):
+            count = sum(value.numel() for value in maker.from_config(made).parameters())
+        if count > MOST_PARAMETERS:
+            raise ValueError(f"it has {count} parameters, expected at most {MOST_PARAMETERS}")
+        model: nn.Module = maker.from_config(made)
+    except Exception as error:  # what a stranger's settings lead to is unknown
+        raise ValueError(
+            f"{shown(path, PATH)}: no image classifier can be made of it: {sentence(error)}"
+        ) from error
+    return model
+
+
+def rename(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in a file by the names of modules; how they differ, only transformers knows."""
+    transformers = load_package("transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    maker: Any = type(model)
+    loaded, found = maker.from_pretrained(
+        None,
+        config=model.config,
+        state_dict=dict(weights),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    state = loaded.state_dict()
+    for name in found["missing_keys"]:
+        del state[name]
+    for name in sorted(found["unexpected_keys"]):
+        state[name] = torch.empty(0)
+    for name, shape, _ in found["mismatched_keys"]:
+        state[name] = torch.empty(shape)
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """Settings without those that are foreign."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _plain(inner) for name, inner in value.items() if name not in FOREIGN}
+
+
+def prepare(folder: str) -> Preparation:
+    """How preprocessor_config.json in a folder wants images, if it is there.
+
+    Raises:
+        ValueError: it is broken.
+    """
+    path = Path(folder) / PROCESSOR
+    if not path.is_file():
+        return Preparation()
+    found = read_json(path)
+    check(path, PROCESSOR_CONTENT, found)
+    normalised = found.get("do_normalize", True)
+    size, shortest = _size(found.get("size")) if found.get("do_resize", True) else (None, False)
+    crop, _ = _size(found.get("crop_size")) if found.get("do_center_crop") else (None, False)
+    taken = crop or size
+    return Preparation(
+        size=taken,
+        crop=_share(found, size, crop),
+        squash=not shortest,
+        filter=FILTER_NAMES.get(found.get("resample", -1), "bilinear"),
+        mean=found.get("image_mean") if normalised else None,
+        std=found.get("image_std") if normalised else None,
+    )
+
+
+def _share(found: dict[str, Any], size: Any, crop: Any) -> float:
+    if crop and size:
+        return float(min(1.0, crop[0] / size[0]))
+    return float(found.get("crop_pct") or 1.0)
+
+
+def _size(value: Any) -> tuple[tuple[int, int] | None, bool]:
+    """(h, w), and whether it is the shorter side that has to fit."""
+    if value is None:
+        return None, False
+    if isinstance(value, int):
+        return (value, value), False
+    edge = value.get("shortest_edge")
+    if edge is not None:
+        return (edge, edge), True
+    height, width = value.get("height"), value.get("width")
+    return ((height, width) if height and width else None), False
+
+
+def _few_layers(name: str, value: Any) -> None:
+    """A check of settings: making a network of a million layers would never end."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else ((name, one) for one in value)
+        for key, one in inner:
+            _few_layers(str(key), one)
+    elif any(word in name for word in LAYERS) and isinstance(value, int) and value > MOST_LAYERS:
+        raise ValueError(f"{shown(name)}: expected at most {MOST_LAYERS}, got {value}")
+
+
+def _config(name: str, value: Any) -> None:
+    schema.record({"model_type": schema.text()}, required=("model_type",))(name, value)
+    _few_layers(name, value)

@@ -1,0 +1,356 @@
+"""Any network from the command line: own code, other packages, and what doesn't fit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from awm_defense.commands import examine, networks
+from awm_defense.commands.main import build_parser, main
+from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.models import build_model
+from awm_defense.models.named import build_named, build_to_fit, nearest, prepare_named
+from awm_defense.models.own_code import build_own
+from tests.defense.test_cli import fails
+
+from tests.torchvision_ops import torchvision  # isort: skip
+import timm
+import transformers
+
+QUICK = ["--recipe", "official", "--set", "epochs=1", "--set", "tau=5", "--precision", "fp32"]
+CODE = """
+from torch import nn
+from beside import WIDTH
+
+def make(num_classes=4):
+    pooled = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * WIDTH, num_classes)
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH), nn.ReLU(), *pooled)
+
+def fails(): raise RuntimeError("no luck")
+def gives_a_number(): return 7
+number = 7
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with own code, its checkpoint and photographs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(CODE)
+    (tmp_path / "beside.py").write_text("WIDTH = 8\n")
+    torch.manual_seed(0)
+    torch.save({"model_state_dict": build_own("net.py:make").state_dict()}, "own.pt")
+    numbers = np.random.default_rng(0)
+    for label in range(4):
+        for number in range(2):
+            pixels = numbers.integers(0, 64, (20, 20 + number, 3)) + 40 * label
+            for path in (f"photos/class{label}/{number}.jpg", f"flat/{label}{number}.jpg"):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return tmp_path
+
+
+def awm(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_own_code_and_a_folder_of_photographs(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["own.pt", "--model", "net.py:make", "--size", "12"]
+    assert awm("purify", *own, "--images", "photos", *QUICK, "--out", "out") == 0
+    told = capsys.readouterr().err
+    made = "12x12, the middle 1 kept, bilinear"
+    assert f"images at photos: 8; {made}\n" in told
+    report = json.loads(Path("out/report.json").read_text())
+    assert (report["model"], report["arch"]) == ("net.py:make", None)
+    assert (report["images_from"], report["images"]) == ("photos", 4)
+    assert report["images_made"] == made
+    assert [Path(name).parent.name for name in report["image_files"]] == [
+        f"class{label}" for label in range(4)
+    ]
+    purified = build_own("net.py:make")
+    load_into(purified, load_state_dict(Path("out/model.safetensors")))
+    assert load_file("out/masks.safetensors").keys() == {"0"}
+    # The command that was printed measures what was written.
+    printed = told.partition("known attack: awm ")[2].strip().replace("TEST_IMAGES", "photos")
+    command = shlex.split(printed.replace("ATTACK", "badnets").replace(" T", " 3"))
+    assert awm(*command, "--json") == 0
+    assert json.loads(capsys.readouterr().out).keys() >= {"acc", "asr"}
+    assert awm("evaluate", *own, "--images", "photos", "--limit", "3") == 0
+    assert "on 3 test images of photos" in capsys.readouterr().err
+
+
+def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
+    assert awm("purify", *own, *QUICK, "--n", "5", "--out", "out") == 0
+    told = capsys.readouterr().err
+    assert "no labels were given" in told
+    report = json.loads(Path("out/report.json").read_text())
+    assert len(report["image_files"]) == report["images"] == 5
+    assert any("no labels" in note for note in report["notes"])
+    # Without a number, one image of each class that the network names.
+    assert awm("purify", *own, *QUICK, "--out", "out") == 0
+    assert json.loads(Path("out/report.json").read_text())["images"] <= 4
+    capsys.readouterr()
+    assert awm("evaluate", *own) == 2
+    assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
+
+
+def test_the_images_stay_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["purify", "own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
+    for out in ("flat", "flat/purified", "photos/../flat"):
+        assert "is in the folder of the images" in fails(capsys, *own, "--out", out)
+
+
+def test_examine_takes_them_too(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def look(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **options: Any) -> Any:
+        seen.append((images.shape, labels.tolist(), options["mean"]))
+        warnings.warn("what is seen at once", stacklevel=2)
+        return SimpleNamespace(facts=lambda: {"backdoored": False})
+
+    monkeypatch.setattr(examine, "examine", look)
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "10", "--mean", "0.5", "--std", "1"]
+    assert awm("examine", *own, "--images", "photos", "--json") == 0
+    assert seen == [((4, 3, 12, 10), [0, 1, 2, 3], [0.5])]
+    assert "\nnote: what is seen at once\n" in capsys.readouterr().err
+
+
+def test_a_warning_tells_what_accuracy_is_wrong(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An untrained network knows no class."""
+    model = build_own("net.py:make")
+    with torch.no_grad():
+        model[-1].weight.zero_()
+        model[-1].bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+    save_model(Path("wrong.safetensors"), model)
+    own = ["wrong.safetensors", "--model", "net.py:make", "--size", "12", "--images", "photos"]
+    assert awm("purify", *own, *QUICK, "--out", "out") == 0
+    assert "note: the network classifies 1 of the 4 given images right" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("net.py", "expected package.module:factory or path/to/file.py:factory, got 'net.py'"),
+        ("nowhere.py:make", "nowhere.py:make failed: FileNotFoundError"),
+        ("no_such_package:make", "failed: ModuleNotFoundError"),
+        ("net.py:lacking", "expected a function or class lacking in net.py"),
+        ("net.py:number", "expected a function or class number"),
+        ("net.py:fails", "net.py:fails failed: RuntimeError: no luck"),
+        ("net.py:gives_a_number", "to return a torch.nn.Module, got int"),
+    ],
+)
+def test_own_code_that_is_no_factory(
+    place: Path, capsys: pytest.CaptureFixture[str], model: str, says: str
+) -> None:
+    line = fails(capsys, "evaluate", "own.pt", "--model", model, "--images", "photos")
+    assert "--model: " in line and says in line
+
+
+def test_own_code_by_the_name_of_its_module(place: Path) -> None:
+    (place / "my_nets").mkdir()
+    (place / "my_nets" / "small.py").write_text("from torch import nn\nmake = nn.Identity\n")
+    assert isinstance(build_own("my_nets.small:make"), nn.Identity)
+    assert build_own("net.py:make", 7)[-1].out_features == 7  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--arch", "vgg"], "expected one of mobilenet_v2"),
+        (["--arch", "timm:"], "timm:NAME, torchvision:NAME, hf:FOLDER, got 'timm:'"),
+        (["--arch", "onnx:x"], "hf:FOLDER, got 'onnx:x'"),
+        (["--arch", "small_vgg", "--model", "net.py:make"], "not allowed with"),
+        (["--model", "net.py:make", "--dataset", "digits"], "not allowed with"),
+        (["--model", "net.py:make", "--grey", "--rgb"], "not allowed with"),
+        (["--model", "net.py:make", "--size", "1", "2", "3"], "--size: expected one number"),
+        (["--model", "net.py:make", "--size", "0"], "--size"),
+        (["--model", "net.py:make", "--crop", "0"], "crop: expected a share"),
+        (["--model", "net.py:make", "--retune", "3"], "--retune: expected --dataset"),
+        (["--arch", "small_vgg", "--grey"], "--grey: small_vgg takes three channels"),
+    ],
+)
+def test_wrong_options(
+    place: Path, capsys: pytest.CaptureFixture[str], options: list[str], part: str
+) -> None:
+    assert part in fails(capsys, "evaluate", "own.pt", "--images", "photos", *options)
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    """The options of a command."""
+    return build_parser().parse_args(["evaluate", "net.pth", "--images", "photos", *words])
+
+
+def test_the_number_of_classes_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    save_model(tmp_path / "net.safetensors", build_model("small_vgg", 7))
+    args = parsed("--arch", "small_vgg")
+    network = networks.load_network(args, tmp_path / "net.safetensors")
+    size = (3, 32, 32)
+    assert networks.count_classes(args, network, size, torch.device("cpu")) == 7
+    fitting = build_to_fit(lambda count: build_named("small_vgg", count), {})
+    assert networks.count_classes(args, fitting, size, torch.device("cpu")) == 10
+
+
+def test_options_count_more_than_what_the_package_says() -> None:
+    arch = "--arch", "timm:resnet10t"
+    found = networks.get_preparation(parsed(*arch))
+    assert (found.size, found.filter) == ((176, 176), "bicubic")
+    assert found.mean == pytest.approx((0.485, 0.456, 0.406))
+    changed = networks.get_preparation(parsed(*arch, "--size", "32", "--crop", "1", "--grey"))
+    assert (changed.size, changed.crop, changed.grey) == ((32, 32), 1.0, True)
+    assert changed.mean is not None
+    assert list(changed.mean) == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    own = networks.get_preparation(parsed(*arch, "--mean", "0", "--std", "1"))
+    assert (own.mean, own.std) == ([0.0], [1.0])
+
+
+def test_a_name_of_timm(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = timm.create_model("resnet10t", num_classes=4).state_dict()
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, "my.pth")
+    named = ["my.pth", "--arch", "timm:resnet10t", "--images", "photos", "--size", "32"]
+    assert awm("evaluate", *named, "--json") == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"acc"}
+    grey = timm.create_model("resnet10t", num_classes=4, in_chans=1)
+    save_model(Path("grey.safetensors"), grey)
+    assert awm("evaluate", "grey.safetensors", *named[1:], "--grey") == 0
+    capsys.readouterr()
+    assert "did you mean resnet10t" in fails(
+        capsys, "evaluate", "my.pth", "--arch", "timm:resnet10", "--images", "photos"
+    )
+
+
+def test_a_name_of_torchvision(place: Path) -> None:
+    network = torchvision.models.squeezenet1_1(num_classes=4)
+    save_model(Path("net.safetensors"), network)
+    args = parsed("--arch", "torchvision:squeezenet1_1")
+    found = networks.load_network(args, Path("net.safetensors"))
+    assert type(found) is type(network)
+    assert all(torch.equal(v, found.state_dict()[k]) for k, v in network.state_dict().items())
+    wanted = prepare_named("torchvision:squeezenet1_1")
+    assert (wanted.size, wanted.crop) == ((224, 224), 0.875)
+
+
+def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "image_size": 16, "patch_size": 8}
+    config = transformers.ViTConfig(**sizes, id2label={n: str(n) for n in range(4)})
+    network = transformers.ViTForImageClassification(config).eval()
+    network.save_pretrained("vit")
+    settings = json.loads(Path("vit/config.json").read_text())
+    settings |= {"auto_map": {"AutoConfig": "evil.Evil"}, "dtype": "float16"}
+    Path("vit/config.json").write_text(json.dumps(settings))
+    processor: dict[str, Any] = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3}
+    processor |= {"image_std": [0.25] * 3, "resample": 3}
+    Path("vit/preprocessor_config.json").write_text(json.dumps(processor))
+    args = parsed("--arch", "hf:vit")
+    images = torch.rand(2, 3, 16, 16)
+    expected = network(images).logits
+    found = networks.load_network(args, Path("vit/model.safetensors"))
+    torch.testing.assert_close(found(images).logits, expected)
+    # What is written has other names than Hugging Face's own files, and is read as well.
+    save_model(Path("purified.safetensors"), found)
+    again = networks.load_network(args, Path("purified.safetensors"))
+    torch.testing.assert_close(again(images).logits, expected)
+    wanted = prepare_named("hf:vit")
+    assert (wanted.size, wanted.squash, wanted.filter) == ((16, 16), True, "bicubic")
+    assert (wanted.mean, wanted.std) == ([0.5] * 3, [0.25] * 3)
+    capsys.readouterr()
+    line = fails(capsys, "evaluate", "own.pt", "--arch", "hf:vit", "--images", "photos")
+    assert "own.pt: the weights don't fit" in line and "missing: vit" in line
+    save_model(Path("more.safetensors"), {**network.state_dict(), "extra": torch.ones(1)})
+    with pytest.raises(ValueError, match="unknown: extra"):
+        networks.load_network(args, Path("more.safetensors"))
+
+
+def test_settings_of_a_network_that_no_memory_holds(tmp_path: Path) -> None:
+    settings = {"model_type": "vit", "hidden_size": 12 * 10**5}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"config\.json: .* parameters, expected at most"):
+        build_named(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "crop", "squash"),
+    [
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, 224, 0.875, 0),
+        ({"size": 224}, 224, 1.0, 1),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, 224, 0.875, 0),
+        ({"do_resize": False}, None, 1.0, 1),
+        ({"do_resize": True, "size": None}, None, 1.0, 1),
+    ],
+)
+def test_processors_of_hugging_face(
+    tmp_path: Path, processor: dict[str, Any], size: int | None, crop: float, squash: int
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    found = prepare_named(f"hf:{tmp_path}")
+    assert found.size == (None if size is None else (size, size))
+    assert (found.crop, found.squash) == (crop, bool(squash))
+    assert prepare_named(f"hf:{tmp_path / 'none'}").size is None
+
+
+def test_a_missing_package_is_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    line = fails(capsys, "evaluate", "own.pt", "--arch", "timm:resnet18", "--images", "photos")
+    assert line.strip() == "awm: error: timm can't be imported: pip install timm"
+
+
+def test_weights_of_another_network_are_recognised(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"netC": build_model("resnet18", 4).state_dict()}, "other.pt")
+    line = fails(capsys, "evaluate", "other.pt", "--arch", "small_vgg", "--images", "photos")
+    assert "other.pt: the weights don't fit into SmallVGG: missing: " in line
+    assert "they look like those of --arch resnet18" in line
+    assert nearest({"weight": torch.ones(1)}) is None
+
+
+@pytest.mark.parametrize("nest", ["model_state_dict", "netC", "network", "ema", "model_ema"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "backbone.net."])
+def test_where_scripts_put_weights(tmp_path: Path, nest: str, prefix: str) -> None:
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    state = {prefix + name: value for name, value in own.state_dict().items()}
+    torch.save({nest: state, "epoch": 3}, tmp_path / "net.pth")
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    load_into(made, load_state_dict(tmp_path / "net.pth"))
+    assert all(torch.equal(v, made.state_dict()[k]) for k, v in own.state_dict().items())
+
+
+def test_an_average_does_not_count_beside_the_weights(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"model": state, "ema": {"weight": torch.zeros(2)}}, tmp_path / "net.pth")
+    assert torch.equal(load_state_dict(tmp_path / "net.pth")["weight"], state["weight"])
+
+
+def test_images_made_of_a_network_of_own_code(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("awm_defense.synthesis.STEPS", 2)
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--per-class", "0"]
+    assert awm("purify", *own, *QUICK, "--out", "out") == 0
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["images"] == 48 and report["image_files"] == []
+    capsys.readouterr()
+    line = fails(capsys, "purify", *own[:3], *QUICK, "--out", "out")
+    assert "--dataset or --images: expected" in line

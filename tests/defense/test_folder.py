@@ -1,0 +1,230 @@
+"""Images at a path: folders of each layout, arrays, and what is done to a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from awm_defense.files.arrays import read_arrays
+from awm_defense.inputs.folder import draw, open_source
+from awm_defense.inputs.images import UNKNOWN
+from awm_defense.inputs.preparation import Preparation
+
+AS_THEY_ARE = Preparation()
+
+
+def paint(path: Path, colour: tuple[int, int, int] = (0, 0, 0), size: Any = (8, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def names(source: Any) -> list[str]:
+    found: list[str] = source.names(torch.arange(len(source.labels)))
+    return found
+
+
+def everything(source: Any) -> torch.Tensor:
+    found: torch.Tensor = source.read(torch.arange(len(source.labels)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (("cat", "dog", "bird"), {"bird": 0, "cat": 1, "dog": 2}),
+        (("0", "10", "2"), {"0": 0, "2": 2, "10": 10}),
+        (("00", "1", "x"), {"00": 0, "1": 1, "x": 2}),
+    ],
+)
+def test_a_folder_a_class(tmp_path: Path, folders: tuple[str, ...], labels: dict[str, int]) -> None:
+    for number, folder in enumerate(folders):
+        paint(tmp_path / folder / "one.png", (10 * number, 0, 0))
+        paint(tmp_path / folder / "deeper" / "two.JPEG", (10 * number, 0, 0))
+        (tmp_path / folder / "readme.txt").write_text("no image")
+        (tmp_path / folder / "._one.png").write_text("what macOS leaves")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    found = {name: int(label) for name, label in zip(names(source), source.labels, strict=True)}
+    expected = {f"{folder}/one.png": number for folder, number in labels.items()}
+    expected |= {f"{folder}/deeper/two.JPEG": number for folder, number in labels.items()}
+    assert found == expected
+    images = everything(source)
+    assert images.shape == (6, 3, 6, 8) and images.dtype == torch.float32
+    for name, image in zip(names(source), images, strict=True):
+        folder = name.partition("/")[0]
+        assert image[0].mean() * 255 == pytest.approx(10 * folders.index(folder), abs=2)
+
+
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    paint(tmp_path / "b.png")
+    paint(tmp_path / "a.bmp")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["a.bmp", "b.png"]
+    assert source.labels.tolist() == [UNKNOWN, UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("file,label\na.png,7\nsub/b.png,3\n", [7, 3]),
+        ("\ufeffFile, Label\na.png,dog\nsub/b.png, cat\n", [1, 0]),
+        ("a.png,1\n\nsub/b.png,0", [1, 0]),
+    ],
+)
+def test_a_flat_folder_with_a_table(tmp_path: Path, text: str, labels: list[int]) -> None:
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "sub" / "b.png")
+    paint(tmp_path / "not-listed.png")
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["a.png", "sub/b.png"]
+    assert source.labels.tolist() == labels
+    assert everything(source).shape == (2, 3, 6, 8)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays(tmp_path: Path, save: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), dtype=np.uint8)
+    save(tmp_path / "all.npz", images=pixels, labels=np.arange(5, dtype=">i4")[:, None])
+    source = open_source(tmp_path / "all.npz", AS_THEY_ARE)
+    assert source.labels.tolist() == [0, 1, 2, 3, 4]
+    expected = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(everything(source), expected)
+    np.save(tmp_path / "grey.npy", pixels[..., 0])
+    grey = open_source(tmp_path / "grey.npy", AS_THEY_ARE)
+    assert torch.equal(everything(grey), expected[:, :1])
+    assert (grey.labels == UNKNOWN).all()
+
+
+def test_arrays_keep_their_type(tmp_path: Path) -> None:
+    given = {"a": np.arange(3, dtype=np.uint8), "b": np.ones((2, 2), dtype=">f8", order="F")}
+    np.savez(tmp_path / "two.npz", **given)
+    found = read_arrays(tmp_path / "two.npz")
+    assert {name: array.dtype for name, array in found.items()} == {
+        "a": torch.uint8,
+        "b": torch.float64,
+    }
+    assert found["b"].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((2, 3, 4, 4)), "y": np.zeros((2, 3, 4, 4))}, "one array of images"),
+        ({"y": np.zeros(3)}, r"one array of images .*got y \(3,\)"),
+        ({"x": np.zeros((2, 3, 4, 4)), "y": np.zeros(3)}, r"labels: expected shape \(2,\)"),
+        ({"x": np.zeros((2, 3, 4, 4), dtype=np.int64)}, "expected floating point"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, arrays: Any, message: str) -> None:
+    np.savez(tmp_path / "all.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"all\.npz: .*{message}"):
+        open_source(tmp_path / "all.npz", AS_THEY_ARE)
+
+
+def test_other_paths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        open_source(tmp_path / "nowhere", AS_THEY_ARE)
+    (tmp_path / "photo.jpg").write_text("")
+    with pytest.raises(ValueError, match=r"photo\.jpg: expected a folder of images"):
+        open_source(tmp_path / "photo.jpg", AS_THEY_ARE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: expected a folder of images .* got 0 images"):
+        open_source(tmp_path / "empty", AS_THEY_ARE)
+    paint(tmp_path / "saved" / "a.png")
+    (tmp_path / "saved" / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="`datasets` of Hugging Face saved is read from Python"):
+        open_source(tmp_path / "saved", AS_THEY_ARE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png", "expected lines of file,label"),
+        ("a.png,1,2", "expected lines of file,label"),
+        ("../a.png,1", "files below the folder"),
+        ("/etc/passwd,1", "files below the folder"),
+        (",1", "expected lines of file,label"),
+        ("file,label\n", "got 0 images"),
+    ],
+)
+def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path, AS_THEY_ARE)
+    (tmp_path / "other.csv").write_text("")
+    with pytest.raises(ValueError, match=r"one CSV file, got labels\.csv and other\.csv"):
+        open_source(tmp_path, AS_THEY_ARE)
+
+
+def test_pictures_of_several_sizes_are_made_alike_or_refused(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png", size=(8, 6))
+    paint(tmp_path / "b.png", size=(20, 10))
+    with pytest.raises(ValueError, match=r"b\.png: expected 8x6 pixels .* got 20x10; --size"):
+        everything(open_source(tmp_path, AS_THEY_ARE))
+    assert everything(open_source(tmp_path, Preparation(size=(4, 5)))).shape == (2, 3, 4, 5)
+
+
+def test_only_as_much_as_memory_holds_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        paint(tmp_path / f"{name}.png")
+    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES", 2 * 4 * 3 * 8 * 6)
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert len(source.read(torch.tensor([0, 2]))) == 2
+    with pytest.raises(ValueError, match="take fewer or make them smaller"):
+        everything(source)
+
+
+def test_a_photograph_of_many_pixels_is_read_smaller(tmp_path: Path) -> None:
+    paint(tmp_path / "large.jpg", (200, 100, 50), size=(5000, 3000))
+    paint(tmp_path / "large.png", (200, 100, 50), size=(2500, 1500))
+    images = everything(open_source(tmp_path, Preparation(size=(16, 16))))
+    expected = torch.tensor([200, 100, 50]) / 255
+    torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=0.02, rtol=0)
+
+
+def test_the_middle_is_kept_in_the_right_shape() -> None:
+    wide = np.zeros((40, 80, 3), dtype=np.uint8)
+    wide[:, 20:60] = 255  # the square in the middle
+    picture = Image.fromarray(wide)
+    whole = Preparation(size=(20, 20)).apply(picture).float()
+    assert whole.shape == (3, 20, 20) and whole[:, :, 1:-1].mean() > 250
+    squashed = Preparation(size=(20, 20), squash=True).apply(picture).float()
+    assert squashed.mean() == pytest.approx(127, abs=4)
+    inner = np.zeros((40, 40, 3), dtype=np.uint8)
+    inner[10:30, 10:30] = 255
+    half = Preparation(size=(16, 16), crop=0.5).apply(Image.fromarray(inner)).float()
+    assert half.mean() > 240
+    grey = Preparation(size=(4, 6), grey=True).apply(picture)
+    assert grey.shape == (1, 4, 6) and grey.dtype == torch.uint8
+
+
+def test_a_preparation_says_what_it_does() -> None:
+    assert str(AS_THEY_ARE) == "as they are"
+    assert str(Preparation(size=(8, 9), squash=True, grey=True)) == "8x9, squashed, bilinear; grey"
+    normalised = Preparation(size=(8, 8), crop=0.875, mean=(0.5,), std=(0.25, 1.0, 2.0))
+    expected = "8x8, the middle 0.875 kept, bilinear; mean 0.5; std 0.25 1 2"
+    assert str(normalised) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"filter": "box"}, "filter: expected one of"), ({"crop": 0.0}, "crop: expected a share")],
+)
+def test_wrong_preparations(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preparation(**options)
+
+
+def test_a_draw_is_that_of_data_sets() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    assert sorted(labels[draw(labels, per_class=1, seed=3)].tolist()) == [0, 1, 2]
+    assert len(set(draw(labels, n=4).tolist())) == 4
+    with pytest.raises(ValueError, match="per_class: expected 1 to 1"):
+        draw(labels, per_class=2)

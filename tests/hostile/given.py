@@ -1,0 +1,202 @@
+"""What users give: arrays and folders of images, tables of labels, settings of networks."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.hostile.case import Case, Make, case, harm, written
+from tests.hostile.checkpoints import mutate
+from tests.hostile.pixels import EPS, Harm, described, npy, picture, png, progressive, saved
+
+
+def npz(*members: tuple[str, bytes], packed: bool = False) -> bytes:
+    """A zip archive of these files."""
+    buffer = io.BytesIO()
+    method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def overlapping() -> bytes:
+    """Two entries that share the numbers of one, so that they hold more than the file."""
+    numbers = saved(np.zeros((1, 3, 600, 600), dtype=np.uint8))
+    whole = npz(("a.npy", numbers))
+    end = whole.rindex(b"PK\x05\x06")
+    start = whole.rindex(b"PK\x01\x02")
+    entry = whole[start:end]
+    second = entry.replace(b"a.npy", b"b.npy")
+    size = len(entry) + len(second)
+    tail = whole[end : end + 8] + (2).to_bytes(2, "little") * 2
+    tail += size.to_bytes(4, "little") + whole[end + 16 :]
+    return whole[:start] + entry + second + tail
+
+
+def array_cases() -> Iterator[Case]:
+    """NPZ files of no images, of code, and of more than there is."""
+    good = saved(np.zeros((2, 3, 8, 8), dtype=np.uint8))
+    files: dict[str, tuple[bytes | Callable[[], bytes], str | None]] = {
+        "nothing": (b"", "expected arrays of numbers"),
+        "no members": (npz(), "expected one array of images"),
+        "text": (npz(("x.npy", b"hello")), "begins with"),
+        "a picture": (lambda: picture("PNG"), "begins with"),
+        "a zip in a zip": (npz(("x.npy", npz(("y.npy", good)))), "a zip archive"),
+        "NaN": (npz(("x.npy", saved(np.full((1, 3, 2, 2), np.nan)))), "NaN or infinite"),
+        "too bright": (npz(("x.npy", saved(np.full((1, 3, 2, 2), 2**40)))), "floating point"),
+        "text as labels": (
+            npz(("x.npy", good), ("y.npy", saved(np.array(["a", "b"])))),
+            "got one of <U1",
+        ),
+        "petabytes": (npz(("x.npy", npy(described(shape=(1 << 50,)), bytes(12)))), "takes 4503599"),
+        "two of one name": (
+            npz(("x.npy", good), ("x", good)),
+            "two arrays called x",
+        ),
+        "a thousand": (npz(*((f"{n}.npy", good) for n in range(1000))), "at most 100 arrays"),
+        "overlapping": (overlapping, "many times what the file holds"),
+        "zeros that are packed": (
+            lambda: npz(
+                ("x.npy", npy(described(descr="|u1", shape=(600 << 20,))) + bytes(600 << 20)),
+                packed=True,
+            ),
+            "many times what the file holds",
+        ),
+        "labels below zero": (
+            npz(("x.npy", good), ("y.npy", saved(np.array([-7, 0])))),
+            "labels: expected classes from 0",
+        ),
+        "a name that writes to the terminal": (npz(("\x1b[2J.npy", b"hello")), "begins with"),
+    }
+    for name, (content, says) in files.items():
+        yield case(name, "arrays", written(content), says)
+
+    def objects(path: Path) -> None:
+        array = np.array([Harm(harm(path))], dtype=object)
+        path.write_bytes(npz(("x.npy", saved(array))))
+
+    yield case("objects", "arrays", objects, "Python objects")
+    yield case("a named pipe", "arrays", os.mkfifo, "got a named pipe")
+    whole = npz(("images.npy", good), ("labels.npy", saved(np.arange(2))), packed=True)
+    for seed in range(30):
+        yield case(f"mutated {seed}", "arrays", written(mutate(whole, seed)), None)
+
+
+def folder_cases() -> Iterator[Case]:
+    """Files in a folder of photographs that are none."""
+    files: dict[str, tuple[Make, str]] = {
+        "EPS": (written(EPS), "got none of PNG"),
+        "text": (written(b"hello"), "got none of PNG"),
+        "a named pipe": (os.mkfifo, "got a named pipe"),
+        "a folder": (Path.mkdir, "got a folder"),
+        "endless zeros": (lambda path: path.symlink_to("/dev/zero"), "got a device"),
+        "a link to nothing": (lambda path: path.symlink_to("nowhere"), "no such file"),
+        "40000x10": (written(lambda: png(40_000, 10)), "at most 10000x10000"),
+        "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 10000x10000"),
+        "JPEG of 200,000 passes": (written(progressive), "took too long"),
+        "65 MiB": (written(lambda: bytes(65 << 20)), "at most 64 MiB"),
+    }
+    for name, (make, says) in files.items():
+        yield case(name, "folder", make, says)
+
+
+def table_cases() -> Iterator[Case]:
+    """Tables that lead elsewhere, or are none."""
+
+    def beside(content: bytes) -> Make:
+        def make(path: Path) -> None:
+            path.write_bytes(content)
+            (path.parent / "a.png").write_bytes(png(8, 8))
+
+        return make
+
+    texts: dict[str, tuple[bytes, str]] = {
+        "a path upwards": (b"../../secret.png,1", "files below the folder"),
+        "a path from the root": (b"/etc/passwd,1", "files below the folder"),
+        "a null byte": (b"a\x00.png,1", "can't be opened|expected lines"),
+        "the table itself": (b"labels.csv,1", "got none of PNG"),
+        "a picture": (png(8, 8), "expected lines of file,label"),
+        "a field of a megabyte": (b"a.png," + b"9" * (1 << 20), "expected lines of file,label"),
+        "other columns": (b"a.png;1\n", "expected lines of file,label"),
+        "no such file": (b"missing.png,1", "no such file"),
+        "a name that writes to the terminal": (b"\x1b[2J.png,1", "no such file"),
+    }
+    for name, (content, says) in texts.items():
+        yield case(name, "table", beside(content), says)
+    yield case("a named pipe", "table", os.mkfifo, "got a named pipe")
+
+
+def setting_cases() -> Iterator[Case]:
+    """JSON of networks and their images."""
+
+    def as_json(content: Any) -> Make:
+        return written(json.dumps(content).encode())
+
+    processors: dict[str, tuple[Make, str]] = {
+        "no JSON": (written(b"{"), "expected JSON"),
+        "a list": (as_json([]), "expected a JSON object"),
+        "size of 10^9": (as_json({"size": 10**9}), "size: expected a whole number"),
+        "size of text": (as_json({"size": {"height": "8", "width": 8}}), "size.height: expected"),
+        "size below zero": (as_json({"size": {"shortest_edge": -1}}), "shortest_edge: expected"),
+        "mean of text": (as_json({"image_mean": "0.5"}), "image_mean: expected a list"),
+        "NaN": (written(b'{"image_std": [NaN, 1, 1]}'), "expected finite numbers"),
+        "no share": (as_json({"crop_pct": 0}), "crop_pct: expected a number"),
+        "deep": (written(b"[" * 100_000), "levels"),
+    }
+    for name, (make, says) in processors.items():
+        yield case(name, "processor", make, says)
+    configs: dict[str, tuple[Make, str]] = {
+        "no JSON": (written(b"{"), "expected JSON"),
+        "no type": (as_json({}), "lacks 'model_type'"),
+        "a type of numbers": (as_json({"model_type": 3}), "model_type: expected text"),
+        "a million layers": (
+            as_json({"model_type": "vit", "num_hidden_layers": 10**6}),
+            "num_hidden_layers: expected at most 1000",
+        ),
+        "depths of a million": (
+            as_json({"model_type": "resnet", "depths": [1, 10**6]}),
+            "depths: expected at most 1000",
+        ),
+        "a named pipe": (os.mkfifo, "got a named pipe"),
+    }
+
+    def imported(content: Any) -> Make:
+        """Also imports what takes seconds, and is not of the file."""
+
+        def make(path: Path) -> None:
+            as_json(content)(path)
+            with contextlib.suppress(ImportError):  # a torchvision of another torch
+                importlib.import_module("transformers").ViTForImageClassification  # noqa: B018
+
+        return make
+
+    if importlib.util.find_spec("transformers") is not None:
+        code = {"AutoConfig": "evil.Evil", "AutoModelForImageClassification": "evil.Evil"}
+        configs |= {
+            "an unknown type": (imported({"model_type": "evil", "auto_map": code}), "no image"),
+            "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
+            "wide": (
+                imported({"model_type": "vit", "hidden_size": 12 * 10**5}),
+                "no image classifier",
+            ),
+            "sizes of text": (imported({"model_type": "vit", "hidden_size": "8"}), "no image"),
+        }
+    for name, (make, says) in configs.items():
+        yield case(name, "config", make, says)
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    groups = (array_cases, folder_cases, table_cases, setting_cases)
+    return [case for group in groups for case in group()]
