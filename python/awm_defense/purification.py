@@ -20,6 +20,7 @@ from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings
+from awm_defense.working.chunks import images_at_once
 from awm_defense.working.flat import maskable
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
@@ -37,6 +38,7 @@ def purify(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    max_memory: float | None = None,
     progress: bool = False,
 ) -> PurifyResult:
     """Erase a backdoor with as little as one clean image per class (AWM paper, Algorithm 1).
@@ -65,6 +67,9 @@ def purify(
             fastest (bfloat16 by autocast), or float32 where its method needs that.
         captured: replay each step as a CUDA graph; False runs eagerly, as a CPU always does.
         seed: fixes batches and augmentation.
+        max_memory: GiB for AWM to stay within, by fewer images at a time; default: 6 on a CPU, and
+            what a GPU has. The network's weights must leave half of it free. Where it takes more
+            than one turn a step, the forward pass is computed twice.
         progress: show a progress bar.
 
     Returns:
@@ -84,6 +89,7 @@ def purify(
         precision=precision,
         captured=captured,
         seed=seed,
+        max_memory=max_memory,
         progress=progress,
     )
     return result
@@ -101,6 +107,7 @@ def purify_many(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    max_memory: float | None = None,
     progress: bool = False,
 ) -> Iterator[PurifyResult]:
     """`purify` for many models of one architecture, which share what is measured and captured.
@@ -141,8 +148,15 @@ def purify_many(
             if pixel_model.device != pixel_model.home:
                 pixel_model = pixel_model.copy()
             if engine is None:
+                at_once = images_at_once(pixel_model, given[0], max_memory)
                 engine = make_engine(
-                    pixel_model, *given, settings, captured=captured, notes=notes, **options
+                    pixel_model,
+                    *given,
+                    settings,
+                    captured=captured,
+                    at_once=at_once,
+                    notes=notes,
+                    **options,
                 )
                 # Setting up and measuring hold more than one copy of the network.
                 trim()
@@ -153,7 +167,9 @@ def purify_many(
             history: list[dict[str, float]] = []
             finished = True
             if settings.examine:
-                verdict = examine_images(pixel_model, *given, seed=seed, progress=progress)
+                verdict = examine_images(
+                    pixel_model, *given, at_once=at_once, seed=seed, progress=progress
+                )
             if verdict is not None and verdict.backdoored is False:
                 notes.append(_returned(verdict))
                 engine.buffers.delta.zero_()

@@ -349,7 +349,9 @@ def test_largest_margins_are_over_all_images() -> None:
 
     like = torch.zeros(2, 3, 8, 8)
     one, several = (
-        largest_margins(logits, like, 5, torch.Generator().manual_seed(0), batch=batch)
+        largest_margins(
+            logits, like, torch.arange(5), torch.Generator().manual_seed(0), batch=batch
+        )
         for batch in (8, 24)
     )
     torch.testing.assert_close(one, scales)

@@ -18,6 +18,7 @@ from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
 from awm_defense.pixel_model import PixelModel
 from awm_defense.triggers import family_of
+from awm_defense.working.chunks import ALL
 from awm_defense.working.flat import maskable, mean_inputs
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision
@@ -135,12 +136,13 @@ def make_engine(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    at_once: int = ALL,
     notes: list[str] | None = None,
 ) -> Engine:
     """An engine for one network; arguments are those of `purify`.
 
     `pixel_model`, images and labels are on the device to work on; `notes` receives what does not
-    go as usual.
+    go as usual. At most `at_once` images go through the network at a time.
     """
     classes = len(labels.unique())
     recipe = recipe.resolve(len(images), classes, images[0].numel())
@@ -156,6 +158,7 @@ def make_engine(
         keeps_original="original" in (recipe.trigger_targets, recipe.mask_targets),
         precision=precision,
         notes=[] if notes is None else notes,
+        at_once=at_once,
     )
     if labels.min() < 0 or labels.max() >= network.classes:
         raise ValueError(

@@ -10,6 +10,7 @@ from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.triggers import Sparse
+from awm_defense.working.chunks import images_at_once, in_chunks
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
@@ -24,6 +25,7 @@ def examine(
     std: Stat = None,
     device: str | torch.device | None = None,
     seed: int = 0,
+    max_memory: float | None = None,
     progress: bool = False,
 ) -> Verdict:
     """Whether a network looks backdoored, and toward which class.
@@ -34,6 +36,9 @@ def examine(
     its trigger is what the network was taught to answer to. One that falls short of that by little
     must also be the class with the largest margin over all images, and stand out in that.
 
+    Of more than fifty classes ten are searched: the five that are the easiest to reach by a quick
+    screen of all, and five others to compare with (`Verdict.screening`).
+
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
         images: clean images, (n, c, h, w), floating point in [0, 1]; ten are taken, of as many
@@ -41,7 +46,9 @@ def examine(
         labels: their classes, int64, (n,).
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel.
         device: where to work; default: where the model is.
-        seed: of the first, small warps, and of noise.
+        seed: of the first, small warps, of noise, and of the classes to compare with.
+        max_memory: GiB to stay within, by fewer images at a time; default: 6 on a CPU, and what a
+            GPU has. The network's weights must leave half of it free.
         progress: show a progress bar.
 
     Returns:
@@ -52,34 +59,44 @@ def examine(
     """
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     given = pixel_model.take(images, labels)
-    return examine_images(pixel_model, *given, seed=seed, progress=progress)
+    at_once = images_at_once(pixel_model, given[0], max_memory)
+    return examine_images(pixel_model, *given, at_once=at_once, seed=seed, progress=progress)
 
 
 def examine_images(
-    pixel_model: PixelModel, images: Tensor, labels: Tensor, *, seed: int, progress: bool
+    pixel_model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    at_once: int,
+    seed: int,
+    progress: bool,
 ) -> Verdict:
-    """`examine` of what is checked and on its device."""
+    """`examine` of what is checked and on its device, at most so many images at once."""
     work = pixel_model.copy()
     # In float32: bfloat16 takes half the time, but moved scores by up to 0.4 in a trial, a good
     # part of what lies between benign and backdoored.
     compute = Compute()
     compute.prepare(work.model, work.device)
 
-    def logits(batch: Tensor) -> Tensor:
+    def forward(batch: Tensor) -> Tensor:
         normalised = work.normalise(batch)
         found: Tensor = work.model(normalised.contiguous(memory_format=compute.memory_format))
         return found
 
+    def logits(batch: Tensor) -> Tensor:
+        return in_chunks(forward, batch, at_once)
+
+    batch = min(BATCH, at_once)
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
-    search = Search(logits, images, labels, generator)
+    search = Search(logits, images, labels, generator, batch)
     reaches = search.every_class(progress=progress)
     verdict = judge(reaches)
     if verdict.narrow:
-        classes = len(verdict.margins)
         over_all = largest_margins(
-            logits, images, classes, generator, batch=BATCH, progress=progress
+            logits, images, verdict.searched, generator, batch=batch, progress=progress
         )
         return confirm(reaches, over_all.cpu())
     sparse = Sparse(images)

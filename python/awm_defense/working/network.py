@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from awm_defense.pixel_model import PixelModel
 from awm_defense.working.activations import fuse_activations
+from awm_defense.working.chunks import ALL, in_chunks
 from awm_defense.working.flat import FlatMasks, Layers, maskable
 from awm_defense.working.fold import fold_batchnorm, scale_weights
 from awm_defense.working.mixed_conv import use_passes
@@ -29,6 +30,7 @@ class WorkingNetwork:
         keeps_original: whether a copy without masks is kept, to compare with.
         precision: as `purify` takes it.
         notes: what does not go as usual is appended.
+        at_once: images that may go through it at a time.
 
     Attributes:
         original: that copy, or None.
@@ -46,7 +48,9 @@ class WorkingNetwork:
         keeps_original: bool,
         precision: str | Precision,
         notes: list[str],
+        at_once: int = ALL,
     ) -> None:
+        self.at_once = at_once
         self.normalise, self.sample, self.layers = pixel_model.normalise, sample, layers
         self.channels_last = True
         self.dtype = sample.dtype
@@ -196,6 +200,9 @@ class WorkingNetwork:
 
     def forward(self, module: nn.Module, images: Tensor) -> Tensor:
         """Logits of pixel-space `images`, in the images' dtype."""
+        return in_chunks(lambda part: self._forward(module, part), images, self.at_once)
+
+    def _forward(self, module: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = module(self.normalise(images).to(self.dtype))
         if not isinstance(logits, Tensor):
             raise TypeError(f"model: expected logits, a tensor, got {type(logits).__name__}")
