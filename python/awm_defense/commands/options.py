@@ -59,6 +59,11 @@ def not_negative(text: str) -> float:
     return _number(text, "a number of at least 0", lambda value: value >= 0)
 
 
+def positive(text: str) -> float:
+    """An argparse type: a number above 0."""
+    return _number(text, "a number above 0", lambda value: value > 0)
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
@@ -166,6 +171,17 @@ def _per_channel(option: str, values: list[float] | None) -> list[float] | None:
     if len(values) == 1:
         return values * 3
     raise ValueError(f"{option}: expected one value or three (R G B), got {len(values)}")
+
+
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """How much memory to use."""
+    parser.add_argument(
+        "--max-memory",
+        type=positive,
+        metavar="GIB",
+        help="GiB of memory to stay within, by fewer images at a time (default: 6 on a CPU, and "
+        "what a GPU has)",
+    )
 
 
 def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Which of many classes are worth a search, found at a cost that does not grow with their number.
 
 A trigger whose target is free leads to whichever class of a group is the easiest to reach, so one
-climb looks at a whole group. The easiest class of each group leaves, and the others are grouped anew:
-two easy ones may lie in one group.
+climb looks at a whole group. Its easiest class leaves, and the others are grouped anew, for two
+easy ones may lie in one group.
 """
 
 from collections.abc import Callable

@@ -39,7 +39,7 @@ class Search:
         images: (n,c,h,w) in [0,1].
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
-        batch: images that go through the network at a time, at least those of one class.
+        batch: images that are worked on at a time, though at least those of one class.
     """
 
     def __init__(

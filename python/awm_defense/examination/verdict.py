@@ -136,6 +136,11 @@ class Verdict:
         return class_count(self.margins, self.screening)
 
     @property
+    def median(self) -> float:
+        """The margin of the median class, or of the median of those compared with."""
+        return _median(self.margins, self.screening)
+
+    @property
     def searched(self) -> Tensor:
         """The classes that `margins` are of, int64."""
         if self.screening is None:
