@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -68,16 +69,26 @@ def test_the_network_stays_as_it_is() -> None:
     assert model.training and all(value.grad is None for value in model.parameters())
 
 
-def test_purify_within_little_memory(digits: Dataset, tiny_network: nn.Sequential) -> None:
+def test_purify_within_little_memory(
+    digits: Dataset, tiny_network: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three images at a time give the masks of all at once, but for rounding."""
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
     images, model = images.double(), tiny_network.double().eval()
     each = bytes_per_image(PixelModel(model, images), images[:1])
     recipe = replace(get_recipe("official"), epochs=1)
+    batches = set()
+
+    def watched(forward: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
+        batches.add(min(len(images), at_once))
+        return in_chunks(forward, images, at_once)
+
+    monkeypatch.setattr("awm_defense.working.network.in_chunks", watched)
     few, all_of_them = (
         purify(model, images, labels, recipe=recipe, max_memory=max_memory)
         for max_memory in (7 * each / 2**30, None)
     )
+    assert 3 in batches and max(batches) > 3
     assert not all_of_them.masks["0"].eq(1).all()
     for name, mask in all_of_them.masks.items():
         torch.testing.assert_close(few.masks[name], mask, rtol=0, atol=1e-6)

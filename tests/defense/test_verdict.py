@@ -127,7 +127,8 @@ def test_of_many_classes_those_that_were_searched_are_compared() -> None:
     )
     verdict = judge([found])
     assert (verdict.target, verdict.classes, verdict.median) == (700, 1000, 5)
-    assert (verdict.score, verdict.backdoored) == (pytest.approx(4.8), True)
+    assert verdict.backdoored is True
+    assert verdict.score == pytest.approx(4.8)
     assert verdict.searched.tolist() == [700, 3, 9, 4, 5]
     assert "of 1000 classes 2 were searched that a quick screen picked, and 3 at random" in str(
         verdict

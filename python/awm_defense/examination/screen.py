@@ -96,13 +96,18 @@ def _easiest(
     def margins(changes: Tensor) -> Tensor:
         changed = repeated + changes.repeat_interleave(len(images), dim=0)
         rows = every_margin(logits(changed.clamp(0, 1))).view(count, len(images), classes)
-        means = (rows * counts).sum(1) / counts.sum(0).clamp(min=1)
-        return means.masked_fill(~groups, -torch.inf)
+        return (rows * counts).sum(1) / counts.sum(0).clamp(min=1)
+
+    def largest(changes: Tensor) -> Tensor:
+        # Softly: the class that is ahead at first need not be the one that gains the most.
+        found = margins(changes)
+        heat = found.detach().std(1).clamp(min=torch.finfo(found.dtype).tiny)
+        return heat * (found / heat[:, None]).masked_fill(~groups, -torch.inf).logsumexp(1)
 
     most = images.new_full((count, *images.shape[1:]), FARTHEST)
-    grown = grow(lambda changes: margins(changes).amax(1), -most, most)
+    grown = grow(largest, -most, most)
     with torch.no_grad():
-        return margins(grown).max(1)
+        return margins(grown).masked_fill(~groups, -torch.inf).max(1)
 
 
 def every_margin(logits: Tensor) -> Tensor:
