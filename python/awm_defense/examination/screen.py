@@ -21,8 +21,8 @@ GROUPS, ROUNDS = 10, 3
 """Climbs in a round, and rounds."""
 IMAGES = 4
 """Images that they climb on."""
-FARTHEST = 0.5
-"""How far each pixel value may go."""
+FARTHEST = 1.0
+"""How far each pixel value may go: anywhere."""
 
 
 @dataclass(frozen=True)
