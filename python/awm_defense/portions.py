@@ -15,15 +15,17 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 class Portions:
-    """How many images go through a network at a time: all, until memory runs out.
+    """How many images go through a network at a time: as many as is set, until memory runs out.
 
     Attributes:
         most: images at a time, at most; None for no limit.
+        ran_out: whether memory did.
         seen: the most that were given at once.
     """
 
     def __init__(self) -> None:
         self.most: int | None = None
+        self.ran_out = False
         self.seen = 1
 
     def __call__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -36,6 +38,8 @@ class Portions:
         if self.most is None or len(images) <= self.most:
             return network(images)
         parts = images.split(self.most)
+        if not torch.is_grad_enabled():
+            return torch.cat([network(part) for part in parts])
         return torch.cat(
             [
                 checkpoint(network, part, use_reentrant=False, preserve_rng_state=False)
@@ -68,11 +72,11 @@ class Portions:
                 "memory: not enough for one image at a time; end other programs, take another "
                 "device or a machine with more memory"
             )
-        self.most = at_once // 2
+        self.most, self.ran_out = at_once // 2, True
 
     def note(self) -> list[str]:
         """What is to be said of it."""
-        if self.most is None:
+        if not self.ran_out:
             return []
         return [
             f"memory ran out: the network was given {self.most} images at a time instead of "

@@ -28,6 +28,7 @@ from awm_defense.portions import Portions
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings, check_seed
+from awm_defense.working.at_once import images_at_once
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
 from awm_defense.working.sources import forget_sources
@@ -45,6 +46,7 @@ def purify(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    max_memory: float | None = None,
     logits: Pick | None = None,
     progress: bool = False,
 ) -> PurifyResult:
@@ -75,6 +77,9 @@ def purify(
             fastest (bfloat16 by autocast), or float32 where its method needs that.
         captured: replay each step as a CUDA graph; False runs eagerly, as a CPU always does.
         seed: fixes batches and augmentation.
+        max_memory: GiB for AWM to stay within, by fewer images at a time; default: 6 on a CPU, and
+            what a GPU has. The network's weights must leave half of it free. Where it takes more
+            than one turn a step, the forward pass is computed twice.
         logits: from what the model returns to logits (n, classes). By default they are looked for:
             the output, its `logits`, or the first matrix in a tuple or dictionary.
         progress: show a progress bar.
@@ -96,6 +101,7 @@ def purify(
         precision=precision,
         captured=captured,
         seed=seed,
+        max_memory=max_memory,
         logits=logits,
         progress=progress,
     )
@@ -114,6 +120,7 @@ def purify_many(
     precision: str | Precision = "auto",
     captured: bool = True,
     seed: int = 0,
+    max_memory: float | None = None,
     logits: Pick | None = None,
     progress: bool = False,
 ) -> Iterator[PurifyResult]:
@@ -151,6 +158,9 @@ def purify_many(
             tqdm.write(f"note: {note}", file=sys.stderr)  # at once: the rest may take long
         # What the first network says of them serves for the others, too.
         given = given._replace(labels=taken.labels.cpu())
+        portions.most = portions.most or portions.fit(
+            partial(images_at_once, work, given.images, max_memory)
+        )
         if not isinstance(settings, Recipe):
             assert isinstance(settings, Baseline)
             result = run_baseline(

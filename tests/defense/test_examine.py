@@ -18,8 +18,9 @@ from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import Search, pick_images
-from awm_defense.examination.verdict import Reach, Verdict, confirm, judge, threshold
+from awm_defense.examination.verdict import Reach, Verdict, judge
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
+from tests.defense.test_verdict import reach
 
 TARGET = 3
 
@@ -251,78 +252,6 @@ def test_a_warp_of_one_pixel_moves_the_image_by_one_pixel() -> None:
     torch.testing.assert_close(moved[1, :, :-1], images[1, :, 1:], rtol=0, atol=1e-5)
 
 
-def reach(margins: list[float], bound: float = 5.0, unit: str = "L1", ease: float = 1.0) -> Reach:
-    values = torch.tensor(margins)
-    triggers = torch.full((len(margins), 1, 2, 2), bound)
-    return Reach("added to", unit, bound, triggers, (values > 0).double(), values, ease)
-
-
-HONEST = [5.0, 4.0, 6.0, 5.5, 4.5]
-
-
-def test_a_class_stands_out_that_is_reached_twice_as_strongly() -> None:
-    found = judge([reach([9.9, *HONEST]), reach([*HONEST, 12.0], unit="x"), reach([-1.0, *HONEST])])
-    assert found.backdoored is True
-    assert (found.target, found.unit, found.flips) == (5, "x", 1)
-    assert found.score == pytest.approx(12 / 5)
-    assert judge([reach([9.9, *HONEST])]).backdoored is False
-    # Nor does a multiple of next to nothing: clean images are the least to compare with.
-    faint = [1.2, 0.1, 0.2, 0.1, -0.3, -0.1]
-    assert judge([reach(faint, ease=0.2)]).backdoored is True
-    assert judge([reach(faint, ease=1.0)]).backdoored is False
-    assert judge([reach([-1.0, -3.0, -4.0, -3.0, -5.0])]).backdoored is False
-
-
-def test_a_clean_verdict_says_when_it_is_one_by_little() -> None:
-    narrow, wide, found = (judge([reach([top, *HONEST])]) for top in (7.6, 7.4, 12.0))
-    assert narrow.narrow and str(narrow).startswith("clean, but by little: ")
-    assert not wide.narrow and str(wide).startswith("clean: ")
-    assert not found.narrow and str(found).startswith("backdoored: ")
-    # 2.0 of 2.7, the threshold for as many classes.
-    assert judge([reach([10.3, *[5.0] * 42])]).narrow
-
-
-OVER_ALL = torch.tensor([1.5, 0.9, 1.0, 1.0, 1.1, 0.8])
-
-
-def test_a_narrow_verdict_is_confirmed_where_the_class_stands_out_over_all_images() -> None:
-    reaches = [reach([7.6, *HONEST])]
-    narrow, same = judge(reaches), confirm(reaches, OVER_ALL)
-    assert same.backdoored is True and not same.narrow and str(same).startswith("backdoored: ")
-    assert "over all images, where class 0 does so the most, 1.5 times" in str(same)
-    for over_all in (OVER_ALL.roll(1), OVER_ALL.clamp(max=1.4)):
-        other = confirm(reaches, over_all)
-        assert other.backdoored is False and other.narrow and other.surest == over_all.argmax()
-        assert str(other).startswith("clean, but by little: ")
-    facts = [verdict.facts() for verdict in (narrow, same)]
-    assert [(fact["surest"], fact["surest_score"]) for fact in facts] == [(None, None), (0, 1.5)]
-
-
-@pytest.mark.parametrize(("top", "sure"), [(8.5, False), (12.0, True)])
-def test_the_trigger_is_of_the_first_kind_with_which_the_class_nearly_stands_out(
-    top: float, sure: bool
-) -> None:
-    others = HONEST[1:]
-    warp, wrong = reach([6.5, 4.0, *others], 0.5, "pixels"), reach([4.0, 7.6, *others], 40.0)
-    sparse, faint = reach([7.6, 4.0, *others], 10.0), reach([top, 4.0, *others], 1.0, "L2")
-    reaches = [warp, wrong, sparse, faint]
-    found = judge(reaches)
-    assert (found.unit, found.norm, found.target) == ("L1", 10.0, 0)
-    assert (found.score, found.backdoored) == (faint.score, sure)
-    assert torch.equal(found.margins, sparse.margins)
-    confirmed = confirm(reaches, OVER_ALL)
-    assert confirmed.backdoored is True and torch.equal(confirmed.trigger, found.trigger)
-
-
-def test_with_many_classes_it_is_the_smallest_bound_within_which_the_class_stands_out() -> None:
-    """2.2 and 2.1 times the median: short of 2.7, but enough to go on to the next bound."""
-    honest = [5.0] * 42
-    bounds = ((40.0, 10.5), (10.0, 11.0), (5.0, 10.4))
-    reaches = [reach([top, *honest], bound) for bound, top in bounds]
-    found = confirm(reaches, torch.tensor([2.1, *[1.0] * 42]))
-    assert (found.norm, found.backdoored) == (5.0, True) == (judge(reaches).norm, True)
-
-
 @pytest.mark.parametrize(
     ("top", "planted", "surest", "backdoored"),
     [(7.6, TARGET, TARGET, True), (7.6, 7, TARGET, False), (7.4, TARGET, None, False)],
@@ -349,7 +278,9 @@ def test_largest_margins_are_over_all_images() -> None:
 
     like = torch.zeros(2, 3, 8, 8)
     one, several = (
-        largest_margins(logits, like, 5, torch.Generator().manual_seed(0), batch=batch)
+        largest_margins(
+            logits, like, torch.arange(5), torch.Generator().manual_seed(0), batch=batch
+        )
         for batch in (8, 24)
     )
     torch.testing.assert_close(one, scales)
@@ -369,26 +300,6 @@ def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
         note = purify(model, images, labels).notes[-1]
         assert note.startswith("the network looks clean and is returned as it was")
         assert said in note and ("tau" in note) == bool(said)
-
-
-def test_more_classes_must_stand_out_further() -> None:
-    assert [threshold(classes) for classes in (1, 5, 10)] == [2, 2, 2]
-    # The largest of n, in standard deviations, by the usual tables: 1.54, 2.51 and 3.24.
-    for classes, largest in ((100, 2.51), (1000, 3.24)):
-        assert threshold(classes) == pytest.approx(2 ** (largest / 1.54), rel=0.02)
-    honest = [5.0] * 42
-    assert judge([reach([12.0, *honest])]).backdoored is False
-    assert judge([reach([12.0, *honest[:9]])]).backdoored is True
-    assert judge([reach([14.0, *honest])]).backdoored is True
-
-
-def test_the_smallest_bound_within_which_the_class_stands_out_is_named() -> None:
-    large, middle, small = reach([15.0, *HONEST], 40), reach([12.0, *HONEST], 10), reach(HONEST)
-    found = judge([large, middle, small, reach([*HONEST, 14.0], 1, "x")])
-    assert (found.backdoored, found.target, found.norm, found.unit) == (True, 0, 10, "L1")
-    assert torch.equal(found.trigger, torch.full((1, 2, 2), 10.0))
-    assert torch.equal(found.margins, middle.margins)
-    assert found.score == large.score
 
 
 @pytest.mark.slow
@@ -414,12 +325,6 @@ def test_kinds_and_bounds_that_are_tried(
         copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator()
     ).every_class()
     assert [(reach.bound, reach.unit) for reach in reaches] == [*tried["backdoored"], dense]
-
-
-def test_too_few_classes_are_not_judged() -> None:
-    found = judge([reach([9.0, -5.0, 4.0])])
-    assert found.backdoored is None
-    assert "can't tell" in str(found)
 
 
 def test_images_of_as_many_classes_as_there_are_come_first() -> None:
@@ -461,10 +366,6 @@ def test_command(
 
 def test_without_a_scale_nothing_is_judged() -> None:
     """A network that does not know the images: any margin is a large multiple of next to none."""
-    found = judge([reach([9.0, -5.0, -4.0, -5.5, -6.0], ease=-1.0)])
-    assert found.backdoored is None and not found.recognised
-    assert found.score == 0
-    assert "can't tell" in str(found) and "mean and std" in str(found)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)

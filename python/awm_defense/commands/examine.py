@@ -19,6 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seed", type=options.seed, default=0, metavar="S", help="of the draw of images"
     )
     options.add_run_options(parser)
+    options.add_memory_option(parser)
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output, by checkpoint"
     )
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 std=std,
                 device=device,
                 seed=args.seed,
+                max_memory=args.max_memory,
                 progress=True,
             )
         if not args.json:

@@ -55,6 +55,11 @@ def not_negative(text: str) -> float:
     return _number(text, "a number of at least 0", lambda value: value >= 0)
 
 
+def positive(text: str) -> float:
+    """An argparse type: a number above 0."""
+    return _number(text, "a number above 0", lambda value: value > 0)
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
@@ -115,6 +120,17 @@ def get_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return find_device("--device", name)
+
+
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """How much memory to use."""
+    parser.add_argument(
+        "--max-memory",
+        type=positive,
+        metavar="GIB",
+        help="GiB of memory to stay within, by fewer images at a time (default: 6 on a CPU, and "
+        "what a GPU has)",
+    )
 
 
 def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> dict[str, object]:

@@ -59,6 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--seed", type=options.seed, default=0, metavar="S")
     options.add_run_options(parser)
+    options.add_memory_option(parser)
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -169,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             precision=args.precision,
             seed=args.seed,
+            max_memory=args.max_memory,
             progress=True,
         )
         for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):

@@ -14,6 +14,7 @@ from awm_defense.inputs.take import take
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed
 from awm_defense.triggers import Sparse
+from awm_defense.working.at_once import images_at_once
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
 
@@ -28,6 +29,7 @@ def examine(
     std: Stat = None,
     device: str | torch.device | None = None,
     seed: int = 0,
+    max_memory: float | None = None,
     progress: bool = False,
 ) -> Verdict:
     """Whether a network looks backdoored, and toward which class.
@@ -38,6 +40,9 @@ def examine(
     its trigger is what the network was taught to answer to. One that falls short of that by little
     must also be the class with the largest margin over all images, and stand out in that.
 
+    Of more than fifty classes ten are searched: the five that are the easiest to reach by a quick
+    screen of all, and five others to compare with (`Verdict.screening`).
+
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
         images: clean images, (n, c, h, w), in [0, 1]; ten are taken, of as many classes as there
@@ -45,7 +50,9 @@ def examine(
         labels: their classes, (n,). None, or −1 for some: what the network says of them.
         mean, std: for a model fed (pixel − mean) / std: a number, or one a channel.
         device: where to work; default: where the model is.
-        seed: of the first, small warps, and of noise.
+        seed: of the first, small warps, of noise, and of the classes to compare with.
+        max_memory: GiB to stay within, by fewer images at a time; default: 6 on a CPU, and what a
+            GPU has. The network's weights must leave half of it free.
         progress: show a progress bar.
 
     Returns:
@@ -59,11 +66,13 @@ def examine(
     """
     given, seed = read_images(images, labels), check_seed(seed)
     pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device)
-    work = pixel_model.portions.fit(lambda: pixel_model.copy(given.images))
+    portions = pixel_model.portions
+    work = portions.fit(lambda: pixel_model.copy(given.images))
+    portions.most = portions.fit(lambda: images_at_once(work, given.images, max_memory))
     taken = take(work, given)
     for note in taken.notes:
         warnings.warn(note, stacklevel=3)  # where it was called, beyond the decorator
-    return work.portions.fit(
+    return portions.fit(
         lambda: examine_images(work, taken.images, taken.labels, seed=seed, progress=progress)
     )
 
@@ -82,16 +91,16 @@ def examine_images(
         fed = normalised.contiguous(memory_format=compute.memory_format)
         return work.portions(lambda part: work.read(work.model(part)), fed)
 
+    batch = min(BATCH, work.portions.most or BATCH)
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
-    search = Search(logits, images, labels, generator)
+    search = Search(logits, images, labels, generator, batch)
     reaches = search.every_class(progress=progress)
     verdict = judge(reaches)
     if verdict.narrow:
-        classes = len(verdict.margins)
         over_all = largest_margins(
-            logits, images, classes, generator, batch=BATCH, progress=progress
+            logits, images, verdict.searched, generator, batch=batch, progress=progress
         )
         return confirm(reaches, over_all.cpu())
     sparse = Sparse(images)

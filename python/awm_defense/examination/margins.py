@@ -48,7 +48,7 @@ def grow(
 def largest_margins(
     logits: Callable[[Tensor], Tensor],
     like: Tensor,
-    classes: int,
+    targets: Tensor,
     generator: torch.Generator,
     *,
     batch: int,
@@ -62,7 +62,7 @@ def largest_margins(
     Args:
         logits: the network, from images in pixel space.
         like: images (n,c,h,w) of the size, dtype and place.
-        classes: how many.
+        targets: the classes, int64 (classes,).
         generator: on the CPU, of the noise.
         batch: images that go through the network at a time.
         progress: show a bar.
@@ -71,8 +71,7 @@ def largest_margins(
         The margins, (classes,).
     """
     noise = torch.rand(STARTS, *like.shape[1:], generator=generator).to(like)
-    targets = torch.arange(classes, device=like.device)
-    parts = targets.split(max(1, batch // STARTS))
+    parts = targets.to(like.device).split(max(1, batch // STARTS))
     bar = tqdm(total=ASCENT * len(parts), desc="any image", unit="step", disable=not progress)
     found = []
     with bar:

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from awm_defense.examination.margins import grow, target_margins
+from awm_defense.examination.screen import MOST, Screening, screen
 from awm_defense.examination.verdict import THRESHOLD, Reach, Verdict
 from awm_defense.pixel_model import check_logits
 from awm_defense.triggers import Family, Sparse, families
@@ -38,16 +39,24 @@ class Search:
         images: (n,c,h,w) in [0,1].
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
+        batch: images that are worked on at a time, though at least those of one class.
     """
 
     def __init__(
-        self, logits: Logits, images: Tensor, labels: Tensor, generator: torch.Generator
+        self,
+        logits: Logits,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        batch: int = BATCH,
     ) -> None:
         self.logits, self.images, self.labels = logits, images, labels
-        self.generator = generator
+        self.generator, self.batch = generator, batch
 
     def every_class(self, *, progress: bool = False) -> list[Reach]:
         """How strongly each class is reached, by each family of triggers within each of its bounds.
+
+        Of more than `MOST` classes those are searched that a screening picks.
 
         In each family bounds are tried from large to small while a class stands out, and families
         until a class does by enough for a backdoor. `progress` shows a bar.
@@ -55,8 +64,8 @@ class Search:
         with torch.no_grad():
             plain = check_logits(self.logits(self.images), self.labels)
         ease = float(target_margins(plain, self.labels).mean())
-        targets = torch.arange(plain.shape[1], device=self.images.device)
-        parts = targets.split(max(1, BATCH // len(self.images)))
+        screening, targets = self._pick(plain.shape[1])
+        parts = targets.split(max(1, self.batch // len(self.images)))
         known = families(self.images)
         steps = 2 * len(parts) * STEPS
         reaches: list[Reach] = []
@@ -66,7 +75,7 @@ class Search:
                 first = family.start(1, self.generator)
                 climbs = [_Climb(self, family, part, first) for part in parts]
                 for tried, bound in enumerate(family.bounds, start=1):
-                    reaches.append(_reach(family, bound, climbs, ease))
+                    reaches.append(_reach(family, bound, climbs, ease, screening))
                     bar.update(steps)
                     if not reaches[-1].outlying:
                         bar.update(steps * (len(family.bounds) - tried))
@@ -75,6 +84,13 @@ class Search:
                     bar.update(total - bar.n)
                     break
         return reaches
+
+    def _pick(self, classes: int) -> tuple[Screening | None, Tensor]:
+        """What is searched of so many classes, int64 (k,)."""
+        if classes <= MOST:
+            return None, torch.arange(classes, device=self.images.device)
+        picked = screen(self.logits, self.images, self.labels, classes, self.generator)
+        return picked, torch.tensor(picked.searched, device=self.images.device)
 
     def one_class(self, target: int, family: Family) -> Tensor:
         """The trigger of one family, within its largest bound, that leads there; on the CPU."""
@@ -152,7 +168,13 @@ class _Climb:
         return (rows * self.counts).view(self.count, -1).sum(1) / number
 
 
-def _reach(family: Family, bound: float, climbs: list[_Climb], ease: float) -> Reach:
+def _reach(
+    family: Family,
+    bound: float,
+    climbs: list[_Climb],
+    ease: float,
+    screening: Screening | None,
+) -> Reach:
     flips = torch.cat([climb.climb(bound) for climb in climbs])
     return Reach(
         kind=family.kind,
@@ -162,4 +184,5 @@ def _reach(family: Family, bound: float, climbs: list[_Climb], ease: float) -> R
         flips=flips.cpu(),
         margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
         ease=ease,
+        screening=screening,
     )

@@ -1,10 +1,13 @@
 """Whether a network looks backdoored: is one class far easier to reach than all others?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from awm_defense.examination.screen import Screening
 
 THRESHOLD = 2.0
 """How many times as strongly as the median class a planted one of ten is reached, at least."""
@@ -26,6 +29,7 @@ class Reach:
         margins: of each class, (classes,), under its trigger grown as far as the family allows: how
             far its logit lies above the largest other one, mean over those images.
         ease: the margin of the images' own classes without a trigger, a scale for `margins`.
+        screening: which classes these are, where they are not all.
     """
 
     kind: str
@@ -35,16 +39,22 @@ class Reach:
     flips: Tensor
     margins: Tensor
     ease: float
+    screening: Screening | None = None
 
     @property
     def top(self) -> int:
-        """The class with the largest margin."""
+        """The class with the largest margin, of those searched."""
         return int(self.margins.argmax())
+
+    @property
+    def classes(self) -> int:
+        """How many the network has."""
+        return class_count(self.margins, self.screening)
 
     @property
     def usual(self) -> float:
         """The median margin, or `ease` where that is larger."""
-        return max(float(self.margins.median()), self.ease)
+        return max(_median(self.margins, self.screening), self.ease)
 
     @property
     def recognised(self) -> bool:
@@ -64,12 +74,12 @@ class Reach:
     @property
     def planted(self) -> bool:
         """Whether it stands out by more than the largest of so many honest classes would."""
-        return self.score >= threshold(len(self.margins))
+        return self.score >= threshold(self.classes)
 
     @property
     def nearly(self) -> bool:
         """Whether it stands out by so much or little less."""
-        return self.score >= NARROW * threshold(len(self.margins))
+        return self.score >= NARROW * threshold(self.classes)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +111,8 @@ class Verdict:
         surest_score: that margin, in the units of `score`.
         recognised: whether the network takes the images for their classes, by their mean margin.
             Where it doesn't, it was not made for them as they come, and there is no scale.
+        screening: which classes were searched, where they are too many for all: `margins` are of
+            `screening.searched`, and the median is that of `screening.compared`. None elsewhere.
     """
 
     backdoored: bool | None
@@ -116,11 +128,29 @@ class Verdict:
     surest: int | None = None
     surest_score: float | None = None
     recognised: bool = True
+    screening: Screening | None = None
+
+    @property
+    def classes(self) -> int:
+        """How many the network has."""
+        return class_count(self.margins, self.screening)
+
+    @property
+    def median(self) -> float:
+        """The margin of the median class, or of the median of those compared with."""
+        return _median(self.margins, self.screening)
+
+    @property
+    def searched(self) -> Tensor:
+        """The classes that `margins` are of, int64."""
+        if self.screening is None:
+            return torch.arange(len(self.margins))
+        return torch.tensor(self.screening.searched)
 
     @property
     def narrow(self) -> bool:
         """Whether it is clean by little: so are benign networks, and large backdoored ones."""
-        return self.backdoored is False and self.score >= NARROW * threshold(len(self.margins))
+        return self.backdoored is False and self.score >= NARROW * threshold(self.classes)
 
     def __str__(self) -> str:
         if not self.recognised:
@@ -131,7 +161,7 @@ class Verdict:
         size = f"{self.norm:.3g}"
         warped = self.kind == "warped"
         change = f"a warp by {size} pixels" if warped else f"a trigger of {self.unit} norm {size}"
-        least = threshold(len(self.margins))
+        least = threshold(self.classes)
         counts = f"from {least:.1f} on it counts as backdoored"
         if self.surest is not None:
             counts += (
@@ -143,6 +173,8 @@ class Verdict:
             f"class, by triggers grown to full strength ({counts}); before growing, {change} sends "
             f"{100 * self.flips:.0f} % of other images there"
         )
+        if self.screening is not None:
+            reached += f"; {self.screening}"
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
         found = "backdoored" if self.backdoored else "clean"
@@ -159,14 +191,27 @@ class Verdict:
             "norm": self.norm,
             "unit": self.unit,
             "score": self.score,
-            "threshold": threshold(len(self.margins)),
+            "threshold": threshold(self.classes),
             "recognised": self.recognised,
             "flips": self.flips,
             "margins": self.margins.tolist(),
             "second": self.second is not None,
             "surest": self.surest,
             "surest_score": self.surest_score,
+            "screening": None if self.screening is None else asdict(self.screening),
         }
+
+
+def class_count(margins: Tensor, screening: Screening | None) -> int:
+    """How many classes there are, of which some have margins."""
+    return len(margins) if screening is None else screening.classes
+
+
+def _median(margins: Tensor, screening: Screening | None) -> float:
+    """Of all classes or, where suspects were picked, of those that they are compared with."""
+    if screening is not None:
+        margins = margins[len(screening.suspects) :]
+    return float(margins.median())
 
 
 def threshold(classes: int) -> float:
@@ -188,10 +233,10 @@ def judge(reaches: list[Reach]) -> Verdict:
     # The smallest bound within which that sort of trigger makes the class stand out.
     same = [reach for reach in reaches if (reach.unit, reach.top) == (first.unit, surest.top)]
     shown = ([reach for reach in same if reach.outlying] or [first])[-1]
-    comparable = surest.recognised and len(shown.margins) >= FEWEST
+    comparable = surest.recognised and shown.classes >= FEWEST
     return Verdict(
         backdoored=surest.planted if comparable else None,
-        target=shown.top,
+        target=_number(shown.top, shown.screening),
         kind=shown.kind,
         norm=shown.bound,
         unit=shown.unit,
@@ -200,6 +245,7 @@ def judge(reaches: list[Reach]) -> Verdict:
         trigger=shown.triggers[shown.top].clone(),
         margins=shown.margins,
         recognised=surest.recognised,
+        screening=shown.screening,
     )
 
 
@@ -210,10 +256,16 @@ def confirm(reaches: list[Reach], over_all: Tensor) -> Verdict:
 
     Args:
         reaches: what was found within each bound, as `judge` takes it.
-        over_all: the largest margin of each class over all images, (classes,).
+        over_all: the largest margin of each class searched over all images, (classes,).
     """
     verdict = judge(reaches)
-    usual = max(float(over_all.median()), reaches[0].ease)
-    surest, score = int(over_all.argmax()), float(over_all.max()) / usual
-    sure = surest == verdict.target and score >= NARROW * threshold(len(over_all))
+    usual = max(_median(over_all, verdict.screening), reaches[0].ease)
+    surest = _number(int(over_all.argmax()), verdict.screening)
+    score = float(over_all.max()) / usual
+    sure = surest == verdict.target and score >= NARROW * threshold(verdict.classes)
     return replace(verdict, backdoored=sure, surest=surest, surest_score=score)
+
+
+def _number(index: int, screening: Screening | None) -> int:
+    """The class of that index among those searched."""
+    return index if screening is None else screening.searched[index]

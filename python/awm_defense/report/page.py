@@ -25,8 +25,8 @@ td { border-bottom: 1px solid var(--line); padding: .2rem 1.5rem .2rem 0; }
 """
 
 MARGINS_MEAN = (
-    "For every class, how far the smallest trigger found for it leads there once it is grown: the "
-    "logit of the class above the largest other one, mean over images of other classes."
+    "For every class searched, how far the smallest trigger found for it leads there once it is "
+    "grown: the logit of the class above the largest other one, mean over images of other classes."
 )
 MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic."
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from awm_defense.examination.verdict import Verdict
 from awm_defense.files.encoded import as_png
 from awm_defense.report.drawing import at_whole_numbers, drawn, new_figure
 
@@ -30,18 +31,21 @@ def draw_trigger(trigger: Tensor) -> bytes:
     return draw_image(0.5 + 0.5 * trigger.detach() / largest)
 
 
-def draw_margins(margins: Tensor, target: int) -> bytes:
-    """One bar a class: how strongly its grown trigger leads there (classes,)."""
+def draw_margins(verdict: Verdict) -> bytes:
+    """One bar a class searched: how strongly its grown trigger leads there."""
     figure = new_figure(10, 3)
     axes = figure.add_subplot()
-    values = margins.detach().float().cpu()
-    colours = ["#dc2626" if one == target else "#2563eb" for one in range(len(values))]
-    axes.bar(range(len(values)), values.numpy(), color=colours)
-    axes.axhline(float(values.median()), linestyle=":", color="grey", label="the median class")
+    searched = verdict.searched.tolist()
+    colours = ["#dc2626" if one == verdict.target else "#2563eb" for one in searched]
+    axes.bar(range(len(searched)), verdict.margins.float().numpy(), color=colours)
+    axes.axhline(verdict.median, linestyle=":", color="grey", label="the median class")
     axes.legend(fontsize=7)
     axes.set_xlabel("class", fontsize=8)
     axes.set_ylabel("margin of the logits", fontsize=8)
-    at_whole_numbers(axes.xaxis, most=20)
+    if verdict.screening is None:
+        at_whole_numbers(axes.xaxis, most=20)
+    else:
+        axes.set_xticks(range(len(searched)), searched)
     axes.tick_params(labelsize=7)
     return drawn(figure, dpi=110)
 

@@ -144,7 +144,7 @@ def _draw(
         largest = f"{trigger.abs().max():.2f}"
         captions["trigger.png"] = f"Δ; grey is none, white and black ±{largest}"
     if verdict is not None:
-        pictures["margins.png"] = draw_margins(verdict.margins, verdict.target)
+        pictures["margins.png"] = draw_margins(verdict)
     if result.masks:
         pictures["masks.png"] = draw_masks(result.masks)
     if result.history:
