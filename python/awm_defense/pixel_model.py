@@ -64,8 +64,9 @@ class PixelModel:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w) in [0, 1], all on the device."""
-        output = self.read(self.model(self.normalise(images.to(self.dtype))))
-        return check_shape(output, len(images))
+        fed = self.normalise(images.to(self.dtype))
+        found = self.portions(lambda part: self.read(self.model(part)), fed)
+        return check_shape(found, len(images))
 
     def take(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images, which were checked above, and their labels int64 (n,), on the device."""

@@ -152,15 +152,15 @@ def purify_many(
         )
         pixel_model.portions = portions = shared.portions
         work = portions.fit(partial(pixel_model.copy, given.images))
+        portions.most = portions.most or portions.fit(
+            partial(images_at_once, work, given.images, max_memory)
+        )
         taken = take(work, given)
         notes = [*work.notes, *taken.notes]
         for note in taken.notes if progress else ():
             tqdm.write(f"note: {note}", file=sys.stderr)  # at once: the rest may take long
         # What the first network says of them serves for the others, too.
         given = given._replace(labels=taken.labels.cpu())
-        portions.most = portions.most or portions.fit(
-            partial(images_at_once, work, given.images, max_memory)
-        )
         if not isinstance(settings, Recipe):
             assert isinstance(settings, Baseline)
             result = run_baseline(

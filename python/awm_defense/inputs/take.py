@@ -59,6 +59,7 @@ def doubts(right: int, count: int, classes: int) -> list[str]:
 @torch.no_grad()
 def predict(work: PixelModel, images: Tensor) -> Tensor:
     """Logits (n, classes) of a copy in eval mode, on the CPU."""
-    parts = (part.to(work.device) for part in images.split(BATCH))
+    parts = images.split(BATCH)
     # Whatever is not finite is found, and told, by what works with it.
-    return torch.cat([work(part).nan_to_num().cpu() for part in parts])
+    found = work.portions.fit(lambda: [work(part.to(work.device)).cpu() for part in parts])
+    return torch.cat(found).nan_to_num()

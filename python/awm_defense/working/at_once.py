@@ -1,12 +1,14 @@
-"""How many images may go through a network at a time, so that a backward pass fits into memory."""
+"""How many images may go through a network at a time, so that they fit into memory."""
 
 import copy
+from math import inf
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from awm_defense.pixel_model import PixelModel
+from awm_defense.settings import check_value
 
 CPU_GIB = 6.0
 """What may be used of a CPU's memory, where nothing else is asked for."""
@@ -29,6 +31,7 @@ def images_at_once(work: PixelModel, images: Tensor, max_memory: float | None) -
     if max_memory is None:
         on_gpu = work.device.type == "cuda"
         max_memory = _gib_of(work.device) if on_gpu else CPU_GIB
+    check_value("max_memory", float, max_memory, -inf)
     if not max_memory > 0:
         raise ValueError(f"max_memory: expected a number of GiB > 0, got {max_memory}")
     each = bytes_per_image(work, images[:1].to(work.device))
