@@ -242,7 +242,7 @@ SHARES = {"purify": 0.4, "train": 0.25, "reproduce": 0.15, "demo": 0.12, "worker
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--count", type=int, default=100, help="faults in all (100)")
+    parser.add_argument("--count", type=int, default=200, help="faults in all (200)")
     parser.add_argument("--seed", type=int, default=0, help="of their moments (0)")
     parser.add_argument(
         "--only", nargs="+", choices=list(TRIALS), default=list(TRIALS), help="these commands alone"
