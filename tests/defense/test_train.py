@@ -205,13 +205,16 @@ def momentum(change: Callable[[torch.Tensor], object]) -> Change:
         (group(fused=torch.ones(2)), "fused|ambiguous"),
         (group(params=[]), "params: expected"),
         (lambda state: state["optimizer"]["param_groups"].append({}), "too many values"),
-        (lambda state: state["optimizer"]["param_groups"][0].pop("maximize"), "maximize"),
+        (
+            lambda state: state["optimizer"]["param_groups"][0].pop("maximize"),
+            "expected False, got None",
+        ),
         (lambda state: state["optimizer"].update(state={"\x1b": {}}), "list indices"),
         (lambda state: state["optimizer"].update(state={99: {}}), "out of range"),
         (momentum(lambda own: own[:1]), r"momentum 0: expected torch.float32 of shape"),
         (momentum(torch.Tensor.double), "got torch.float64 of shape"),
         (momentum(lambda own: own / 0), "momentum 0: expected finite numbers"),
-        (momentum(lambda own: 5), "'int' object has no attribute"),
+        (momentum(lambda own: 5), "momentum 0: expected a tensor, got 5"),
         (momentum(lambda own: own[:1, :1, :1, :1].expand(1 << 20, *own.shape[1:])), "whole file"),
     ],
 )

@@ -220,13 +220,14 @@ def _load_momentum(optimizer: torch.optim.Optimizer, saved: Any) -> None:
     (own,) = optimizer.state_dict()["param_groups"]
     (group,) = saved["param_groups"]
     # Each step sets its own learning rate.
-    other = [name for name in own if name != "lr" and group[name] != own[name]]
-    if other:
-        name = other[0]
-        raise ValueError(f"{name}: expected {own[name]}, got {shown(group[name])}")
+    for name, value in own.items():
+        if name != "lr" and group.get(name) != value:
+            raise ValueError(f"{name}: expected {value}, got {shown(group.get(name))}")
     parameters = optimizer.param_groups[0]["params"]
     for number, content in saved["state"].items():
         parameter, momentum = parameters[number], content["momentum_buffer"]
+        if not isinstance(momentum, Tensor):
+            raise ValueError(f"momentum {number}: expected a tensor, got {shown(momentum)}")
         if momentum.shape != parameter.shape or momentum.dtype != parameter.dtype:
             raise ValueError(
                 f"momentum {number}: expected {parameter.dtype} of shape {tuple(parameter.shape)}, "
