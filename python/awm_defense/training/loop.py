@@ -115,7 +115,8 @@ def train(
         The model, in eval mode. PyTorch's global generators are left as they were.
 
     Raises:
-        ValueError: when sizes don't match, or the loss is no longer finite.
+        ValueError: when sizes don't match, the loss is no longer finite, or `checkpoint` is of
+            another training.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(
