@@ -12,6 +12,7 @@ from awm_defense.commands.main import main
 from awm_defense.commands.reproduce import select
 from awm_defense.reproduce import figures
 from awm_defense.reproduce.cells import Place
+from awm_defense.reproduce.grid import cell_path
 from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method
 from awm_defense.reproduce.studies import STUDIES, Trial
@@ -128,3 +129,22 @@ def test_wrong_options(
     argv = ["reproduce", *options, "--models", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(argv) == 2
     assert part in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_results_of_a_stranger_are_shown_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cells").mkdir()
+    found = {"model_sha256": "0", "recipe": {"name": "x"}, "device": "CPU\x1b[2J\n# $\\x$"}
+    found["metrics"] = {"acc": 90.0}  # as of a network without a backdoor
+    table = table_cells(TABLES["table2"]("resnet18"), 1, None)[0]
+    figure = figures.figure_cells(figures.FIGURES["fig3"]("resnet18", ""), 1, None)[0]
+    for cell in (table, figure):
+        cell_path(tmp_path, cell).write_text(json.dumps({**found, "recipe": None}))
+    assert table.method == "none"
+    cell_path(tmp_path, table).write_text(json.dumps(found))  # with a recipe that it can't have
+    for what, values in (("table2", " 90.00 "), ("fig3", "fig3.png")):
+        assert main(["reproduce", what, "--models", str(tmp_path), "--out", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert r"1 on CPU\x1b[2J\n# $" in out and values in out
+        assert out.replace("\n", "").isprintable()

@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,6 +173,69 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     resumed = train_a_little(checkpoint=path, measure=count)
     assert len(epochs) == 2
     assert torch.equal(resumed, train_a_little())
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def group(**changes: object) -> Change:
+    return lambda state: state["optimizer"]["param_groups"][0].update(changes)
+
+
+def momentum(change: Callable[[torch.Tensor], object]) -> Change:
+    def apply(state: dict[str, Any]) -> None:
+        entry = state["optimizer"]["state"][0]
+        entry["momentum_buffer"] = change(entry["momentum_buffer"])
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.update(epoch=10**9), "an epoch from 1 to 4, got 1000000000"),
+        (lambda state: state.update(epoch=0), "an epoch from 1 to 4, got 0"),
+        (lambda state: state.update(epoch=True), "an epoch from 1 to 4, got True"),
+        (lambda state: state.pop("optimizer"), "optimizer"),
+        (group(momentum="\x1b[2J"), r"momentum: expected 0\.9, got \\x1b\[2J"),
+        (group(momentum=-5.0), r"momentum: expected 0\.9, got -5\.0"),
+        (group(weight_decay=1e30), r"weight_decay: expected 0\.0002, got 1e\+30"),
+        (group(maximize=True), "maximize: expected False, got True"),
+        (group(nesterov=False), "nesterov: expected True, got False"),
+        (group(fused=torch.ones(2)), "fused|ambiguous"),
+        (group(params=[]), "params: expected"),
+        (lambda state: state["optimizer"]["param_groups"].append({}), "too many values"),
+        (
+            lambda state: state["optimizer"]["param_groups"][0].pop("maximize"),
+            "expected False, got None",
+        ),
+        (lambda state: state["optimizer"].update(state={"\x1b": {}}), "list indices"),
+        (lambda state: state["optimizer"].update(state={99: {}}), "out of range"),
+        (momentum(lambda own: own[:1]), r"momentum 0: expected torch.float32 of shape"),
+        (momentum(torch.Tensor.double), "got torch.float64 of shape"),
+        (momentum(lambda own: own / 0), "momentum 0: expected finite numbers"),
+        (momentum(lambda own: 5), "momentum 0: expected a tensor, got 5"),
+        (momentum(lambda own: own[:1, :1, :1, :1].expand(1 << 20, *own.shape[1:])), "whole file"),
+    ],
+)
+def test_goes_on_from_its_own_training_only(change: Change, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    train_a_little(checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=says) as caught:
+        train_a_little(checkpoint=path)
+    assert str(path) in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_momentum_gets_memory_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    train_a_little(replace(TINY, epochs=2), checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    momentum(lambda own: own[:1].expand_as(own))(state)
+    torch.save(state, path)
+    assert train_a_little(checkpoint=path).isfinite().all()
 
 
 def test_wrong_arguments() -> None:

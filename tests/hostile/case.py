@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,7 +31,8 @@ SECONDS = 10.0
 MEMORY = 1 << 30
 # After these a reader is taken to hang.
 HANGS = 20
-CELL = Cell("small_vgg", "badnets", 10, "AWM", 0)
+CELL = Cell("small_vgg", "badnets", 10, "awm")
+CURVE, SHARES = (replace(CELL, method=f"anp_{study}") for study in ("thresholds", "perturbed"))
 
 Make = Callable[[Path], Any]
 
@@ -98,7 +99,7 @@ def _attack(path: Path) -> Any:
 
 
 def _cell(path: Path) -> Any:
-    return read_results(path.parents[1], [CELL])
+    return read_results(path.parents[1], [CELL, CURVE, SHARES])
 
 
 def _folder(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from awm_defense.reproduce.grid import cell_path
 from tests.hostile import pickling as p
-from tests.hostile.case import PLACES, Case, Make, case, harm, written
+from tests.hostile.case import CURVE, PLACES, SHARES, Case, Make, case, harm, written
 from tests.hostile.pixels import EPS, png, saved
 
 ENTRY: dict[str, Any] = {
@@ -165,11 +167,31 @@ def cell_cases() -> Iterator[Case]:
         yield case(f"{name} {value!r}", "cell", as_json({**good, name: value}), f"{name}: expected")
     for name, value in {
         "metrics": {"acc": "9"},
-        "recipe": {"tau": []},
-        "curve": [{"acc": []}],
+        "recipe": {"name": "official", "tau": []},
+        "curve": [{"acc": []}] * 10,
     }.items():
         yield case(f"{name} {value!r}", "cell", as_json({**good, name: value}), f"{name}.*expected")
-    for lacking in ("model_sha256", "recipe", "device"):
+    for number in (12_345, -7, math.inf, -math.inf, math.nan, 10**19, 1.7e308, True):
+        entry = {**good, "metrics": {"acc": number}}
+        yield case(f"acc {number}", "cell", as_json(entry), "metrics.acc: expected a number from 0")
+    for name, value, says in (
+        ("metrics", {"asr": 1.0}, "metrics: lacks 'acc'"),
+        ("recipe", {}, "recipe: lacks 'name'"),
+        ("recipe", {"\x1b[31m" * 50: "x"}, "recipe: lacks 'name'"),
+    ):
+        yield case(f"{name} {value!r}", "cell", as_json({**good, name: value}), says)
+    for cell, name, value, says in (
+        (CURVE, "curve", [{"acc": 1.0}], "curve: expected at least 10 values, got 1"),
+        (CURVE, "curve", [{"acc": 1.0}] * 9 + [{}], r"curve\[9\]: lacks 'acc'"),
+        (CURVE, "metrics", {"acc": 1.0}, "lacks 'curve'"),
+        (SHARES, "shares", [], "shares: expected at least 2 values, got 0"),
+        (SHARES, "shares", [math.nan] * 10, r"shares\[0\]: expected a number from 0 to 100"),
+        (SHARES, "metrics", {"acc": 1.0}, "lacks 'shares'"),
+    ):
+        lies = str(cell_path(Path(), cell))
+        make = as_json({**good, name: value})
+        yield case(f"{cell.method}, {name} {value!r}", "cell", make, says, lies)
+    for lacking in ("model_sha256", "recipe", "device", "metrics"):
         entry = {key: value for key, value in good.items() if key != lacking}
         yield case(f"no {lacking}", "cell", as_json(entry), f"lacks '{lacking}'")
     yield case("deep", "cell", written(b"[" * 100_000), "levels")

@@ -26,6 +26,10 @@ def tensor_cases() -> Iterator[Case]:
             {"shape": (1 << 40, 1 << 40), "stride": (0, 0)},
             "too large",
         ),
+        "expanded to 2 GiB": (
+            {"shape": (1 << 29,), "stride": (0,)},
+            "is more than the whole file holds",
+        ),
         "a million dimensions": (
             {"shape": (1,) * 1_000_000, "stride": (0,) * 1_000_000},
             "dimensions",
@@ -44,6 +48,8 @@ def tensor_cases() -> Iterator[Case]:
                 path.write_bytes(content)
 
             yield case(f"tensor, {name}, {kind}", "checkpoint", make, says)
+            if "expanded" in name:
+                yield case(f"tensor, {name}, {kind}", "training", make, says)
     storages = {
         "numel 5": (p.storage(numel=5), "expected 20 bytes"),
         "numel 2^60": (p.storage(numel=1 << 60), "expected 4611686018427387904 bytes"),

@@ -1,6 +1,5 @@
 """What values from a file may be. A check takes a name and a value and returns, or says why not."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,14 +20,13 @@ def whole(low: int, high: int) -> Check:
     return check
 
 
-def number(low: float = -math.inf, high: float = math.inf) -> Check:
-    """A number from `low` to `high`; NaN where there are no bounds."""
+def number(low: float, high: float) -> Check:
+    """A number from `low` to `high`; NaN is none."""
 
     def check(name: str, value: Any) -> None:
         real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or value < low or value > high:
-            bounds = "" if low == -math.inf else f" from {low:g} to {high:g}"
-            _refuse(name, f"a number{bounds}", value)
+        if not real or not low <= value <= high:
+            _refuse(name, f"a number from {low:g} to {high:g}", value)
 
     return check
 
@@ -62,23 +60,26 @@ def optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def listing(check: Check) -> Check:
-    """A list, each value as `check` allows it."""
+def listing(check: Check, *, least: int = 0) -> Check:
+    """A list of at least so many values, each as `check` allows it."""
 
     def check_all(name: str, value: Any) -> None:
         if not isinstance(value, list):
             _refuse(name, "a list", value)
+        if len(value) < least:
+            raise ValueError(f"{name}: expected at least {least} values, got {len(value)}")
         for index, inner in enumerate(value):
             check(f"{name}[{index}]", inner)
 
     return check_all
 
 
-def mapping(check: Check) -> Check:
+def mapping(check: Check, required: tuple[str, ...] = ()) -> Check:
     """An object of any names, each value as `check` allows it."""
 
     def check_all(name: str, value: Any) -> None:
         _expect_object(name, value)
+        _expect_names(name, value, required)
         for key, inner in value.items():
             check(f"{name}.{shown(key)}" if name else shown(key), inner)
 
@@ -95,9 +96,7 @@ def record(
         for key in value if closed else ():
             if key not in fields:
                 raise ValueError(f"{name}: expected {', '.join(fields)}, got {shown(key)}")
-        for key in required:
-            if key not in value:
-                raise ValueError(f"{name}: lacks {key!r}" if name else f"lacks {key!r}")
+        _expect_names(name, value, required)
         for key, inner in fields.items():
             if key in value:
                 inner(f"{name}.{key}" if name else key, value[key])
@@ -108,6 +107,12 @@ def record(
 def _expect_object(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         _refuse(name, "an object", value)
+
+
+def _expect_names(name: str, value: Any, required: tuple[str, ...]) -> None:
+    for key in required:
+        if key not in value:
+            raise ValueError(f"{name}: lacks {key!r}" if name else f"lacks {key!r}")
 
 
 def _refuse(name: str, expected: str, value: Any) -> None:

@@ -48,6 +48,11 @@ class Planned:
         """Of the storage."""
         return self.numel * self.dtype.itemsize
 
+    @property
+    def expanded(self) -> int:
+        """Bytes of the tensor where no numbers are shared."""
+        return math.prod(self.shape) * self.own.itemsize
+
     def view(self, memory: Tensor) -> Tensor:
         """The tensor, of the bytes of its storage."""
         empty = torch.empty(0, dtype=self.own)

@@ -54,7 +54,7 @@ class ZipFormat:
         if order in names and self._member("byteorder", CHUNK) != b"little":
             raise ValueError("it was written on a big-endian machine; save it there as safetensors")
         self.inflated = 0
-        self.stored = file.size
+        self.size = self.stored = file.size
 
     @cached_property
     def content(self) -> Any:
@@ -123,7 +123,7 @@ class LegacyFormat:
     """Five pickles, and after them the storages, each with its length before it."""
 
     def __init__(self, file: OpenFile) -> None:
-        self.file = file
+        self.file, self.size = file, file.size
         head = file.part(0, min(file.size, PICKLE_LIMIT))
         found, _ = read_pickle("legacy", head)
         self.content = decode(found["content"])
@@ -166,6 +166,9 @@ def fetch(source: TorchFile, plans: Iterable[Planned]) -> dict[Planned, Tensor]:
     memory: dict[str, Tensor] = {}
     made: dict[Planned, Tensor] = {}
     for planned in plans:
+        # By strides of 0; a copy of it would take the memory.
+        if planned.expanded > max(planned.nbytes, source.size):
+            raise ValueError(f"a tensor of shape {planned.shape} is more than the whole file holds")
         if planned.storage not in memory:
             memory[planned.storage] = source.read(planned)
         if memory[planned.storage].numel() != planned.nbytes:

@@ -127,12 +127,11 @@ def changed_settings(cell: Cell, found: Mapping[str, Any]) -> dict[str, tuple[An
 
     Settings that are left to the method (None) are not compared.
     """
-    if found["recipe"] is None:
-        return {}
-    then = found["recipe"]
+    then = found["recipe"] or {}
     # Whether images are mirrored is also up to the data set.
     _, recipe = get_method(cell.method, flip=then.get("flip", True))
-    assert recipe is not None
+    if recipe is None or not then:
+        return {}
     # A result may be older than a setting, which then did not act.
     defaults = {field.name: field.default for field in fields(recipe)}
     pairs = {

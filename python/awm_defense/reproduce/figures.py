@@ -191,7 +191,7 @@ def make_figure(plot: Plot, results: Results, *, seeds: int, limit: int | None) 
         for point in points:
             cells = with_seeds(replace(point.cell, limit=limit), seeds)
             found = [_read(results[cell], point.path) for cell in cells if cell in results]
-            middle, deviation = mean_and_spread(found)
+            middle, deviation = mean_and_spread([value for value in found if value is not None])
             if middle is not None:
                 x.append(point.x)
                 mean.append(middle)
@@ -215,9 +215,13 @@ def make_figure(plot: Plot, results: Results, *, seeds: int, limit: int | None) 
     }
 
 
-def _read(result: Any, path: tuple[str | int, ...]) -> float:
-    for key in path:
-        result = result[key]
+def _read(result: Any, path: tuple[str | int, ...]) -> float | None:
+    """None without a backdoor, of which there is no ASR, and of a class that there isn't."""
+    try:
+        for key in path:
+            result = result[key]
+    except LookupError:
+        return None
     return result
 
 
@@ -232,7 +236,7 @@ def figure_as_png(figure: Mapping[str, Any]) -> bytes:
     columns = 2 if len(panels) == 4 else len(panels)
     rows = math.ceil(len(panels) / columns)
     drawing = new_figure(4.6 * columns, 0.8 + 3.2 * rows)
-    drawing.suptitle(f"{figure['title']}\n{figure['measured']}", fontsize=9)
+    drawing.suptitle(f"{figure['title']}\n{figure['measured']}", fontsize=9, parse_math=False)
     for position, panel in enumerate(panels, start=1):
         axes = drawing.add_subplot(rows, columns, position)
         for line in panel["lines"]:

@@ -11,24 +11,26 @@ from awm_defense.files import schema
 from awm_defense.files.atomic import write_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.json_file import read_json
-from awm_defense.files.manifest import check
+from awm_defense.files.manifest import PERCENT, check
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
+from awm_defense.reproduce.methods import get_method
+from awm_defense.reproduce.studies import THRESHOLDS
 from awm_defense.reproduce.workers import Outcome, in_processes, in_this_process, on_ray
 
 CELLS = "cells"
-# What is read from a result. A share of nothing is NaN.
-NUMBERS = schema.mapping(schema.number())
-RESULT = schema.record(
-    {
-        "model_sha256": schema.text(),
-        "recipe": schema.optional(schema.mapping(schema.optional(schema.scalar))),
-        "device": schema.text(),
-        "metrics": NUMBERS,
-        "curve": schema.listing(NUMBERS),
-        "shares": schema.listing(schema.number()),
-    },
-    required=("model_sha256", "recipe", "device"),
-)
+# Of a network without a backdoor there is no attack success.
+METRICS = schema.mapping(PERCENT, required=("acc",))
+# What is read from a result.
+FIELDS = {
+    "model_sha256": schema.text(),
+    "recipe": schema.optional(schema.mapping(schema.optional(schema.scalar), required=("name",))),
+    "device": schema.text(),
+    "metrics": METRICS,
+    "curve": schema.listing(METRICS, least=len(THRESHOLDS)),
+    "shares": schema.listing(PERCENT, least=2),
+}
+# What a study finds, where it isn't metrics.
+FINDINGS = {"perturbed": "shares", "thresholds": "curve"}
 
 
 @dataclass
@@ -50,12 +52,13 @@ def cell_path(out: Path, cell: Cell) -> Path:
 def read_results(out: Path, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
     """The results of those cells that have one; ValueError where one is none."""
     paths = {cell: cell_path(out, cell) for cell in cells}
-    return {cell: _read_result(path) for cell, path in paths.items() if path.is_file()}
+    return {cell: _read_result(path, cell) for cell, path in paths.items() if path.is_file()}
 
 
-def _read_result(path: Path) -> dict[str, Any]:
+def _read_result(path: Path, cell: Cell) -> dict[str, Any]:
     found = read_json(path, finite=False)
-    check(path, RESULT, found)
+    finding = FINDINGS.get(get_method(cell.method)[0].study, "metrics")
+    check(path, schema.record(FIELDS, ("model_sha256", "recipe", "device", finding)), found)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from awm_defense.files.text import shown
 from awm_defense.reproduce.cells import Cell
 
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -26,7 +27,7 @@ def describe(cells: Collection[Cell], results: Results, limit: int | None) -> st
     """How many of the cells (of seeds from 0 on) were measured, on which images and devices."""
     devices = Counter(results[cell]["device"] for cell in cells if cell in results)
     images = "all test images" if limit is None else f"the first {limit} test images"
-    hardware = "; ".join(f"{count} on {name}" for name, count in devices.most_common())
+    hardware = "; ".join(f"{count} on {shown(name)}" for name, count in devices.most_common())
     seeds = max((cell.seed for cell in cells), default=0) + 1
     measured = f"{devices.total()} of {len(cells)} cells (seeds: {seeds}) measured on {images}"
     return f"{measured}: {hardware}" if hardware else measured

@@ -78,7 +78,9 @@ def _entry(
         "seeds": len(measured),
     }
     for name, theirs in (("acc", papers[0]), ("asr_all", papers[1]), ("asr", None)):
-        ours, spread = mean_and_spread([found["metrics"][name] for found in measured])
+        # A network without a backdoor has an accuracy only.
+        values = [found["metrics"][name] for found in measured if name in found["metrics"]]
+        ours, spread = mean_and_spread(values)
         entry[name] = {
             "ours": ours,
             "spread": spread,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from awm_defense.data.augment import random_shift_flip
 from awm_defense.files.atomic import write_bytes
 from awm_defense.files.checkpoint import load_into, load_saved
-from awm_defense.files.text import sentence, shown
+from awm_defense.files.text import PATH, sentence, shown
 from awm_defense.settings import check_fields
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
@@ -115,7 +115,8 @@ def train(
         The model, in eval mode. PyTorch's global generators are left as they were.
 
     Raises:
-        ValueError: when sizes don't match, or the loss is no longer finite.
+        ValueError: when sizes don't match, the loss is no longer finite, or `checkpoint` is of
+            another training.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(
@@ -134,7 +135,7 @@ def train(
         nesterov=True,
     )
     steps = max(1, len(images) // plan.batch_size)
-    begun = _resume(checkpoint, model, optimizer)
+    begun = _resume(checkpoint, model, optimizer, plan)
     if begun and progress:
         tqdm.write(f"going on after epoch {begun} of {plan.epochs}", sys.stderr)
     bar = tqdm(
@@ -192,19 +193,48 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch:
     write_bytes(path, buffer.getvalue())
 
 
-def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan
+) -> int:
     """Load the checkpoint if there is one; returns how many epochs are done."""
     if path is None or not path.exists():
         return 0
     state = load_saved(path)
     try:
-        load_into(model, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
         epoch: int = state["epoch"]
-        if type(epoch) is not int or epoch < 1:
-            raise ValueError(f"it is of epoch {shown(epoch)}")
+        if type(epoch) is not int or not 1 <= epoch <= plan.epochs:
+            raise ValueError(f"expected an epoch from 1 to {plan.epochs}, got {shown(epoch)}")
+        _load_momentum(optimizer, state["optimizer"])
+        load_into(model, state["model"])
     except Exception as error:  # what was meant for another network can fail in any way
         raise ValueError(
-            f"{path}: expected the state of this network's training, {sentence(error)}"
+            f"{shown(path, PATH)}: expected the state of this network's training, {sentence(error)}"
         ) from error
     return epoch
+
+
+def _load_momentum(optimizer: torch.optim.Optimizer, saved: Any) -> None:
+    """Copy the momentum of each parameter; all else must be as the plan has made it.
+
+    `load_state_dict` would take whatever stands there.
+    """
+    (own,) = optimizer.state_dict()["param_groups"]
+    (group,) = saved["param_groups"]
+    # Each step sets its own learning rate.
+    for name, value in own.items():
+        if name != "lr" and group.get(name) != value:
+            raise ValueError(f"{name}: expected {value}, got {shown(group.get(name))}")
+    parameters = optimizer.param_groups[0]["params"]
+    for number, content in saved["state"].items():
+        parameter, momentum = parameters[number], content["momentum_buffer"]
+        if not isinstance(momentum, Tensor):
+            raise ValueError(f"momentum {number}: expected a tensor, got {shown(momentum)}")
+        if momentum.shape != parameter.shape or momentum.dtype != parameter.dtype:
+            raise ValueError(
+                f"momentum {number}: expected {parameter.dtype} of shape {tuple(parameter.shape)}, "
+                f"got {momentum.dtype} of shape {tuple(momentum.shape)}"
+            )
+        if not momentum.isfinite().all():
+            raise ValueError(f"momentum {number}: expected finite numbers")
+        # With memory of its own, laid out as the parameter's.
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
