@@ -53,6 +53,10 @@ def greedy_cases() -> Iterator[Case]:
             lambda: p.entries([(word("module." * 200_000), key)]),
             "a name of 1400000 characters",
         ),
+        "729 state dicts that differ in the end": (
+            lambda: nested_states(6, iter(range(729))),
+            "it holds more than 20 state dicts",
+        ),
         "60,000 tensors": (lambda: many_tensors(60_000), "at most 50000 tensors"),
         "a million tensors": (lambda: many_tensors(1_000_000), "it holds more than"),
     }
@@ -79,6 +83,15 @@ def greedy_cases() -> Iterator[Case]:
         path.write_bytes(p.archive(pickled, {"0": bytes(count)}, compression=zipfile.ZIP_DEFLATED))
 
     yield case("a storage of 300 MB, deflated", "checkpoint", inflating, "many times what")
+
+
+def nested_states(depth: int, numbers: Iterator[int]) -> bytes:
+    """A state dict in each leaf of a tree of nests; the last tensor of each is another."""
+    if depth == 0:
+        same = {f"w{n}": p.tensor() for n in range(3)}
+        return p.dictionary(**same, last=p.tensor(shape=(next(numbers) % 4 + 1,)))
+    parts = {nest: nested_states(depth - 1, numbers) for nest in ("net", "model", "state_dict")}
+    return p.dictionary(**parts)
 
 
 def many_tensors(count: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ LIMIT = 8192 * MIB
 NESTS = ("net", "model", "state_dict", "model_state_dict", "netC", "network", "model_state")
 # Averages of the weights over training; looked at where none of the above is there.
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+# An honest file has a few, of which the same ones count once.
+MOST_STATES = 20
 NEST_DEPTH = 8
 # What nn.DataParallel and torch.compile put before each key.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -236,19 +238,31 @@ def _unknown(head: bytes) -> str:
     return f"expected safetensors or a file of torch.save, got one that begins with {head[:8]!r}"
 
 
-def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[str, State]:
+def _find_states(content: Any) -> dict[str, State]:
     """The state dicts in what was saved, by where they stand; those that are the same once."""
-    if not isinstance(content, dict) or not content or depth > NEST_DEPTH:
-        return {}
-    if all(isinstance(k, str) and isinstance(v, Planned) for k, v in content.items()):
-        return {place: content}
     found: dict[str, State] = {}
-    for nests in (NESTS, AVERAGES):
-        for nest in () if found else nests:
-            for inner, state in _find_states(content.get(nest), nest, depth + 1).items():
-                if state not in found.values():
-                    found[inner if inner == nest else f"{nest}.{inner}"] = state
+    for count, (place, state) in enumerate(_walk(content, "the top", 0, set())):
+        if count == MOST_STATES:
+            raise ValueError(f"it holds more than {MOST_STATES} state dicts")
+        if state not in found.values():
+            found[place] = state
     return found
+
+
+def _walk(content: Any, place: str, depth: int, seen: set[int]) -> Iterator[tuple[str, State]]:
+    """Each state dict and a place of it; one object can stand at thousands."""
+    if not isinstance(content, dict) or not content or depth > NEST_DEPTH or id(content) in seen:
+        return
+    seen.add(id(content))
+    if all(isinstance(k, str) and isinstance(v, Planned) for k, v in content.items()):
+        yield place, content
+        return
+    some = False
+    for nests in (NESTS, AVERAGES):
+        for nest in () if some else nests:
+            for inner, state in _walk(content.get(nest), nest, depth + 1, seen):
+                some = True
+                yield inner if inner == nest else f"{nest}.{inner}", state
 
 
 def _unwrap(state: State) -> dict[str, Tensor]:
