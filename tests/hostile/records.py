@@ -325,6 +325,11 @@ def gtsrb_cases() -> Iterator[Case]:
         "a field of 200 kB": (line("a" * 200_000 + ";40;30;5;5;30;25;0"), "expected the columns"),
         "a number of 5000 digits": (line("0.ppm;40;30;5;5;30;25;" + "9" * 5000), "expected"),
         "a million empty lines": ((HEADER + ";\n" * 1_000_000).encode(), "expected the columns"),
+        "2 million columns, 60,000 short lines": (
+            (HEADER[:-1] + ";c" * 2_000_000 + "\n" + "0.ppm;40;30;5;5;3;25;0\n" * 60_000).encode(),
+            "a region in",
+        ),
+        "no columns": (b"", "expected the columns"),
         "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),

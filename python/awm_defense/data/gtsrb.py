@@ -3,11 +3,10 @@
 import csv
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
 SIZE = 32
 CSV_LIMIT = 16 * MIB
 MOST_IMAGES = 100_000
+COLUMNS = ("Filename", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
 TEST_FOLDER = Path("GTSRB/Final_Test/Images")
 # The archive with the labels of the test images holds this file alone.
@@ -88,22 +88,34 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
     """Image file, region of interest (left, top, right, bottom) and class of each line."""
     try:
         text = read_file(path, CSV_LIMIT).decode("ascii")
-        for line in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
-            yield _row(path, folder, line)
+        # Not csv.DictReader, which fills up each line to the columns of the first.
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=";")
+        header = next(lines, [])
+        if not set(COLUMNS) <= set(header):
+            raise ValueError(_unlike(path, ";".join(header)))
+        places = [header.index(name) for name in COLUMNS]
+        for line in filter(None, lines):
+            yield _row(path, folder, line, places)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected the columns of GTSRB, got {error}") from error
+        raise ValueError(_unlike(path, error)) from error
 
 
-def _row(path: Path, folder: Path, line: Mapping[str, Any]) -> Row:
+def _unlike(path: Path, found: object) -> str:
+    columns = ", ".join(COLUMNS)
+    return f"{shown(path, PATH)}: expected the columns {columns} of GTSRB, got {shown(found)}"
+
+
+def _row(path: Path, folder: Path, line: list[str], places: list[int]) -> Row:
     try:
-        name = Path(line["Filename"]).name
-        left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
-        label = int(line["ClassId"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected the columns of GTSRB, got {shown(line)}") from error
+        name, *numbers = (line[place] for place in places)
+        left, top, right, bottom, label = map(int, numbers)
+    except (IndexError, ValueError) as error:
+        raise ValueError(_unlike(path, ";".join(line))) from error
     if not 0 <= label < CLASSES:
-        raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
-    return folder / name, (left, top, right, bottom), label
+        raise ValueError(
+            f"{shown(path, PATH)}: expected a class from 0 to {CLASSES - 1}, got {shown(label)}"
+        )
+    return folder / Path(name).name, (left, top, right, bottom), label
 
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
@@ -124,6 +136,6 @@ def _sign(image: Image.Image, path: Path, region: tuple[int, int, int, int]) -> 
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ValueError(
             f"{shown(path, PATH)}: expected a region in its {image.width}x{image.height} pixels, "
-            f"got {region}"
+            f"got {shown(region)}"
         )
     return np.asarray(image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
