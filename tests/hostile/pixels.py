@@ -159,7 +159,7 @@ def image_cases() -> Iterator[Case]:
             b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + bytes(40),
             "an image",
         ),
-        "17 MiB": (lambda: good + bytes(17 << 20), "at most 16 MiB"),
+        "65 MiB": (lambda: good + bytes(65 << 20), "at most 64 MiB"),
         **{
             f"PNG cut at {cut}": (good[:cut], "an image")
             for cut in (1, 8, 20, 33, 60, 200, len(good) // 2, len(good) - 40)

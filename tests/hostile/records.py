@@ -353,7 +353,9 @@ def gtsrb_cases() -> Iterator[Case]:
         "half": (written(b"P6 40 30 255\n" + bytes(99)), "an image"),
         "a named pipe": (os.mkfifo, "got a named pipe"),
         "a folder": (Path.mkdir, "got a folder"),
-        "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 4096x4096"),
+        "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 1024x1024"),
+        "1024x1025": (written(lambda: png(1024, 1025)), "at most 1024x1024"),
+        "5 MiB": (written(lambda: png(40, 30) + bytes(5 << 20)), "at most 4 MiB"),
     }
     for name, (make, says) in images.items():
         yield case(f"image, {name}", "gtsrb", with_signs(image=make), says, IMAGE)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
@@ -24,6 +25,10 @@ TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
 SIZE = 32
 CSV_LIMIT = 16 * MIB
 MOST_IMAGES = 100_000
+# Of one image; the official ones have at most 250 pixels a side.
+IMAGE_SIDE, IMAGE_LIMIT = 1024, 4 * MIB
+# Of all in a part: else a file of some bytes that is named often takes hours.
+MOST_PIXELS = 1 << 30
 COLUMNS = ("Filename", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
 TEST_FOLDER = Path("GTSRB/Final_Test/Images")
@@ -120,9 +125,17 @@ def _row(path: Path, folder: Path, line: list[str], places: list[int]) -> Row:
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
+    left = MOST_PIXELS
+    paths = (path for path, _, _ in tqdm(rows, "reading GTSRB", leave=False, disable=None, delay=5))
     try:
-        with closing(open_images(path for path, _, _ in rows)) as decoded:
+        with closing(open_images(paths, limit=IMAGE_LIMIT, side=IMAGE_SIDE)) as decoded:
             for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+                left -= image.width * image.height
+                if left < 0:
+                    raise ValueError(
+                        f"{shown(path, PATH)}: expected at most {MOST_PIXELS} pixels in all images "
+                        "up to here; make them smaller"
+                    )
                 images[index] = _sign(image, path, region)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"gtsrb: {error}; {WHERE}") from None

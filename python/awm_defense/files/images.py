@@ -33,18 +33,21 @@ def open_photos(paths: Iterable[Path]) -> Generator[Image.Image, None, None]:
     return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK)
 
 
-def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
+def open_images(
+    paths: Iterable[Path], *, limit: int = LIMIT, side: int = SIDE
+) -> Generator[Image.Image, None, None]:
     """Image files in RGB, in order, all decoded by one process.
 
     Args:
         paths: PNG, JPEG, PPM, BMP, GIF, TIFF or WebP; the content decides which, not the name.
         limit: bytes that each file may have.
+        side: pixels that each may be high and wide.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when one is no such image, broken or too large.
     """
-    return _open(paths, limit, SIDE, SIDE)
+    return _open(paths, limit, side, side)
 
 
 def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
