@@ -200,14 +200,16 @@ def batch(data: bytes, labels: bytes) -> bytes:
     return p.program(p.entries([(old(b"data"), data), (old(b"labels"), labels)]))
 
 
+GOOD_BATCH = batch(array(bytes(3072), (1, 3072)), p.value([0]))
+
+
 def with_batches(content: bytes | Callable[[Path], bytes]) -> Make:
     """Writes the first batch, and others that are good."""
 
     def make(path: Path) -> None:
-        good = batch(array(bytes(3072), (1, 3072)), p.value([0]))
         for number in range(1, 6):
-            path.with_name(f"data_batch_{number}").write_bytes(good)
-        path.with_name("test_batch").write_bytes(good)
+            path.with_name(f"data_batch_{number}").write_bytes(GOOD_BATCH)
+        path.with_name("test_batch").write_bytes(GOOD_BATCH)
         path.write_bytes(content(path) if callable(content) else content)
 
     return make
@@ -232,6 +234,11 @@ def cifar10_cases() -> Iterator[Case]:
             batch(array(bytes(6144), (1, 3072), b"i2"), p.value([0])),
             "array of bytes",
         ),
+        "a column an image": (
+            batch(array(bytes(3072), (3072, 1)), p.value([0])),
+            r"\(3072, 1\) for 1",
+        ),
+        "colours last": (batch(array(bytes(3072), (1, 32, 32, 3)), p.value([0])), "for 1 labels"),
         "half an image": (batch(array(bytes(1536), (1, 1536)), p.value([0])), "for 1 labels"),
         "more labels than images": (batch(one, p.value([0, 1])), "for 2 labels"),
         "no images": (p.program(p.entries([(old(b"labels"), p.value([0]))])), "lacks 'data'"),
