@@ -126,10 +126,13 @@ def _row(path: Path, folder: Path, line: list[str], places: list[int]) -> Row:
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
     left = MOST_PIXELS
-    paths = (path for path, _, _ in tqdm(rows, "reading GTSRB", leave=False, disable=None, delay=5))
+    paths = (path for path, _, _ in rows)
     try:
-        with closing(open_images(paths, limit=IMAGE_LIMIT, side=IMAGE_SIDE)) as decoded:
-            for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+        with (
+            closing(open_images(paths, limit=IMAGE_LIMIT, side=IMAGE_SIDE)) as decoded,
+            tqdm(decoded, "reading GTSRB", len(rows), leave=False, disable=None, delay=5) as bar,
+        ):
+            for index, (image, (path, region, _)) in enumerate(zip(bar, rows, strict=True)):
                 left -= image.width * image.height
                 if left < 0:
                     raise ValueError(

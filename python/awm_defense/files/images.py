@@ -29,8 +29,11 @@ PHOTO_SIDE, PHOTO_SHRUNK = 10_000, 2048
 
 
 def open_photos(paths: Iterable[Path]) -> Generator[Image.Image, None, None]:
-    """`open_images` of up to 10,000 pixels a side; what has more than 2048 is made smaller."""
-    return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK)
+    """`open_images` of up to 10,000 pixels a side; what has more than 2048 is made smaller.
+
+    Of transparent pixels the colours are taken.
+    """
+    return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK, opaque=False)
 
 
 def open_images(
@@ -45,9 +48,10 @@ def open_images(
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when one is no such image, broken or too large.
+        ValueError: when one is no such image, broken, too large, partly transparent, or of more
+            than eight bits a channel.
     """
-    return _open(paths, limit, side, side)
+    return _open(paths, limit, side, side, opaque=True)
 
 
 def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
@@ -57,10 +61,10 @@ def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
 
 
 def _open(
-    paths: Iterable[Path], limit: int, side: int, shrunk: int
+    paths: Iterable[Path], limit: int, side: int, shrunk: int, *, opaque: bool
 ) -> Generator[Image.Image, None, None]:
     waiting: deque[Path] = deque()
-    arguments = (str(PILLOW), str(side), str(shrunk))
+    arguments = (str(PILLOW), str(side), str(shrunk), str(int(opaque)))
     with Child(PROGRAM, *arguments, patience=PATIENCE) as child:
         for path in paths:
             content = read_file(path, limit)
