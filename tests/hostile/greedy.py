@@ -53,7 +53,15 @@ def greedy_cases() -> Iterator[Case]:
             lambda: p.entries([(word("module." * 200_000), key)]),
             "a name of 1400000 characters",
         ),
-        "60,000 tensors": (lambda: many_tensors(60_000), "at most 50000 tensors"),
+        "60,000 tensors": (lambda: many_tensors(60_000), "more than 50000 tensors"),
+        "240,000 references to a tensor of 32 dimensions": (
+            lambda: references(240_000),
+            "it holds more than",
+        ),
+        "12,000 references to a tensor of 32 dimensions": (
+            lambda: references(12_000),
+            "expected a state dict",
+        ),
         "a million tensors": (lambda: many_tensors(1_000_000), "it holds more than"),
     }
     for name, (body, says) in bodies.items():
@@ -79,6 +87,12 @@ def greedy_cases() -> Iterator[Case]:
         path.write_bytes(p.archive(pickled, {"0": bytes(count)}, compression=zipfile.ZIP_DEFLATED))
 
     yield case("a storage of 300 MB, deflated", "checkpoint", inflating, "many times what")
+
+
+def references(count: int) -> bytes:
+    """A list of one tensor so many times."""
+    tensor = p.tensor(shape=(0, *(1 << 59,) * 31), stride=(1 << 59,) * 32)
+    return p.entries([(p.value("x"), b"](" + tensor + b"q\x01" + b"h\x01" * (count - 1) + b"e")])
 
 
 def many_tensors(count: int) -> bytes:
