@@ -87,7 +87,9 @@ def archive_cases() -> Iterator[Case]:
         two = p.dictionary(net=p.dictionary(w=p.tensor()), model=p.dictionary(v=p.tensor()))
         p.write_zip(path, two)
 
-    yield case("net and model", "checkpoint", with_pairs, "2 that differ, under net and model")
+    yield case(
+        "net and model", "checkpoint", with_pairs, "several that differ, under net and model"
+    )
 
     def directory(path: Path) -> None:
         content = io.BytesIO()

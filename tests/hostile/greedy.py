@@ -32,6 +32,7 @@ def greedy_cases() -> Iterator[Case]:
             lambda: p.shared_dicts(16, "net", "model", "state_dict"),
             "it holds more than",
         ),
+        "6561 state dicts that differ": (lambda: nests(8), "several that differ, under net and"),
         "lists nested 100,000 deep": (lambda: b"]" * 100_000 + b"a" * 99_999, "levels deep"),
         "a dict in itself": (lambda: b"}q\x01" + word("net") + b"h\x01s", "levels deep"),
         "a bytearray of 3 GB": (lambda: b"\x96" + struct.pack("<Q", 3 << 30), "memory"),
@@ -87,6 +88,15 @@ def greedy_cases() -> Iterator[Case]:
         path.write_bytes(p.archive(pickled, {"0": bytes(count)}, compression=zipfile.ZIP_DEFLATED))
 
     yield case("a storage of 300 MB, deflated", "checkpoint", inflating, "many times what")
+
+
+def nests(depth: int, number: int = 0) -> bytes:
+    """Three dicts in each, and in the innermost ones a tensor that no other has."""
+    if depth == 0:
+        return p.dictionary(w=p.tensor(p.storage(numel=10_000), offset=number))
+    inner = (nests(depth - 1, 3 * number + turn) for turn in range(3))
+    keys = map(p.value, ("net", "model", "state_dict"))
+    return p.entries(zip(keys, inner, strict=True))
 
 
 def references(count: int) -> bytes:

@@ -77,7 +77,7 @@ def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
             ) from error
     if len(found) > 1:
         raise ValueError(
-            f"{name}: expected one state dict, got {len(found)} that differ, under "
+            f"{name}: expected one state dict, got several that differ, under "
             f"{' and '.join(found)}; save the one that is meant"
         )
     if not found:
@@ -237,7 +237,10 @@ def _unknown(head: bytes) -> str:
 
 
 def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[str, State]:
-    """The state dicts in what was saved, by where they stand; those that are the same once."""
+    """The state dicts in what was saved, by where they stand; those that are the same once.
+
+    Of many that differ some: to compare all takes time by the square of their number.
+    """
     if not isinstance(content, dict) or not content or depth > NEST_DEPTH:
         return {}
     if all(isinstance(k, str) and isinstance(v, Planned) for k, v in content.items()):
@@ -248,6 +251,8 @@ def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[s
             for inner, state in _find_states(content.get(nest), nest, depth + 1).items():
                 if state not in found.values():
                     found[inner if inner == nest else f"{nest}.{inner}"] = state
+            if len(found) > 1:
+                return found
     return found
 
 
