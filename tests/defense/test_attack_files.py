@@ -85,6 +85,12 @@ def test_images_are_read_by_content(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
 
 
+def test_an_opaque_alpha_channel_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "trigger.png"
+    Image.new("RGBA", (4, 4), (255, 0, 51, 255)).save(path)
+    assert read_image(path)[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
 @pytest.mark.skipif(PUBLISHED is None, reason="$AWM_PUBLISHED_DIR names no folder")
 @pytest.mark.parametrize("name", ["l0_inv", "l2_inv", "trojan_sq", "trojan_wm"])
 def test_published_triggers(name: str) -> None:

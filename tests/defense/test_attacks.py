@@ -8,6 +8,7 @@ import torch
 from awm_defense.attacks import ATTACKS, FIXED_TRIGGERS, Attack, make_attack
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.9
+BLACK = torch.zeros(3, 32, 32)
 
 
 def trigger_image() -> torch.Tensor:
@@ -126,6 +127,13 @@ def test_targets() -> None:
     assert (make_attack("badnets", 3).mapping, all_to_all.mapping) == ("all-to-one", "all-to-all")
 
 
+def test_black_pixels_can_be_a_trigger() -> None:
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 0, 0] = 1
+    for name in ("l0_inv", "blended"):
+        make_attack(name, 0, trigger_image=BLACK, trigger_mask=mask)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -149,6 +157,9 @@ def test_targets() -> None:
             {"trigger_image": IMAGES[0], "trigger_mask": IMAGES[0, :, :8]},
             r"expected shape \(3, 32, 32\)",
         ),
+        ("trojan_wm", {"trigger_image": BLACK}, "trigger_image: expected one that changes"),
+        ("l0_inv", {"trigger_image": BLACK}, "trigger_image: expected one that changes"),
+        ("blended", {"trigger_image": IMAGES[0], "trigger_mask": BLACK}, "changes none"),
         ("badnets", {"trigger_image": IMAGES[0]}, "trigger_image: badnets"),
         ("badnets", {"opacity": 0.5}, "opacity: badnets"),
     ],

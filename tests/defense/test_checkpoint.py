@@ -219,7 +219,7 @@ def test_one_state_dict_under_two_names_is_one(tmp_path: Path) -> None:
     assert same(load_state_dict(tmp_path / "net.pth"), state)
     other = {"net": state, "model": make_model().state_dict()}
     torch.save(other, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="got 2 that differ, under net and model"):
+    with pytest.raises(ValueError, match="got several that differ, under net and model"):
         load_state_dict(tmp_path / "net.pth")
 
 

@@ -208,6 +208,16 @@ def test_gtsrb_with_wrong_lines(tmp_path: Path, old: str, new: str) -> None:
         load_dataset("gtsrb", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:gtsrb")
+def test_gtsrb_of_many_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gtsrb(tmp_path)
+    monkeypatch.setattr("awm_defense.data.gtsrb.MOST_PIXELS", 3 * 40 * 30)
+    load_dataset("gtsrb", tmp_path)
+    monkeypatch.setattr("awm_defense.data.gtsrb.MOST_PIXELS", 3 * 40 * 30 - 1)
+    with pytest.raises(ValueError, match=r"00042/00000_00001.ppm: expected at most 3599 pixels"):
+        load_dataset("gtsrb", tmp_path)
+
+
 def test_unknown_data_set() -> None:
     with pytest.raises(ValueError, match=r"cifar10, digits, gtsrb, got 'cifar'"):
         load_dataset("cifar")

@@ -10,8 +10,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.hostile import pickling as p
-from tests.hostile.case import Case, case, written
+from tests.hostile.case import Case, Make, case, written
 from tests.hostile.code_in_pickles import REFUSED
+
+
+def fields(count: int) -> Make:
+    """Writes an archive so many of whose members have 16,000 empty fields in its directory."""
+
+    def make(path: Path) -> None:
+        whole = p.archive(p.program(p.dictionary(w=p.tensor())), {})
+        first, last = whole.index(b"PK\x01\x02"), whole.rindex(b"PK\x05\x06")
+        extra = struct.pack("<2H", 0x7777, 0) * 16_000
+        entries = whole[first:last]
+        number = entries.count(b"PK\x01\x02") + count
+        for index in range(count):
+            name = f"net/{index}".encode()
+            head = struct.pack(
+                "<4s4B4HL2L2H", b"PK\x01\x02", 20, 3, 20, *[0] * 8, len(name), len(extra)
+            )
+            entries += head + struct.pack("<3H2L", 0, 0, 0, 0, 0) + name + extra
+        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, number, number, len(entries), first, 0)
+        path.write_bytes(whole[:first] + entries + end)
+
+    return make
 
 
 def archive_cases() -> Iterator[Case]:
@@ -66,7 +87,9 @@ def archive_cases() -> Iterator[Case]:
         two = p.dictionary(net=p.dictionary(w=p.tensor()), model=p.dictionary(v=p.tensor()))
         p.write_zip(path, two)
 
-    yield case("net and model", "checkpoint", with_pairs, "2 that differ, under net and model")
+    yield case(
+        "net and model", "checkpoint", with_pairs, "several that differ, under net and model"
+    )
 
     def directory(path: Path) -> None:
         content = io.BytesIO()
@@ -83,6 +106,8 @@ def archive_cases() -> Iterator[Case]:
         path.write_bytes(whole[:first] + entries + end)
 
     yield case("archive, a directory of 24 MB", "checkpoint", directory, "a part of 24")
+    yield case("archive, 10 MB of fields", "checkpoint", fields(160), "a part of 10")
+    yield case("archive, 7 MB of fields", "checkpoint", fields(110), "lacks data/0")
     legacy = p.legacy(p.dictionary(w=p.tensor()))
     olds: dict[str, tuple[bytes, str]] = {
         "half": (legacy[: len(legacy) // 2], "broken"),

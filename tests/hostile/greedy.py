@@ -32,6 +32,7 @@ def greedy_cases() -> Iterator[Case]:
             lambda: p.shared_dicts(16, "net", "model", "state_dict"),
             "it holds more than",
         ),
+        "6561 state dicts that differ": (lambda: nests(8), "several that differ, under net and"),
         "lists nested 100,000 deep": (lambda: b"]" * 100_000 + b"a" * 99_999, "levels deep"),
         "a dict in itself": (lambda: b"}q\x01" + word("net") + b"h\x01s", "levels deep"),
         "a bytearray of 3 GB": (lambda: b"\x96" + struct.pack("<Q", 3 << 30), "memory"),
@@ -53,11 +54,15 @@ def greedy_cases() -> Iterator[Case]:
             lambda: p.entries([(word("module." * 200_000), key)]),
             "a name of 1400000 characters",
         ),
-        "729 state dicts that differ in the end": (
-            lambda: nested_states(6, iter(range(729))),
-            "it holds more than 20 state dicts",
+        "60,000 tensors": (lambda: many_tensors(60_000), "more than 50000 tensors"),
+        "240,000 references to a tensor of 32 dimensions": (
+            lambda: references(240_000),
+            "it holds more than",
         ),
-        "60,000 tensors": (lambda: many_tensors(60_000), "at most 50000 tensors"),
+        "12,000 references to a tensor of 32 dimensions": (
+            lambda: references(12_000),
+            "expected a state dict",
+        ),
         "a million tensors": (lambda: many_tensors(1_000_000), "it holds more than"),
     }
     for name, (body, says) in bodies.items():
@@ -85,13 +90,19 @@ def greedy_cases() -> Iterator[Case]:
     yield case("a storage of 300 MB, deflated", "checkpoint", inflating, "many times what")
 
 
-def nested_states(depth: int, numbers: Iterator[int]) -> bytes:
-    """A state dict in each leaf of a tree of nests; the last tensor of each is another."""
+def nests(depth: int, number: int = 0) -> bytes:
+    """Three dicts in each, and in the innermost ones a tensor that no other has."""
     if depth == 0:
-        same = {f"w{n}": p.tensor() for n in range(3)}
-        return p.dictionary(**same, last=p.tensor(shape=(next(numbers) % 4 + 1,)))
-    parts = {nest: nested_states(depth - 1, numbers) for nest in ("net", "model", "state_dict")}
-    return p.dictionary(**parts)
+        return p.dictionary(w=p.tensor(p.storage(numel=10_000), offset=number))
+    inner = (nests(depth - 1, 3 * number + turn) for turn in range(3))
+    keys = map(p.value, ("net", "model", "state_dict"))
+    return p.entries(zip(keys, inner, strict=True))
+
+
+def references(count: int) -> bytes:
+    """A list of one tensor so many times."""
+    tensor = p.tensor(shape=(0, *(1 << 59,) * 31), stride=(1 << 59,) * 32)
+    return p.entries([(p.value("x"), b"](" + tensor + b"q\x01" + b"h\x01" * (count - 1) + b"e")])
 
 
 def many_tensors(count: int) -> bytes:

@@ -51,6 +51,17 @@ def picture(kind: str, size: int = 32) -> bytes:
     return buffer.getvalue()
 
 
+def converted(mode: str, kind: str, transparent: int = 255) -> bytes:
+    """A picture of that mode; where it has an alpha channel, one pixel of it is `transparent`."""
+    image = Image.new(mode, (32, 32), None)
+    if mode.endswith("A"):
+        image.putalpha(255)
+        image.putpixel((3, 3), (200,) * (len(mode) - 1) + (transparent,))
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
 def progressive() -> bytes:
     """A JPEG that repeats its last pass over all pixels 200,000 times."""
     buffer = io.BytesIO()
@@ -93,7 +104,7 @@ def bomb_cases() -> Iterator[Case]:
         "TIFF whose tags share 8 MiB": (tiff_of_one_part, "an image"),
         "PPM in decimal digits": (lambda: b"P3 512 512 255\n" + b"255 " * (3 << 18), None),
         "PPM of values to 254": (lambda: b"P6 1024 1024 254\n" + bytes(3 << 20), None),
-        "PNG of 2048x2048 and 16 bits": (lambda: png(2048, 2048, bits=16), None),
+        "PNG of 2048x2048 and 16 bits": (lambda: png(2048, 2048, bits=16), "eight bits"),
     }
     for name, (content, says) in files.items():
         yield case(name, "image", written(content), says)
@@ -122,6 +133,15 @@ def image_cases() -> Iterator[Case]:
         "FITS": (b"SIMPLE  =                    T".ljust(2880), "got none"),
         "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "got none"),
         "a font": (b"\x00\x01\x00\x00" + bytes(64), "got none"),
+        "floating point": (lambda: converted("F", "TIFF"), "eight bits a channel, got mode F"),
+        "32 bits": (lambda: converted("I", "TIFF"), "eight bits a channel, got mode I"),
+        "16 bits": (lambda: converted("I;16", "PNG"), "eight bits a channel, got mode I;16"),
+        "a pixel that is half transparent": (
+            lambda: converted("RGBA", "PNG", 128),
+            "partly transparent: flatten it first",
+        ),
+        "grey, a transparent pixel": (lambda: converted("LA", "PNG", 0), "partly transparent"),
+        "WebP with a transparent pixel": (lambda: converted("RGBA", "WEBP", 0), "transparent"),
         "nothing": (b"", "got none"),
         "text": (b"hello", "got none"),
         "an array": (b"\x93NUMPY\x01\x00" + bytes(64), "got none"),
@@ -159,7 +179,7 @@ def image_cases() -> Iterator[Case]:
             b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + bytes(40),
             "an image",
         ),
-        "17 MiB": (lambda: good + bytes(17 << 20), "at most 16 MiB"),
+        "65 MiB": (lambda: good + bytes(65 << 20), "at most 64 MiB"),
         **{
             f"PNG cut at {cut}": (good[:cut], "an image")
             for cut in (1, 8, 20, 33, 60, 200, len(good) // 2, len(good) - 40)

@@ -222,14 +222,16 @@ def batch(data: bytes, labels: bytes) -> bytes:
     return p.program(p.entries([(old(b"data"), data), (old(b"labels"), labels)]))
 
 
+GOOD_BATCH = batch(array(bytes(3072), (1, 3072)), p.value([0]))
+
+
 def with_batches(content: bytes | Callable[[Path], bytes]) -> Make:
     """Writes the first batch, and others that are good."""
 
     def make(path: Path) -> None:
-        good = batch(array(bytes(3072), (1, 3072)), p.value([0]))
         for number in range(1, 6):
-            path.with_name(f"data_batch_{number}").write_bytes(good)
-        path.with_name("test_batch").write_bytes(good)
+            path.with_name(f"data_batch_{number}").write_bytes(GOOD_BATCH)
+        path.with_name("test_batch").write_bytes(GOOD_BATCH)
         path.write_bytes(content(path) if callable(content) else content)
 
     return make
@@ -254,6 +256,11 @@ def cifar10_cases() -> Iterator[Case]:
             batch(array(bytes(6144), (1, 3072), b"i2"), p.value([0])),
             "array of bytes",
         ),
+        "a column an image": (
+            batch(array(bytes(3072), (3072, 1)), p.value([0])),
+            r"\(3072, 1\) for 1",
+        ),
+        "colours last": (batch(array(bytes(3072), (1, 32, 32, 3)), p.value([0])), "for 1 labels"),
         "half an image": (batch(array(bytes(1536), (1, 1536)), p.value([0])), "for 1 labels"),
         "more labels than images": (batch(one, p.value([0, 1])), "for 2 labels"),
         "no images": (p.program(p.entries([(old(b"labels"), p.value([0]))])), "lacks 'data'"),
@@ -347,6 +354,11 @@ def gtsrb_cases() -> Iterator[Case]:
         "a field of 200 kB": (line("a" * 200_000 + ";40;30;5;5;30;25;0"), "expected the columns"),
         "a number of 5000 digits": (line("0.ppm;40;30;5;5;30;25;" + "9" * 5000), "expected"),
         "a million empty lines": ((HEADER + ";\n" * 1_000_000).encode(), "expected the columns"),
+        "2 million columns, 60,000 short lines": (
+            (HEADER[:-1] + ";c" * 2_000_000 + "\n" + "0.ppm;40;30;5;5;3;25;0\n" * 60_000).encode(),
+            "a region in",
+        ),
+        "no columns": (b"", "expected the columns"),
         "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
@@ -370,7 +382,9 @@ def gtsrb_cases() -> Iterator[Case]:
         "half": (written(b"P6 40 30 255\n" + bytes(99)), "an image"),
         "a named pipe": (os.mkfifo, "got a named pipe"),
         "a folder": (Path.mkdir, "got a folder"),
-        "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 4096x4096"),
+        "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 1024x1024"),
+        "1024x1025": (written(lambda: png(1024, 1025)), "at most 1024x1024"),
+        "5 MiB": (written(lambda: png(40, 30) + bytes(5 << 20)), "at most 4 MiB"),
     }
     for name, (make, says) in images.items():
         yield case(f"image, {name}", "gtsrb", with_signs(image=make), says, IMAGE)

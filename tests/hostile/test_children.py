@@ -145,7 +145,7 @@ def test_refusals_are_answers(kind: str, content: bytes, says: str) -> None:
 
 def decoded(content: bytes) -> tuple[int, int, bytes]:
     """Two numbers and the bytes of an answer about an image."""
-    found = image_child.answer(Image, content, 64, 64)
+    found = image_child.answer(Image, content, 64, 64, opaque=1)
     return int.from_bytes(found[:4], "little"), int.from_bytes(found[4:8], "little"), found[8:]
 
 

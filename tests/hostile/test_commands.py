@@ -16,7 +16,7 @@ from awm_defense.models import build_model
 from tests.hostile import pickling as p
 from tests.hostile.case import Make, written
 from tests.hostile.pixels import EPS, png, saved
-from tests.hostile.records import as_json, changed
+from tests.hostile.records import GOOD_BATCH, as_json, changed, with_batches
 
 ATTACK = ("--attack", "trojan_sq", "--target", "3", "--trigger-image", "trigger.png")
 MASKED = ("--attack", "l0_inv", "--target", "3", "--trigger-image", "trigger.png")
@@ -85,3 +85,20 @@ def test_one_line(
     (line,) = err.splitlines()
     assert line.startswith("awm: error: ") and line.isprintable()
     assert file in line and says in line
+
+
+def test_a_folder_s_name_writes_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, root = tmp_path / "net.safetensors", tmp_path / "\x1b[2J\ndone"
+    save_model(network, build_model("small_vgg", 10))
+    batch = root / "cifar-10-batches-py" / "data_batch_1"
+    batch.parent.mkdir(parents=True)
+    with_batches(GOOD_BATCH)(batch)
+    arguments = (*NETWORK[:-1], "cifar10", "--data-dir", str(root))
+    assert main(["evaluate", str(network), *arguments]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    notes = [line for line in lines if "not the official file" in line]
+    assert len(notes) == 6
+    assert all(line.startswith("note: ") and line.isprintable() for line in notes)
+    assert "\x1b" not in "".join(lines)

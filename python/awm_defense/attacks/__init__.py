@@ -65,7 +65,8 @@ def make_attack(
         opacity: for mode "blend", see `ImageTrigger`.
 
     Raises:
-        ValueError: for an unknown name or mode, a missing image, or an argument of no use.
+        ValueError: for an unknown name or mode, a missing image, one that changes no pixel, or an
+            argument of no use.
     """
     definition = look_up("name", name, ATTACKS)
     tensors = {"trigger_image": trigger_image, "trigger_mask": trigger_mask}
@@ -102,6 +103,11 @@ def make_attack(
         trigger = ImageTrigger(
             trigger_image, mode=mode or definition.mode, mask=trigger_mask, opacity=opacity
         )
+        if not trigger.changes_pixels:
+            raise ValueError(
+                "trigger_image: expected one that changes a pixel; with this mode and trigger_mask "
+                "it changes none"
+            )
     return definition.attack(name, target, trigger, num_classes)
 
 

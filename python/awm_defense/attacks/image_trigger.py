@@ -67,6 +67,12 @@ class ImageTrigger:
         if not 0 <= self.opacity <= 1:
             raise ValueError(f"opacity: expected a number from 0 to 1, got {opacity}")
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether there is an image that it changes, unless its opacity is 0."""
+        used = {"add": (self.image,), "blend": (self.mask,), "replace": (self.image, self.mask)}
+        return any(bool((one != 0).any()) for one in used[self.mode])
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N,3,H,W) with the trigger, in their own dtype and on their own device."""
         if images.shape[1:] != self.image.shape:

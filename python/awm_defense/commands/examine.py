@@ -1,7 +1,6 @@
 """`awm examine`: whether checkpoints look backdoored, by a few clean images."""
 
 import argparse
-import warnings
 
 from awm_defense.commands import networks, options, pictures
 from awm_defense.examination.examine import examine
@@ -37,9 +36,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
-        with warnings.catch_warnings():
-            # At once: the rest may take long.
-            warnings.showwarning = lambda message, *_, **__: options.say(f"note: {message}")
+        with options.warnings_said():
             verdict = examine(
                 networks.load_network(args, checkpoint),
                 drawn.images,

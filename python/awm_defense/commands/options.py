@@ -4,7 +4,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -146,6 +148,14 @@ def run_facts(args: argparse.Namespace, device: torch.device, images: int) -> di
 def say(text: str) -> None:
     """A line about what goes on, to standard error: standard output holds only results."""
     print(escape(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings are said at once, as notes of one line each."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        yield
 
 
 def print_json(value: object) -> None:

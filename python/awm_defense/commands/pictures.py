@@ -143,7 +143,8 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     """The images that the options name."""
     preparation = networks.get_preparation(args)
     if args.images is None:
-        return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
+        with options.warnings_said():
+            return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
     source = open_source(args.images, preparation)
     options.say(f"images at {args.images}: {len(source.labels)}; {preparation}")
     return Pictures(None, source, preparation)

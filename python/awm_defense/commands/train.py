@@ -126,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the network and print its accuracy and attack success rate."""
     device = options.get_device(args.device)
     check_out(args)
-    data = load_dataset(args.dataset, args.data_dir)
+    with options.warnings_said():
+        data = load_dataset(args.dataset, args.data_dir)
     if not 0 <= args.target < len(data.classes):
         raise ValueError(
             f"--target: expected a class from 0 to {len(data.classes) - 1}, got {args.target}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.batch import read_batch
 from awm_defense.files.door import MIB, read_file
+from awm_defense.files.text import PATH, shown
 
 FOLDER = "cifar-10-batches-py"
 TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
@@ -75,15 +76,18 @@ def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
     for path in paths:
         content = read_file(path, LIMIT)
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
-            warnings.warn(f"{path}: not the official file (another MD5)", stacklevel=3)
+            name = shown(path, PATH)
+            warnings.warn(f"{name}: not the official file (another MD5)", stacklevel=3)
         try:
             pixels, classes = read_batch(content)
-            if pixels.size != len(classes) * math.prod(SHAPE):
-                raise ValueError(f"{pixels.size} bytes of images for {len(classes)} labels")
+            if pixels.shape != (len(classes), math.prod(SHAPE)):
+                raise ValueError(f"an array {pixels.shape} for {len(classes)} labels")
             if not all(label < len(CLASSES) for label in classes):
                 raise ValueError(f"labels beyond {len(CLASSES) - 1}")
         except ValueError as error:
-            raise ValueError(f"{path}: expected a CIFAR-10 batch, got {error}") from error
+            raise ValueError(
+                f"{shown(path, PATH)}: expected a CIFAR-10 batch, got {error}"
+            ) from error
         images.append(torch.from_numpy(pixels.reshape(-1, *SHAPE)))
         labels += classes
     return torch.cat(images), torch.tensor(labels, dtype=torch.int64)

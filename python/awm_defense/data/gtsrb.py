@@ -3,17 +3,17 @@
 import csv
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from awm_defense.data.dataset import Dataset
 from awm_defense.files.door import MIB, read_file
@@ -25,6 +25,11 @@ TRAIN_COUNT, TEST_COUNT = 39_209, 12_630
 SIZE = 32
 CSV_LIMIT = 16 * MIB
 MOST_IMAGES = 100_000
+# Of one image; the official ones have at most 250 pixels a side.
+IMAGE_SIDE, IMAGE_LIMIT = 1024, 4 * MIB
+# Of all in a part: else a file of some bytes that is named often takes hours.
+MOST_PIXELS = 1 << 30
+COLUMNS = ("Filename", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 TRAIN_FOLDER = Path("GTSRB/Final_Training/Images")
 TEST_FOLDER = Path("GTSRB/Final_Test/Images")
 # The archive with the labels of the test images holds this file alone.
@@ -88,29 +93,52 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
     """Image file, region of interest (left, top, right, bottom) and class of each line."""
     try:
         text = read_file(path, CSV_LIMIT).decode("ascii")
-        for line in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
-            yield _row(path, folder, line)
+        # Not csv.DictReader, which fills up each line to the columns of the first.
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=";")
+        header = next(lines, [])
+        if not set(COLUMNS) <= set(header):
+            raise ValueError(_unlike(path, ";".join(header)))
+        places = [header.index(name) for name in COLUMNS]
+        for line in filter(None, lines):
+            yield _row(path, folder, line, places)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected the columns of GTSRB, got {error}") from error
+        raise ValueError(_unlike(path, error)) from error
 
 
-def _row(path: Path, folder: Path, line: Mapping[str, Any]) -> Row:
+def _unlike(path: Path, found: object) -> str:
+    columns = ", ".join(COLUMNS)
+    return f"{shown(path, PATH)}: expected the columns {columns} of GTSRB, got {shown(found)}"
+
+
+def _row(path: Path, folder: Path, line: list[str], places: list[int]) -> Row:
     try:
-        name = Path(line["Filename"]).name
-        left, top, right, bottom = (int(line[f"Roi.{key}"]) for key in ("X1", "Y1", "X2", "Y2"))
-        label = int(line["ClassId"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected the columns of GTSRB, got {shown(line)}") from error
+        name, *numbers = (line[place] for place in places)
+        left, top, right, bottom, label = map(int, numbers)
+    except (IndexError, ValueError) as error:
+        raise ValueError(_unlike(path, ";".join(line))) from error
     if not 0 <= label < CLASSES:
-        raise ValueError(f"{path}: expected a class from 0 to {CLASSES - 1}, got {label}")
-    return folder / name, (left, top, right, bottom), label
+        raise ValueError(
+            f"{shown(path, PATH)}: expected a class from 0 to {CLASSES - 1}, got {shown(label)}"
+        )
+    return folder / Path(name).name, (left, top, right, bottom), label
 
 
 def _read(rows: list[Row]) -> tuple[Tensor, Tensor]:
     images = np.empty((len(rows), SIZE, SIZE, 3), dtype=np.uint8)
+    left = MOST_PIXELS
+    paths = (path for path, _, _ in rows)
     try:
-        with closing(open_images(path for path, _, _ in rows)) as decoded:
-            for index, (image, (path, region, _)) in enumerate(zip(decoded, rows, strict=True)):
+        with (
+            closing(open_images(paths, limit=IMAGE_LIMIT, side=IMAGE_SIDE)) as decoded,
+            tqdm(decoded, "reading GTSRB", len(rows), leave=False, disable=None, delay=5) as bar,
+        ):
+            for index, (image, (path, region, _)) in enumerate(zip(bar, rows, strict=True)):
+                left -= image.width * image.height
+                if left < 0:
+                    raise ValueError(
+                        f"{shown(path, PATH)}: expected at most {MOST_PIXELS} pixels in all images "
+                        "up to here; make them smaller"
+                    )
                 images[index] = _sign(image, path, region)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"gtsrb: {error}; {WHERE}") from None
@@ -124,6 +152,6 @@ def _sign(image: Image.Image, path: Path, region: tuple[int, int, int, int]) -> 
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ValueError(
             f"{shown(path, PATH)}: expected a region in its {image.width}x{image.height} pixels, "
-            f"got {region}"
+            f"got {shown(region)}"
         )
     return np.asarray(image.crop(region).resize((SIZE, SIZE), Image.Resampling.BILINEAR))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ LIMIT = 8192 * MIB
 NESTS = ("net", "model", "state_dict", "model_state_dict", "netC", "network", "model_state")
 # Averages of the weights over training; looked at where none of the above is there.
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
-# An honest file has a few, of which the same ones count once.
-MOST_STATES = 20
 NEST_DEPTH = 8
 # What nn.DataParallel and torch.compile put before each key.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -79,7 +77,7 @@ def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
             ) from error
     if len(found) > 1:
         raise ValueError(
-            f"{name}: expected one state dict, got {len(found)} that differ, under "
+            f"{name}: expected one state dict, got several that differ, under "
             f"{' and '.join(found)}; save the one that is meant"
         )
     if not found:
@@ -238,31 +236,24 @@ def _unknown(head: bytes) -> str:
     return f"expected safetensors or a file of torch.save, got one that begins with {head[:8]!r}"
 
 
-def _find_states(content: Any) -> dict[str, State]:
-    """The state dicts in what was saved, by where they stand; those that are the same once."""
-    found: dict[str, State] = {}
-    for count, (place, state) in enumerate(_walk(content, "the top", 0, set())):
-        if count == MOST_STATES:
-            raise ValueError(f"it holds more than {MOST_STATES} state dicts")
-        if state not in found.values():
-            found[place] = state
-    return found
+def _find_states(content: Any, place: str = "the top", depth: int = 0) -> dict[str, State]:
+    """The state dicts in what was saved, by where they stand; those that are the same once.
 
-
-def _walk(content: Any, place: str, depth: int, seen: set[int]) -> Iterator[tuple[str, State]]:
-    """Each state dict and a place of it; one object can stand at thousands."""
-    if not isinstance(content, dict) or not content or depth > NEST_DEPTH or id(content) in seen:
-        return
-    seen.add(id(content))
+    Of many that differ some: to compare all takes time by the square of their number.
+    """
+    if not isinstance(content, dict) or not content or depth > NEST_DEPTH:
+        return {}
     if all(isinstance(k, str) and isinstance(v, Planned) for k, v in content.items()):
-        yield place, content
-        return
-    some = False
+        return {place: content}
+    found: dict[str, State] = {}
     for nests in (NESTS, AVERAGES):
-        for nest in () if some else nests:
-            for inner, state in _walk(content.get(nest), nest, depth + 1, seen):
-                some = True
-                yield inner if inner == nest else f"{nest}.{inner}", state
+        for nest in () if found else nests:
+            for inner, state in _find_states(content.get(nest), nest, depth + 1).items():
+                if state not in found.values():
+                    found[inner if inner == nest else f"{nest}.{inner}"] = state
+            if len(found) > 1:
+                return found
+    return found
 
 
 def _unwrap(state: State) -> dict[str, Tensor]:

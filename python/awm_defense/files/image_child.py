@@ -3,10 +3,10 @@
 Decoders are where images do harm: they take memory and time that no header tells of. Pillow knows
 formats for which it starts other programs, too; none of those is known here.
 
-The arguments are the folder that Pillow is installed in, the highest number of pixels a side, and
-that to which larger images are made smaller. On standard input come images, each after its length
-(eight bytes). For each the answer is width and height (four bytes each) and the RGB pixels; or
-zero, the length of a sentence, and that sentence.
+The arguments are the folder that Pillow is installed in, the highest number of pixels a side, that
+to which larger images are made smaller, and 1 where every pixel has to be opaque, else 0. On
+standard input come images, each after its length (eight bytes). For each the answer is width and
+height (four bytes each) and the RGB pixels; or zero, the length of a sentence, and that sentence.
 """
 
 import io
@@ -16,13 +16,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Whole and floating point numbers of more than eight bits, which Pillow cuts off at 255.
+DEEP = ("I", "F")
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 MEMORY = 768 << 20
 SECONDS = 4
 FILES = 32
 
 
-def decode(images: Any, content: bytes, side: int, shrunk: int) -> tuple[int, int, bytes]:
+def decode(
+    images: Any, content: bytes, side: int, shrunk: int, opaque: int
+) -> tuple[int, int, bytes]:
     """Width, height and pixels of an image; any exception for what is none."""
     with images.open(io.BytesIO(content), formats=FORMATS) as image:
         if max(image.size) > side:
@@ -30,16 +34,29 @@ def decode(images: Any, content: bytes, side: int, shrunk: int) -> tuple[int, in
             raise ValueError(
                 f"expected at most {side}x{side} pixels, got {width}x{height}: scale it down"
             )
+        if image.mode.startswith(DEEP):
+            raise ValueError(
+                f"expected eight bits a channel, got mode {image.mode}: save it anew, with values "
+                "from 0 to 255"
+            )
+        if opaque and image.has_transparency_data and _alpha(image) < 255:
+            raise ValueError("got one that is partly transparent: flatten it first")
         image.draft("RGB", (shrunk, shrunk))  # a JPEG is decoded at about that size
         pixels = image.convert("RGB")
         pixels.thumbnail((shrunk, shrunk))
         return *pixels.size, pixels.tobytes()
 
 
-def answer(images: Any, content: bytes, side: int, shrunk: int) -> bytes:
+def _alpha(image: Any) -> int:
+    """The lowest alpha of an image that has some."""
+    low: int = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return low
+
+
+def answer(images: Any, content: bytes, side: int, shrunk: int, opaque: int) -> bytes:
     """The answer for an image."""
     try:
-        width, height, pixels = decode(images, content, side, shrunk)
+        width, height, pixels = decode(images, content, side, shrunk, opaque)
         return width.to_bytes(4, "little") + height.to_bytes(4, "little") + pixels
     except MemoryError:
         text = f"decoding it takes more than {MEMORY >> 20} MiB of memory"
@@ -51,7 +68,7 @@ def answer(images: Any, content: bytes, side: int, shrunk: int) -> bytes:
     return bytes(4) + len(sentence).to_bytes(4, "little") + sentence
 
 
-def main(folder: str, side: int, shrunk: int) -> None:
+def main(folder: str, side: int, shrunk: int, opaque: int) -> None:
     """Answer until there is no more."""
     sys.path.append(folder)
     # Pillow would look through all its formats for one that is not imported yet.
@@ -61,11 +78,12 @@ def main(folder: str, side: int, shrunk: int) -> None:
     set_limits = runpy.run_path(str(Path(__file__).with_name("child_limits.py")))["set_limits"]
     read, write = sys.stdin.buffer, sys.stdout.buffer
     while head := read.read(8):
+        content = read.read(int.from_bytes(head, "little"))
         # Some decoders import modules of theirs when they are first used.
         set_limits(MEMORY, SECONDS, files=FILES)
-        write.write(answer(Image, read.read(int.from_bytes(head, "little")), side, shrunk))
+        write.write(answer(Image, content, side, shrunk, opaque))
         write.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -29,22 +29,29 @@ PHOTO_SIDE, PHOTO_SHRUNK = 10_000, 2048
 
 
 def open_photos(paths: Iterable[Path]) -> Generator[Image.Image, None, None]:
-    """`open_images` of up to 10,000 pixels a side; what has more than 2048 is made smaller."""
-    return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK)
+    """`open_images` of up to 10,000 pixels a side; what has more than 2048 is made smaller.
+
+    Of transparent pixels the colours are taken.
+    """
+    return _open(paths, LIMIT, PHOTO_SIDE, PHOTO_SHRUNK, opaque=False)
 
 
-def open_images(paths: Iterable[Path], *, limit: int = LIMIT) -> Generator[Image.Image, None, None]:
+def open_images(
+    paths: Iterable[Path], *, limit: int = LIMIT, side: int = SIDE
+) -> Generator[Image.Image, None, None]:
     """Image files in RGB, in order, all decoded by one process.
 
     Args:
         paths: PNG, JPEG, PPM, BMP, GIF, TIFF or WebP; the content decides which, not the name.
         limit: bytes that each file may have.
+        side: pixels that each may be high and wide.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when one is no such image, broken or too large.
+        ValueError: when one is no such image, broken, too large, partly transparent, or of more
+            than eight bits a channel.
     """
-    return _open(paths, limit, SIDE, SIDE)
+    return _open(paths, limit, side, side, opaque=True)
 
 
 def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
@@ -54,10 +61,10 @@ def open_image(path: Path, *, limit: int = LIMIT) -> Image.Image:
 
 
 def _open(
-    paths: Iterable[Path], limit: int, side: int, shrunk: int
+    paths: Iterable[Path], limit: int, side: int, shrunk: int, *, opaque: bool
 ) -> Generator[Image.Image, None, None]:
     waiting: deque[Path] = deque()
-    arguments = (str(PILLOW), str(side), str(shrunk))
+    arguments = (str(PILLOW), str(side), str(shrunk), str(int(opaque)))
     with Child(PROGRAM, *arguments, patience=PATIENCE) as child:
         for path in paths:
             content = read_file(path, limit)

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 MEMORY = 768 << 20
 SECONDS = 4
 VALUES = 400_000
+TENSORS = 50_000
 ANSWER = 64 << 20
 STORAGES_LIMIT = 50_000
 DEPTH = 32
@@ -289,6 +290,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self.left = VALUES
+        self.tensors = 0
 
     def encode(self, value: Any, depth: int = 0) -> Any:
         """The tagged form of a value."""
@@ -302,6 +304,11 @@ class Encoder:
         if isinstance(value, str) and len(value) <= LONGEST:
             return value
         if isinstance(value, Tensor):
+            # Each time that one is named: a reference takes two bytes here, its answer hundreds.
+            self.left -= len(value.shape)
+            self.tensors += 1
+            if self.tensors > TENSORS:
+                raise UnpicklingError(f"it holds more than {TENSORS} tensors")
             storage = value.storage
             own = [storage.key, storage.dtype, storage.numel]
             return ["T", *own, value.offset, value.shape, value.stride, value.dtype]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from awm_defense.files.door import CHUNK, MIB, OpenFile
 from awm_defense.files.pickles import read_pickle
-from awm_defense.files.tensors import MOST_TENSORS, NUMBERS, Planned, plan
+from awm_defense.files.tensors import NUMBERS, Planned, plan
 from awm_defense.files.text import shown
 
 ZIP = b"PK\x03\x04"
@@ -202,23 +202,15 @@ def plans_in(content: Any) -> list[Planned]:
 
 def decode(value: Any) -> Any:
     """What a child answered, as the containers that were saved, with plans for tensors."""
-    decoded = _decode(value)
-    count = len(plans_in(decoded))
-    if count > MOST_TENSORS:
-        raise ValueError(f"expected at most {MOST_TENSORS} tensors, got {count}")
-    return decoded
-
-
-def _decode(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     tag, *rest = value
     if tag == "d":
-        return {_decode(key): _decode(inner) for key, inner in rest[0]}
+        return {decode(key): decode(inner) for key, inner in rest[0]}
     if tag == "l":
-        return [_decode(inner) for inner in rest[0]]
+        return [decode(inner) for inner in rest[0]]
     if tag == "t":
-        return tuple(_decode(inner) for inner in rest[0])
+        return tuple(decode(inner) for inner in rest[0])
     if tag == "T":
         return plan(*rest)
     return Other(str(rest[0]))

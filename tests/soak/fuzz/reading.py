@@ -78,8 +78,8 @@ class Inside:
             if self.program == pickles.PROGRAM:
                 reply = pickle_child.reply(self.arguments[0], bytes(content))
             else:
-                side, shrunk = map(int, self.arguments[1:])
-                reply = image_child.answer(Image, bytes(content[8:]), side, shrunk)
+                numbers = map(int, self.arguments[1:])
+                reply = image_child.answer(Image, bytes(content[8:]), *numbers)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         self.given += reply
