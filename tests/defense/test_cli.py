@@ -296,6 +296,22 @@ def test_wrong_options_of_evaluate(
     assert part in fails(capsys, "evaluate", checkpoint, *MODEL, *options)
 
 
+@pytest.mark.parametrize("classes", [5, 12])
+def test_a_network_of_other_classes_than_the_images(
+    classes: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    save_model(path, build_model("small_vgg", classes))
+    words = ["evaluate", path, "--arch", "small_vgg", "--dataset", "digits", "--limit", "64"]
+    if classes < 10:
+        line = fails(capsys, *words)
+        assert f"{path}: expected a network of at least 10 classes" in line
+        assert "digits has, got one of 5" in line
+    else:
+        assert main([*map(str, words)]) == 0
+        assert "the network knows 12 classes, the images are of 10" in capsys.readouterr().err
+
+
 def test_checkpoints_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -127,6 +127,17 @@ def get_attack(
     )
 
 
+def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
+    """Raise ValueError where a network knows too few classes; say where it knows more."""
+    if known < needed:
+        raise ValueError(
+            f"{checkpoint}: expected a network of at least {needed} classes, as {where} has, "
+            f"got one of {known}"
+        )
+    if known > needed:
+        options.say(f"note: the network knows {known} classes, the images are of {needed}")
+
+
 def run(args: argparse.Namespace) -> int:
     """Print accuracy, and with an attack what it does, in percent; with --retune, twice."""
     folder, manifest = find_manifest(args)
@@ -148,10 +159,12 @@ def run(args: argparse.Namespace) -> int:
             "a CSV file or an array"
         )
     images, labels = given.test(args.limit)
-    if args.num_classes is None:
-        args.num_classes = networks.count_classes(args, model, images.shape[1:], device)
-        attack = get_attack(args, folder, manifest)
+    known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
+    check_classes(args.checkpoint, known, given.classes, where)
+    if args.num_classes is None:
+        args.num_classes = known
+        attack = get_attack(args, folder, manifest)
     options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {where}")
     measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     if attack is None:

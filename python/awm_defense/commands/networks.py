@@ -12,7 +12,6 @@ from awm_defense.commands import options
 from awm_defense.files.checkpoint import LIMIT, Misfit, Weights, load_into, load_state_dict
 from awm_defense.files.door import MIB, TooLargeError
 from awm_defense.inputs.preparation import Preparation
-from awm_defense.inputs.take import predict
 from awm_defense.models import MODELS
 from awm_defense.models.named import (
     FORMS,
@@ -115,14 +114,13 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     return model.eval()
 
 
-def count_classes(
-    args: argparse.Namespace, model: nn.Module, size: Sequence[int], device: torch.device
-) -> int:
+@torch.no_grad()
+def count_classes(args: argparse.Namespace, model: nn.Module, size: Sequence[int]) -> int:
     """How many classes a network knows, by what it says of an image of that size (c, h, w)."""
     mean, std = get_normalisation(args)
     image = torch.zeros(1, *size)
-    work = PixelModel(model, image, mean=mean, std=std, device=device).copy(image)
-    return predict(work, image).shape[1]
+    shown = PixelModel(model, image, mean=mean, std=std)
+    return shown.settle(image.to(shown.device)).shape[1]
 
 
 def get_preparation(args: argparse.Namespace) -> Preparation:

@@ -121,7 +121,7 @@ def get_images(
     images, labels = synthesize(
         network,
         size,
-        classes=args.num_classes or networks.count_classes(args, network, size, device),
+        classes=args.num_classes or networks.count_classes(args, network, size),
         mean=wanted.mean,
         std=wanted.std,
         device=device,
