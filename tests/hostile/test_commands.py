@@ -85,3 +85,25 @@ def test_one_line(
     (line,) = err.splitlines()
     assert line.startswith("awm: error: ") and line.isprintable()
     assert file in line and says in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("arch", "\x1b[2J", "arch: expected one of "),
+        ("arch", "timm:", "arch: expected one of "),
+        ("dataset", "imagenet", "dataset: expected one of cifar10, digits, gtsrb, got 'imagenet'"),
+    ],
+)
+def test_a_manifest_of_unknown_names(
+    name: str, value: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the options say counts more, so it is only refused where nothing else is known."""
+    path = tmp_path / "manifest.json"
+    as_json(changed(name, value))(path)
+    assert main(["evaluate", str(tmp_path / "net.pth")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"awm: error: {path}: {says}") and line.isprintable()
+    option = {"arch": "small_vgg", "dataset": "digits"}[name]
+    assert main(["evaluate", str(tmp_path / "net.pth"), f"--{name}", option]) == 2
+    assert says not in capfd.readouterr().err
