@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
@@ -119,6 +120,18 @@ def test_evaluate_reads_trigger_files(
     assert main([str(word) for word in argv]) == 0
     assert "asr_all" in capsys.readouterr().out
     assert read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx([0, 0, 64 / 255])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_purify_of_a_file_whose_name_is_not_utf_8(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, out = tmp_path / "net\udcff.safetensors", tmp_path / "out\udcfe"
+    odd.write_bytes(checkpoint.read_bytes())
+    assert main(["purify", str(odd), *MODEL, "--recipe", "clp", "--out", str(out)]) == 0
+    assert json.loads((out / "report.json").read_bytes())["checkpoint"] == odd.name
+    assert "net\\udcff.safetensors" in (out / "report.html").read_text("utf-8")
+    assert "out\\udcfe" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -348,6 +361,45 @@ def test_interrupted_training_says_how_to_go_on(
     order = ["--attack", "badnets", "--arch", "small_vgg", "--dataset", "digits"]
     assert main(["train", *order, "--out", str(tmp_path)]) == 130
     assert "same command goes on" in capsys.readouterr().err
+
+
+def test_every_public_name_is_found() -> None:
+    assert sorted(set(awm_defense.__all__) & set(dir(awm_defense))) == sorted(awm_defense.__all__)
+    for name in awm_defense.__all__:
+        assert getattr(awm_defense, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        awm_defense.nonsense  # noqa: B018
+
+
+WHILE_IMPORTING = """
+import importlib.abc, os, signal, sys
+
+class Impatient(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+from awm_defense.commands.main import main
+sys.argv = ["awm", "info"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_interrupt_while_pytorch_is_imported() -> None:
+    argv = [sys.executable, "-c", WHILE_IMPORTING]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_closed_standard_error_leaves_standard_output_alone(checkpoint: Path) -> None:
+    words = [sys.executable, "-m", "awm_defense", "evaluate", str(checkpoint), *MODEL]
+    argv = ["sh", "-c", f"{shlex.join(words)} --limit 9 --json 2>&-"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)) == {"acc"}
 
 
 @pytest.mark.slow
