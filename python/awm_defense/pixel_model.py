@@ -173,8 +173,9 @@ def find_device(argument: str, name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
+        # Of PyTorch's paragraph the first sentence.
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise ValueError(f"{argument}: can't use {str(name)!r}: {reason}") from error
     if device.type == "meta":
         raise ValueError(f"{argument}: can't use 'meta', which holds no numbers")

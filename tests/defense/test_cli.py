@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands import demo, evaluate, info, train
+from awm_defense.commands import demo, evaluate, info, networks, train
 from awm_defense.commands.main import main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
@@ -273,6 +274,9 @@ def test_demo_writes_both_measurements(
         (["--precision", "half"], "--precision"),
         (["--set", "tau=much"], "tau"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "hpu"], "--device: can't use 'hpu'"),
+        (["--out", ""], "--out: expected the name of a folder, got ''"),
+        (["--out", "a\0b"], r"--out: expected the name of a folder, got 'a\x00b'"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),
@@ -335,6 +339,17 @@ def test_checkpoints_that_cannot_be_read(
     assert "missing.pt" in fails(capsys, "evaluate", tmp_path / "missing.pt", *MODEL, *BADNETS)
 
 
+def test_memory_that_runs_out_while_a_checkpoint_is_read(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path, *, limit: int) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(networks, "load_state_dict", exhausted)
+    line = fails(capsys, "evaluate", checkpoint, *MODEL)
+    assert f"{checkpoint}: expected enough memory to read it" in line
+
+
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "COMMAND" in fails(capsys)
     assert "invalid choice" in fails(capsys, "erase")
@@ -368,7 +383,7 @@ def test_every_public_name_is_found() -> None:
     for name in awm_defense.__all__:
         assert getattr(awm_defense, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        awm_defense.nonsense  # noqa: B018
+        getattr(awm_defense, "nonsense")  # noqa: B009 - mypy would refuse it, too
 
 
 WHILE_IMPORTING = """
@@ -391,6 +406,15 @@ def test_interrupt_while_pytorch_is_imported() -> None:
     argv = [sys.executable, "-c", WHILE_IMPORTING]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_full_standard_output_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "awm_defense", "info"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    line = "awm: error: standard output: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")

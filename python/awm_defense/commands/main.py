@@ -65,17 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return _without_reader()
         except Exception as error:
-            from awm_defense.commands.errors import explain
+            from awm_defense.commands.errors import explain, of_output
 
             if debug:
                 traceback.print_exc()
             line, code = explain(error)
             print(f"awm: error: {line}", file=sys.stderr)
+            if of_output(error):
+                _drop_output()
             return code
 
 
 def _without_reader() -> int:
     """Whoever read standard output, such as `head`, has what it wanted; returns the exit code."""
-    # Python would try to print the rest when it ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return 128 + 13  # SIGPIPE, which Windows has no name for
+
+
+def _drop_output() -> None:
+    """Python would try to print the rest when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

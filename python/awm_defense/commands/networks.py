@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from awm_defense.commands import options
+from awm_defense.commands.errors import of_memory
 from awm_defense.files.checkpoint import LIMIT, Misfit, Weights, load_into, load_state_dict
 from awm_defense.files.door import MIB, TooLargeError
 from awm_defense.inputs.preparation import Preparation
@@ -95,6 +96,12 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
     except TooLargeError as error:
         raise ValueError(f"{error}; --max-file-size sets the limit") from error
+    except Exception as error:
+        if not of_memory(error):
+            raise
+        raise ValueError(
+            f"{checkpoint}: expected enough memory to read it, got too little"
+        ) from error
 
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:

@@ -69,7 +69,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=options.output,
         metavar="DIR",
         help="folder to write to; of several checkpoints, each gets a folder in it",
     )
