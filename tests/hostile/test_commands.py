@@ -87,6 +87,21 @@ def test_one_line(
     assert file in line and says in line
 
 
+@pytest.mark.parametrize("command", ["evaluate", "examine"])
+def test_weights_that_are_finite_and_too_large(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every logit would be NaN, and each image of class 0."""
+    path = tmp_path / "net.safetensors"
+    model = build_model("small_vgg", 10)
+    huge = {name: torch.full_like(w, 3e38) for name, w in model.state_dict().items() if w.dim() > 1}
+    save_model(path, model.state_dict() | huge)
+    assert main([command, str(path), *NETWORK]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"awm: error: {path}: model: expected finite logits" in err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

@@ -189,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate(network, images, labels, attack, **measuring)
 
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
-    found = measure(model)
+    with networks.of_checkpoint(args.checkpoint):
+        found = measure(model)
     again: dict[str, float] = {}
     if few is not None:
         options.say(f"fine-tuning on {args.retune} clean images")

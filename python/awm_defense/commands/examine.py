@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), networks.of_checkpoint(checkpoint):
             # At once: the rest may take long.
             warnings.showwarning = lambda message, *_, **__: options.say(f"note: {message}")
             verdict = examine(

@@ -2,7 +2,8 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -119,6 +120,17 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
             raise
         raise ValueError(f"{error}; they look like those of --arch {name}") from error
     return model.eval()
+
+
+@contextmanager
+def of_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Have an error of the network name its file, too."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("model: "):
+            raise
+        raise ValueError(f"{checkpoint}: {error}") from error
 
 
 @torch.no_grad()
