@@ -154,6 +154,9 @@ def test_a_finished_network_is_not_trained_again(tmp_path: Path, digits: Dataset
     ):
         with pytest.raises(ValueError, match=f"out: .* made with {key}, not"):
             make(tmp_path, digits, other)
+    (tmp_path / "model.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        make(tmp_path, digits)
 
 
 def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands import demo, evaluate, info, networks, train
+from awm_defense.commands import demo, evaluate, info, networks, purify, train
 from awm_defense.commands.main import main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
@@ -121,6 +121,18 @@ def test_evaluate_reads_trigger_files(
     assert main([str(word) for word in argv]) == 0
     assert "asr_all" in capsys.readouterr().out
     assert read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx([0, 0, 64 / 255])
+
+
+def test_a_folder_where_a_file_belongs_is_found_first(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(purify, "purify_many", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "report.json").mkdir()
+    line = fails(capsys, "purify", checkpoint, *MODEL, "--out", tmp_path)
+    assert f"{tmp_path / 'report.json'}: Is a directory" in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")

@@ -120,6 +120,7 @@ def _make(
         asked = {} if compute is None else {"compute": asdict(compute)}
         _check_same(folder, old, manifest | asked)
         if "acc" in old:
+            load_state_dict(folder / MODEL)  # what can't be read is no finished network
             (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
             return old
         manifest = old
