@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from awm_defense.attacks import Attack
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
-from awm_defense.pixel_model import PixelModel, Stat
+from awm_defense.pixel_model import PixelModel, Stat, check_finite
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
@@ -55,7 +55,7 @@ def evaluate(
         that class, and of all-to-all attacks, there is no `target_acc`.
 
     Raises:
-        ValueError: when there is nothing to measure, or sizes don't match.
+        ValueError: when there is nothing to measure, sizes don't match, or logits are not finite.
     """
     images, truth = _with_classes(images, labels)
     targets = attack.targets(truth)
@@ -115,7 +115,7 @@ def _predict(
         for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
             batch = batch.to(pixel_model.device)
             batch = batch if transform is None else transform(batch)
-            found.append(pixel_model(batch).argmax(1).cpu())
+            found.append(check_finite(pixel_model(batch)).argmax(1).cpu())
     return torch.cat(found)
 
 

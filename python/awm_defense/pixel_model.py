@@ -12,6 +12,8 @@ from awm_defense.networks.plain import check_model, plain_copy, whole_dtype
 from awm_defense.portions import Portions, is_of_memory
 
 Stat = float | Sequence[float] | Tensor | None
+LARGEST = 1e6
+"""Of mean and std, and of 1 / std: what comes of it fits into float32."""
 
 
 class PixelModel:
@@ -157,10 +159,8 @@ class Normalise(nn.Module):
         super().__init__()
         if (mean is None) != (std is None):
             raise ValueError(f"mean, std: expected both or neither, got {mean} and {std}")
-        self.register_buffer("mean", _stat("mean", mean, channels))
-        self.register_buffer("std", _stat("std", std, channels))
-        if self.std is not None and not (self.std > 0).all():
-            raise ValueError(f"std: expected numbers > 0, got {std}")
+        self.register_buffer("mean", _stat("mean", mean, channels, -LARGEST))
+        self.register_buffer("std", _stat("std", std, channels, 1 / LARGEST))
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
@@ -173,8 +173,9 @@ def find_device(argument: str, name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
+        # Of PyTorch's paragraph the first sentence.
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise ValueError(f"{argument}: can't use {str(name)!r}: {reason}") from error
     if device.type == "meta":
         raise ValueError(f"{argument}: can't use 'meta', which holds no numbers")
@@ -196,6 +197,11 @@ def check_logits(logits: Any, labels: Tensor) -> Tensor:
     """`logits`; raises TypeError or ValueError unless they are a model's for labelled images."""
     logits = check_shape(logits, len(labels))
     check_labels(labels, logits.shape[1])
+    return check_finite(logits)
+
+
+def check_finite(logits: Tensor) -> Tensor:
+    """`logits`; raises ValueError where they hold NaN or infinity: no class can be told from it."""
     if not logits.isfinite().all():
         raise ValueError("model: expected finite logits for the images, got NaN or infinity")
     return logits
@@ -236,7 +242,7 @@ def _shape(image: Tensor) -> str:
     return ", ".join(map(str, image.shape))
 
 
-def _stat(name: str, value: Stat, channels: int) -> Tensor | None:
+def _stat(name: str, value: Stat, channels: int, least: float) -> Tensor | None:
     """One number or one a channel, as float64 (1, c or 1, 1, 1)."""
     if value is None:
         return None
@@ -251,4 +257,6 @@ def _stat(name: str, value: Stat, channels: int) -> Tensor | None:
         )
     if not stat.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got {value}")
+    if stat.min() < least or stat.max() > LARGEST:
+        raise ValueError(f"{name}: expected numbers from {least:g} to {LARGEST:g}, got {value}")
     return stat

@@ -204,9 +204,9 @@ def test_the_number_of_classes_is_that_of_the_checkpoint(tmp_path: Path) -> None
     args = parsed("--arch", "small_vgg")
     network = networks.load_network(args, tmp_path / "net.safetensors")
     size = (3, 32, 32)
-    assert networks.count_classes(args, network, size, torch.device("cpu")) == 7
+    assert networks.count_classes(args, network, size) == 7
     fitting = build_to_fit(lambda count: build_named("small_vgg", count), {})
-    assert networks.count_classes(args, fitting, size, torch.device("cpu")) == 10
+    assert networks.count_classes(args, fitting, size) == 10
 
 
 def test_options_count_more_than_what_the_package_says() -> None:

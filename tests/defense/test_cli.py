@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands import demo, evaluate, info, train
+from awm_defense.commands import demo, evaluate, info, networks, purify, train
 from awm_defense.commands.main import main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
@@ -119,6 +121,30 @@ def test_evaluate_reads_trigger_files(
     assert main([str(word) for word in argv]) == 0
     assert "asr_all" in capsys.readouterr().out
     assert read_image(tmp_path / "trigger.png")[:, 0, 0].tolist() == pytest.approx([0, 0, 64 / 255])
+
+
+def test_a_folder_where_a_file_belongs_is_found_first(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(purify, "purify_many", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "report.json").mkdir()
+    line = fails(capsys, "purify", checkpoint, *MODEL, "--out", tmp_path)
+    assert f"{tmp_path / 'report.json'}: Is a directory" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_purify_of_a_file_whose_name_is_not_utf_8(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, out = tmp_path / "net\udcff.safetensors", tmp_path / "out\udcfe"
+    odd.write_bytes(checkpoint.read_bytes())
+    assert main(["purify", str(odd), *MODEL, "--recipe", "clp", "--out", str(out)]) == 0
+    assert json.loads((out / "report.json").read_bytes())["checkpoint"] == odd.name
+    assert "net\\udcff.safetensors" in (out / "report.html").read_text("utf-8")
+    assert "out\\udcfe" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -260,6 +286,9 @@ def test_demo_writes_both_measurements(
         (["--precision", "half"], "--precision"),
         (["--set", "tau=much"], "tau"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "hpu"], "--device: can't use 'hpu'"),
+        (["--out", ""], "--out: expected the name of a folder, got ''"),
+        (["--out", "a\0b"], r"--out: expected the name of a folder, got 'a\x00b'"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),
@@ -296,6 +325,22 @@ def test_wrong_options_of_evaluate(
     assert part in fails(capsys, "evaluate", checkpoint, *MODEL, *options)
 
 
+@pytest.mark.parametrize("classes", [5, 12])
+def test_a_network_of_other_classes_than_the_images(
+    classes: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    save_model(path, build_model("small_vgg", classes))
+    words = ["evaluate", path, "--arch", "small_vgg", "--dataset", "digits", "--limit", "64"]
+    if classes < 10:
+        line = fails(capsys, *words)
+        assert f"{path}: expected a network of at least 10 classes" in line
+        assert "digits has, got one of 5" in line
+    else:
+        assert main([*map(str, words)]) == 0
+        assert "the network knows 12 classes, the images are of 10" in capsys.readouterr().err
+
+
 def test_checkpoints_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -304,6 +349,17 @@ def test_checkpoints_that_cannot_be_read(
         path.write_bytes(content)
         assert name in fails(capsys, "evaluate", path, *MODEL, *BADNETS)
     assert "missing.pt" in fails(capsys, "evaluate", tmp_path / "missing.pt", *MODEL, *BADNETS)
+
+
+def test_memory_that_runs_out_while_a_checkpoint_is_read(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path, *, limit: int) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(networks, "load_state_dict", exhausted)
+    line = fails(capsys, "evaluate", checkpoint, *MODEL)
+    assert f"{checkpoint}: expected enough memory to read it" in line
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,6 +388,54 @@ def test_interrupted_training_says_how_to_go_on(
     order = ["--attack", "badnets", "--arch", "small_vgg", "--dataset", "digits"]
     assert main(["train", *order, "--out", str(tmp_path)]) == 130
     assert "same command goes on" in capsys.readouterr().err
+
+
+def test_every_public_name_is_found() -> None:
+    assert sorted(set(awm_defense.__all__) & set(dir(awm_defense))) == sorted(awm_defense.__all__)
+    for name in awm_defense.__all__:
+        assert getattr(awm_defense, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        getattr(awm_defense, "nonsense")  # noqa: B009 - mypy would refuse it, too
+
+
+WHILE_IMPORTING = """
+import importlib.abc, os, signal, sys
+
+class Impatient(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+from awm_defense.commands.main import main
+sys.argv = ["awm", "info"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_interrupt_while_pytorch_is_imported() -> None:
+    argv = [sys.executable, "-c", WHILE_IMPORTING]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_full_standard_output_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "awm_defense", "info"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    line = "awm: error: standard output: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_closed_standard_error_leaves_standard_output_alone(checkpoint: Path) -> None:
+    words = [sys.executable, "-m", "awm_defense", "evaluate", str(checkpoint), *MODEL]
+    argv = ["sh", "-c", f"{shlex.join(words)} --limit 9 --json 2>&-"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)) == {"acc"}
 
 
 @pytest.mark.slow

@@ -86,6 +86,12 @@ def test_model_keeps_its_modes() -> None:
         ({"images": torch.zeros(0, 3, 4, 4), "labels": LABELS[:0]}, "images: expected shape"),
         ({"labels": torch.full((10,), 2)}, "outside the target class 2"),
         ({"mean": [0.5] * 3}, "mean, std: expected both or neither"),
+        (
+            {"mean": 1e300, "std": 1.0},
+            r"mean: expected numbers from -1e\+06 to 1e\+06, got 1e\+300",
+        ),
+        ({"mean": 0.0, "std": 1e-300}, "std: expected numbers from 1e-06"),
+        ({"mean": 0.0, "std": [1.0, 1.0, 1e300]}, "std: expected numbers from 1e-06"),
         ({"batch_size": 0}, "batch_size: .* got 0"),
     ],
 )
@@ -93,3 +99,17 @@ def test_wrong_arguments(options: dict[str, object], message: str) -> None:
     arguments = {"images": make_images(), "labels": LABELS, "attack": ATTACK, **options}
     with pytest.raises(ValueError, match=message):
         evaluate(Reader(), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
+    class Broken(Reader):
+        def forward(self, images: Tensor) -> Tensor:
+            found = super().forward(images)
+            found[-1, 0] = value
+            return found
+
+    with pytest.raises(ValueError, match="model: expected finite logits"):
+        evaluate(Broken(), make_images(), LABELS, ATTACK)
+    with pytest.raises(ValueError, match="model: expected finite logits"):
+        accuracy(Broken(), make_images(), LABELS)

@@ -102,3 +102,40 @@ def test_a_folder_s_name_writes_nothing_to_the_terminal(
     assert len(notes) == 6
     assert all(line.startswith("note: ") and line.isprintable() for line in notes)
     assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "examine"])
+def test_weights_that_are_finite_and_too_large(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every logit would be NaN, and each image of class 0."""
+    path = tmp_path / "net.safetensors"
+    model = build_model("small_vgg", 10)
+    huge = {name: torch.full_like(w, 3e38) for name, w in model.state_dict().items() if w.dim() > 1}
+    save_model(path, model.state_dict() | huge)
+    assert main([command, str(path), *NETWORK]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"awm: error: {path}: model: expected finite logits" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("arch", "\x1b[2J", "arch: expected one of "),
+        ("arch", "timm:", "arch: expected one of "),
+        ("dataset", "imagenet", "dataset: expected one of cifar10, digits, gtsrb, got 'imagenet'"),
+    ],
+)
+def test_a_manifest_of_unknown_names(
+    name: str, value: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the options say counts more, so it is only refused where nothing else is known."""
+    path = tmp_path / "manifest.json"
+    as_json(changed(name, value))(path)
+    assert main(["evaluate", str(tmp_path / "net.pth")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"awm: error: {path}: {says}") and line.isprintable()
+    option = {"arch": "small_vgg", "dataset": "digits"}[name]
+    assert main(["evaluate", str(tmp_path / "net.pth"), f"--{name}", option]) == 2
+    assert says not in capfd.readouterr().err

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awm_defense.commands import demo, evaluate, examine, options, purify, reproduce
+from awm_defense.commands import demo, evaluate, examine, networks, purify, reproduce
 from awm_defense.commands.main import build_parser, main
 from awm_defense.files.checkpoint import save_model
 from awm_defense.training import backdoor
 from awm_defense.working.compute import Compute
 from tests.properties.networks import network
 
-NETWORK = {"": ["net.safetensors"], "--arch": ["small_vgg"], "--num-classes": ["5"]}
+NETWORK = {"": ["net.safetensors"], "--arch": ["small_vgg"], "--num-classes": ["10"]}
 DATA = {"--dataset": ["digits"]}
 OUT = {"--out": ["out"]}
 # Words that begin the work.
@@ -42,6 +42,7 @@ WORK = [
     (backdoor, ("train",)),
 ]
 MOST = 800
+DIGITS = 10
 
 
 def _commands() -> dict[str, dict[str, argparse.Action]]:
@@ -73,11 +74,12 @@ def _no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in WORK:
         for name in names:
             monkeypatch.setattr(module, name, reached)
-    for module in (options, backdoor, demo):
-        monkeypatch.setattr(module, "build_model", lambda *_: network())
+    for module in (backdoor, demo):
+        monkeypatch.setattr(module, "build_model", lambda *_: network(DIGITS))
+    monkeypatch.setattr(networks, "build_named", lambda *_, **__: network(DIGITS))
     monkeypatch.setattr(backdoor, "fastest", lambda *_: Compute())
     monkeypatch.chdir(tmp_path)
-    save_model(Path("net.safetensors"), network())
+    save_model(Path("net.safetensors"), network(DIGITS))
     Path("folder").mkdir()
 
 

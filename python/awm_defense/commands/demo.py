@@ -50,7 +50,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `awm demo` to the command line."""
     parser = commands.add_parser("demo", help="plant a backdoor and erase it, no download needed")
     parser.add_argument(
-        "--out", type=Path, default=Path("awm-demo"), metavar="DIR", help="report folder (awm-demo)"
+        "--out",
+        type=options.output,
+        default=Path("awm-demo"),
+        metavar="DIR",
+        help="report folder (awm-demo)",
     )
     parser.add_argument("--seed", type=options.seed, default=0, metavar="S")
     options.add_run_options(parser)

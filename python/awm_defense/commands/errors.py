@@ -19,8 +19,10 @@ MEMORY = (
 def explain(error: Exception) -> tuple[str, int]:
     """The line that says what is wrong, and the exit code."""
     text = str(error).strip()
-    if _of_memory(error):
+    if of_memory(error):
         return MEMORY, WRONG
+    if of_output(error):
+        return f"standard output: {text}", WRONG
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shorten(escape(f"{error.filename}: {error.strerror}")), WRONG
     if isinstance(error, RuntimeError | ImportError):
@@ -39,5 +41,12 @@ def shorten(text: str, start: int = START, end: int = END) -> str:
     return text if len(text) <= start + end else f"{text[:start]} … {text[-end:]}"
 
 
-def _of_memory(error: Exception) -> bool:
+def of_output(error: Exception) -> bool:
+    """Whether standard output can't be written; an error of a file names the file."""
+    full = (errno.ENOSPC, errno.EIO, errno.EFBIG)
+    return isinstance(error, OSError) and error.filename is None and error.errno in full
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     return is_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

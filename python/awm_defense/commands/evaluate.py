@@ -1,7 +1,6 @@
 """`awm evaluate`: how well a network classifies, and how often a known trigger fools it."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,12 @@ from awm_defense.attacks.stored import (
     read_trigger_mask,
 )
 from awm_defense.commands import networks, options, pictures
+from awm_defense.data import DATASETS
+from awm_defense.files import schema
 from awm_defense.files.arrays import read_array, read_image
-from awm_defense.files.manifest import NAME, read_manifest
+from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
 from awm_defense.metrics import accuracy, evaluate
+from awm_defense.models.named import check_name
 from awm_defense.purification import purify
 
 MEANING = {
@@ -81,35 +83,46 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def find_manifest(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The folder and the content of the manifest; empty when there is none."""
+def find_manifest(args: argparse.Namespace) -> Manifest:
+    """The manifest; empty when there is none."""
     path = args.manifest or args.checkpoint.parent / NAME
     if args.manifest is None and not path.is_file():
-        return path.parent, {}
-    return path.parent, read_manifest(path)
+        return Manifest({}, path)
+    return read_manifest(path)
 
 
-def fill_in(args: argparse.Namespace, manifest: Mapping[str, Any]) -> None:
+def known_architecture(name: str, value: Any) -> None:
+    """A check of an entry, as in `schema`: whether `--arch` takes it."""
+    try:
+        check_name(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+NAMES = {"arch": known_architecture, "dataset": schema.text(*DATASETS)}
+"""What a manifest may say in the place of these options."""
+
+
+def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
     """Take from the manifest which network and data these are, where no option says it."""
     for name, instead in (("arch", args.model), ("dataset", args.images)):
         if getattr(args, name) is None and instead is None:
             if name not in manifest:
                 raise ValueError(f"--{name}: expected, as no manifest says it")
+            check(manifest.path, schema.record({name: NAMES[name]}), manifest)
             setattr(args, name, manifest[name])
     if args.num_classes is None:
         args.num_classes = manifest.get("num_classes")
 
 
-def get_attack(
-    args: argparse.Namespace, folder: Path, manifest: Mapping[str, Any]
-) -> Attack | None:
+def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
     """The attack that the options name, or else the manifest, if one does."""
     if args.attack is None:
         for name in OF_AN_ATTACK:
             value = getattr(args, name)
             if value is not None and value is not False:  # class 0 is a value
                 raise ValueError(f"--attack: expected together with --{name.replace('_', '-')}")
-        return read_attack(folder, manifest) if "trigger" in manifest else None
+        return read_attack(manifest.path.parent, manifest) if "trigger" in manifest else None
     if args.target is None and not args.all_to_all:
         raise ValueError("--target: expected a class, or --all-to-all")
     if args.target is not None and not 0 <= args.target < args.num_classes:
@@ -127,9 +140,20 @@ def get_attack(
     )
 
 
+def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
+    """Raise ValueError where a network knows too few classes; say where it knows more."""
+    if known < needed:
+        raise ValueError(
+            f"{checkpoint}: expected a network of at least {needed} classes, as {where} has, "
+            f"got one of {known}"
+        )
+    if known > needed:
+        options.say(f"note: the network knows {known} classes, the images are of {needed}")
+
+
 def run(args: argparse.Namespace) -> int:
     """Print accuracy, and with an attack what it does, in percent; with --retune, twice."""
-    folder, manifest = find_manifest(args)
+    manifest = find_manifest(args)
     if "plan" in manifest and "acc" not in manifest and not args.checkpoint.exists():
         raise ValueError(
             f"{args.checkpoint}: its training has not ended; the same `awm train` command goes on"
@@ -139,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--retune: expected --dataset, whose training images it takes")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
-    attack = get_attack(args, folder, manifest) if args.num_classes is not None else None
+    attack = get_attack(args, manifest) if args.num_classes is not None else None
     model = networks.load_network(args, args.checkpoint).to(device)
     given = pictures.open_pictures(args)
     if not given.labelled:
@@ -148,10 +172,12 @@ def run(args: argparse.Namespace) -> int:
             "a CSV file or an array"
         )
     images, labels = given.test(args.limit)
-    if args.num_classes is None:
-        args.num_classes = networks.count_classes(args, model, images.shape[1:], device)
-        attack = get_attack(args, folder, manifest)
+    known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
+    check_classes(args.checkpoint, known, given.classes, where)
+    if args.num_classes is None:
+        args.num_classes = known
+        attack = get_attack(args, manifest)
     options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {where}")
     measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     if attack is None:
@@ -163,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate(network, images, labels, attack, **measuring)
 
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
-    found = measure(model)
+    with networks.of_checkpoint(args.checkpoint):
+        found = measure(model)
     again: dict[str, float] = {}
     if few is not None:
         options.say(f"fine-tuning on {args.retune} clean images")

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
-        with options.warnings_said():
+        with options.warnings_said(), networks.of_checkpoint(checkpoint):
             verdict = examine(
                 networks.load_network(args, checkpoint),
                 drawn.images,

@@ -13,11 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from awm_defense.commands import demo, evaluate, examine, info, purify, reproduce, train
-from awm_defense.commands.errors import explain
+# What imports PyTorch is imported below: that takes seconds, in which Ctrl-C is one line, too.
 from awm_defense.commands.signals import interruptible
-
-COMMANDS = (demo, train, examine, purify, evaluate, reproduce, info)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,12 +26,14 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each command adds its own part."""
+    from awm_defense.commands import demo, evaluate, examine, info, purify, reproduce, train
+
     parser = _Parser(
         prog="awm", description="Find and erase backdoors in image classifiers from a few images."
     )
     _add_debug(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for command in (demo, train, examine, purify, evaluate, reproduce, info):
         command.add_parser(commands)
     for added in commands.choices.values():
         _add_debug(added)
@@ -50,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # Also where the words can't be parsed.
     debug = "--debug" in words or bool(os.environ.get("AWM_DEBUG"))
+    if sys.stderr is None:  # it is closed: `print` would take standard output instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     with interruptible(restore=argv is not None) as ending:
         try:
             args = build_parser().parse_args(words)
@@ -64,15 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return _without_reader()
         except Exception as error:
+            from awm_defense.commands.errors import explain, of_output
+
             if debug:
                 traceback.print_exc()
             line, code = explain(error)
             print(f"awm: error: {line}", file=sys.stderr)
+            if of_output(error):
+                _drop_output()
             return code
 
 
 def _without_reader() -> int:
     """Whoever read standard output, such as `head`, has what it wanted; returns the exit code."""
-    # Python would try to print the rest when it ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return 128 + 13  # SIGPIPE, which Windows has no name for
+
+
+def _drop_output() -> None:
+    """Python would try to print the rest when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

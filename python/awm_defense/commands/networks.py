@@ -2,17 +2,18 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from awm_defense.commands import options
+from awm_defense.commands.errors import of_memory
 from awm_defense.files.checkpoint import LIMIT, Misfit, Weights, load_into, load_state_dict
 from awm_defense.files.door import MIB, TooLargeError
 from awm_defense.inputs.preparation import Preparation
-from awm_defense.inputs.take import predict
 from awm_defense.models import MODELS
 from awm_defense.models.named import (
     FORMS,
@@ -96,6 +97,12 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
     except TooLargeError as error:
         raise ValueError(f"{error}; --max-file-size sets the limit") from error
+    except Exception as error:
+        if not of_memory(error):
+            raise
+        raise ValueError(
+            f"{checkpoint}: expected enough memory to read it, got too little"
+        ) from error
 
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:
@@ -115,14 +122,24 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     return model.eval()
 
 
-def count_classes(
-    args: argparse.Namespace, model: nn.Module, size: Sequence[int], device: torch.device
-) -> int:
+@contextmanager
+def of_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Have an error of the network name its file, too."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("model: "):
+            raise
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
+@torch.no_grad()
+def count_classes(args: argparse.Namespace, model: nn.Module, size: Sequence[int]) -> int:
     """How many classes a network knows, by what it says of an image of that size (c, h, w)."""
     mean, std = get_normalisation(args)
     image = torch.zeros(1, *size)
-    work = PixelModel(model, image, mean=mean, std=std, device=device).copy(image)
-    return predict(work, image).shape[1]
+    shown = PixelModel(model, image, mean=mean, std=std)
+    return shown.settle(image.to(shown.device)).shape[1]
 
 
 def get_preparation(args: argparse.Namespace) -> Preparation:

@@ -94,6 +94,13 @@ def _quote(text: str) -> str:
     return repr(shorten(text, 40, 20))
 
 
+def output(text: str) -> Path:
+    """An argparse type: a folder to write to. Python would take no name for the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected the name of a folder, got {_quote(text)}")
+    return Path(text)
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """The data set and where it lies."""
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))

@@ -54,6 +54,14 @@ class Pictures:
     def labelled(self) -> bool:
         return self.source is None or not bool((self.source.labels == UNKNOWN).all())
 
+    @property
+    def classes(self) -> int:
+        """How many the images are of; at a path those up to the highest label."""
+        if self.dataset is not None:
+            return len(self.dataset.classes)
+        assert self.source is not None
+        return int(self.source.labels.max()) + 1
+
     def draw(
         self,
         network: nn.Module,

@@ -15,6 +15,7 @@ from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
 from awm_defense.files.text import escape
+from awm_defense.files.together import check_no_folders
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
@@ -69,7 +70,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=options.output,
         metavar="DIR",
         help="folder to write to; of several checkpoints, each gets a folder in it",
     )
@@ -101,6 +102,7 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
     folders = folders if len(checkpoints) > 1 else [out]
     for folder in folders:
         check_no_manifest(folder)
+        check_no_folders(folder, (*WEIGHTS, *WRITTEN))
         check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
     return folders
 
@@ -121,7 +123,7 @@ def get_images(
     images, labels = synthesize(
         network,
         size,
-        classes=args.num_classes or networks.count_classes(args, network, size, device),
+        classes=args.num_classes or networks.count_classes(args, network, size),
         mean=wanted.mean,
         std=wanted.std,
         device=device,

@@ -55,7 +55,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="DIR",
         help="folder with the data sets in their official layout (default: $AWM_DATA_DIR)",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", required=True, type=options.output, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument(
         "--cells",
         metavar="FILTER",

@@ -43,7 +43,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
     options.add_data_options(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", required=True, type=options.output, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument(
         "--clean-model",
         type=Path,

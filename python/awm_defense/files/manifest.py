@@ -50,7 +50,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     write_json(folder / NAME, content)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:

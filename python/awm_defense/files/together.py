@@ -2,11 +2,18 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from awm_defense.files.atomic import put_in_place, sync, write_part
 from awm_defense.files.uninterrupted import uninterrupted
+
+
+def check_no_folders(folder: Path, names: Iterable[str]) -> None:
+    """Raise OSError where a folder has the name of a file that will be written."""
+    for path in (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str) -> None:
@@ -25,9 +32,7 @@ def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str
         OSError: naming the file that can't be written, such as a folder of its name.
     """
     contents = {name: data for name, data in files.items() if data is not None}
-    for path in (folder / name for name in files):
-        if path.is_dir() and not path.is_symlink():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_no_folders(folder, files)
     parts: dict[str, Path] = {}
     with uninterrupted():
         try:

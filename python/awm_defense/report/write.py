@@ -84,7 +84,8 @@ def write_report(
         **weights,
         **dict.fromkeys(PICTURES),
         **pictures,
-        PAGE: html.encode("utf-8"),
+        # A file's name need not be UTF-8; what is not is shown as escapes.
+        PAGE: html.encode("utf-8", "backslashreplace"),
         REPORT: (text + "\n").encode("utf-8"),
     }
     write_together(out_dir, files, sign=REPORT)

@@ -13,9 +13,10 @@ import torch
 
 import awm_kernels
 from awm_defense.attacks.stored import read_attack
-from awm_defense.data import Dataset, load_dataset
+from awm_defense.data import DATASETS, Dataset, load_dataset
+from awm_defense.files import schema
 from awm_defense.files.checkpoint import checksum, load_into, load_state_dict
-from awm_defense.files.manifest import NAME, read_manifest
+from awm_defense.files.manifest import NAME, check, read_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import STUDIES, Trial
@@ -93,6 +94,7 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     """
     folder = place.folder(cell)
     manifest = read_manifest(folder / NAME)
+    check(manifest.path, schema.record({"dataset": schema.text(*DATASETS)}), manifest)
     model = build_model(cell.arch, manifest["num_classes"])
     load_into(model, load_state_dict(folder / MODEL))
     device = torch.device(place.device)
