@@ -172,7 +172,8 @@ def run(args: argparse.Namespace) -> int:
             "a CSV file or an array"
         )
     images, labels = given.test(args.limit)
-    known = networks.count_classes(args, model, images.shape[1:])
+    with networks.of_checkpoint(args.checkpoint):
+        known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
     check_classes(args.checkpoint, known, given.classes, where)
     if args.num_classes is None:
