@@ -205,6 +205,7 @@ def test_steps_never_touch_the_host(
 ) -> None:
     # Folding is checked on values before the first step, and so is what logits are.
     monkeypatch.setattr(Reading, "settle", lambda *args: [])
+    monkeypatch.setattr("awm_defense.pixel_model.find_device", lambda _, name: torch.device(name))
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     # Images are chosen before it, too.
     monkeypatch.setattr("awm_defense.awm.engine.pick_images", torch.zeros_like)

@@ -57,7 +57,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "timm BiT": partial(
         timm.models.resnetv2.ResNetV2,
         (1, 1, 1, 1),
-        (16, 32, 32, 64),
+        (128, 128, 128, 128),
         conv_layer=timm.layers.std_conv.StdConv2d,
         num_classes=CLASSES,
     ),

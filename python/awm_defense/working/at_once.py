@@ -41,12 +41,13 @@ def images_at_once(work: PixelModel, images: Tensor, max_memory: float | None) -
 def bytes_per_image(pixel_model: PixelModel, image: Tensor) -> int:
     """What a backward pass keeps of each image, weights' gradients included.
 
-    Of two images less of one: what is kept once, as weights are, does not count.
+    Of three images less of two: what is kept once, as weights are, does not count. Not of one
+    alone, which some layers refuse.
     """
     trial = copy.copy(pixel_model)
     trial.model = copy.deepcopy(pixel_model.model).eval().requires_grad_()
-    one, two = (_saved_bytes(trial, image.repeat(count, 1, 1, 1)) for count in (1, 2))
-    return two - one
+    two, three = (_saved_bytes(trial, image.repeat(count, 1, 1, 1)) for count in (2, 3))
+    return three - two
 
 
 def _saved_bytes(pixel_model: PixelModel, images: Tensor) -> int:
