@@ -97,8 +97,10 @@ class PixelModel:
         made.model.to(self.device, made.dtype).eval().requires_grad_(False)
         made.normalise = copy.deepcopy(self.normalise).to(made.dtype)
         made.read, made.notes = copy.copy(self.read), []
+        first = images[0].detach().to(self.device, made.dtype)
         with torch.enable_grad():
-            found = made.settle(images[:2].detach().to(self.device, made.dtype).requires_grad_())
+            # And its negative, of which nothing but probabilities will sum to 1 as well.
+            found = made.settle(torch.stack([first, 1 - first]).requires_grad_())
         if not found.requires_grad:
             raise ValueError(
                 "model: expected logits that autograd follows back to the images, got some that it "

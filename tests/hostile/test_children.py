@@ -130,7 +130,7 @@ def test_python_2_wrote_the_official_batches() -> None:
     ("kind", "content", "says"),
     [
         ("zip", p.program(p.named("os", "system")), "it holds os.system, which is not plain data"),
-        ("zip", p.program(p.shared_dicts(16, "a", "b", "c")), "more than 400000 values"),
+        ("zip", p.program(p.shared_dicts(16, "a", "b", "c")), "it holds more than"),
         ("zip", p.program(b"]q\x01h\x01a"), "more than 32 levels"),
         ("zip", p.program(p.dictionary(w=p.tensor(shape=(-1,)))), "whose shape"),
         ("zip", b"", "broken (EOFError"),

@@ -89,7 +89,7 @@ def _gather(collection: Any, most: int) -> tuple[Tensor, list[int | None]]:
 
 
 def _rows(collection: Any, most: int) -> Iterator[Any]:
-    if isinstance(collection, str | bytes | Mapping) or not (
+    if isinstance(collection, str | bytes | Mapping | type) or not (
         hasattr(collection, "__iter__") or hasattr(collection, "__getitem__")
     ):
         raise TypeError(
