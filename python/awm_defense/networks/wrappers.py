@@ -1,17 +1,18 @@
 """Wrappers around a network that compute the same."""
 
+import sys
 from typing import Any
 
 from torch import nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
     while True:
-        if isinstance(model, OptimizedModule):
-            model = model._orig_mod
+        if _is_compiled(model):
+            inner: Any = model._orig_mod
+            model = inner
         elif isinstance(model, nn.DataParallel | DistributedDataParallel):
             model = model.module
         else:
@@ -21,8 +22,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def wrapped_like(model: nn.Module, inner: nn.Module) -> nn.Module:
     """`inner` in the wrappers of `model`; without `DistributedDataParallel` where it has no
     parameter to train, as that refuses such a network."""
-    if isinstance(model, OptimizedModule):
-        return OptimizedModule(wrapped_like(model._orig_mod, inner), model.dynamo_ctx)
+    if _is_compiled(model):
+        compiled: Any = model
+        return type(compiled)(wrapped_like(compiled._orig_mod, inner), compiled.dynamo_ctx)
     if isinstance(model, nn.DataParallel):
         found: Any = wrapped_like(model.module, inner)
         # On a machine without a GPU there are no devices, and the wrapper only passes on.
@@ -35,3 +37,9 @@ def wrapped_like(model: nn.Module, inner: nn.Module) -> nn.Module:
             found, device_ids=model.device_ids, process_group=model.process_group
         )
     return inner
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    # Whoever has compiled a model has loaded this; loading it makes a folder.
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    return dynamo is not None and isinstance(model, dynamo.OptimizedModule)

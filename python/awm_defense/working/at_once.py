@@ -56,7 +56,8 @@ def _saved_bytes(pixel_model: PixelModel, images: Tensor) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Detached: a result that its own node holds would never be freed.
+        return tensor.detach()
 
     with saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad():
         held = pixel_model(images.detach().requires_grad_())
