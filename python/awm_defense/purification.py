@@ -152,9 +152,9 @@ def purify_many(
         )
         pixel_model.portions = portions = shared.portions
         work = portions.fit(partial(pixel_model.copy, given.images))
-        portions.most = portions.most or portions.fit(
-            partial(images_at_once, work, given.images, max_memory)
-        )
+        if isinstance(settings, Recipe) and portions.most is None:
+            measure = partial(images_at_once, work, given.images, max_memory)
+            portions.most = portions.fit(measure)
         taken = take(work, given)
         notes = [*work.notes, *taken.notes]
         for note in taken.notes if progress else ():

@@ -29,7 +29,8 @@ def test_what_stays_is_noticed(monkeypatch):
     kept = []
 
     def leave(number: int) -> None:
-        kept.append((torch.ones(1 << 14), os.open(os.devnull, os.O_RDONLY)))
+        # Large: a small one may find room in what earlier tests have freed.
+        kept.append((torch.ones(1 << 22), os.open(os.devnull, os.O_RDONLY)))
 
     monkeypatch.setattr(many, "one_run", leave)
     assert many.grown(many.growth(20)) == ["memory, KiB", "objects", "files"]
