@@ -82,7 +82,8 @@ def watch(folder: Path, *words: object) -> Seen:
             map(str, (HERE, HERE.parents[1], Path(awm_defense.__file__).parents[1]))
         ),
     }
-    for name in [name for name in environment if name.startswith(("XDG_", "MPL"))]:
+    # They name folders; PyTorch sets its own for the process that imported its compiler.
+    for name in [one for one in environment if one.startswith(("XDG_", "MPL", "TORCHINDUCTOR_"))]:
         del environment[name]
     done = subprocess.run(
         [sys.executable, *map(str, words)],
