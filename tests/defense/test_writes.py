@@ -393,6 +393,7 @@ OPENERS = {
     "files/atomic.py",
     "files/folder.py",  # the lock
     "commands/main.py",  # /dev/null
+    "commands/stderr.py",  # the same
 }
 
 
