@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from awm_defense.commands import networks, options, pictures
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest, is_inside
+from awm_defense.commands.output import WEIGHTS, check_inputs, check_report_folder, is_inside
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
 from awm_defense.files.text import escape
-from awm_defense.files.together import check_no_folders
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
@@ -101,9 +100,8 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
         )
     folders = folders if len(checkpoints) > 1 else [out]
     for folder in folders:
-        check_no_manifest(folder)
-        check_no_folders(folder, (*WEIGHTS, *WRITTEN))
         check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
+        check_report_folder(folder, (*WEIGHTS, *WRITTEN))
     return folders
 
 
