@@ -92,9 +92,10 @@ def open_file(path: Path, limit: int) -> Iterator[OpenFile]:
             kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
             raise ValueError(f"{name}: expected a regular file, got {kind}")
         if found.st_size > limit:
-            raise TooLargeError(
-                f"{name}: expected at most {limit / MIB:g} MiB, got {found.st_size / MIB:.0f} MiB"
-            )
+            most, size = f"{limit / MIB:g} MiB", f"{found.st_size / MIB:.0f} MiB"
+            if found.st_size < limit + MIB:  # both could read the same
+                most, size = f"{limit} bytes", f"{found.st_size} bytes"
+            raise TooLargeError(f"{name}: expected at most {most}, got {size}")
         file = OpenFile(descriptor, path, found.st_size)
     except BaseException:
         os.close(descriptor)
