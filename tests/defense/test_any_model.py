@@ -109,6 +109,21 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
 
 
+def test_classes_without_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "photos"]
+    (place / "photos" / "class3").rename(place / "class3")
+    assert awm("purify", *own, *QUICK, "--out", "out") == 0
+    assert (
+        "note: 1 of the 4 classes that the network knows have no image" in capsys.readouterr().err
+    )
+    for label in range(2):
+        (place / "photos" / f"class{label}").rename(place / f"class{label}")
+    for words in (["purify", *own, *QUICK, "--out", "out"], ["examine", *own]):
+        assert awm(*words) == 2
+        assert "images: expected some of at least two classes" in capsys.readouterr().err
+    assert awm("purify", *own, *QUICK, "--n", "2", "--out", "out") == 0
+
+
 def test_the_images_stay_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["purify", "own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
     for out in ("flat", "flat/purified", "photos/../flat"):

@@ -115,7 +115,10 @@ def get_images(
     """The defender's clean images and their labels; without data, some made of the network."""
     if given is not None:
         per_class = None if args.n else (args.per_class or 1)
-        return given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
+        drawn = given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
+        known = networks.count_classes(args, network, drawn.images.shape[1:])
+        pictures.check_classes(drawn, known, of_each=args.n is None)
+        return drawn
     wanted = networks.get_preparation(args)
     size = (wanted.channels, *(wanted.size or SIDES))
     images, labels = synthesize(
@@ -155,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(output_folder(folder))
-        images, labels, files = get_images(args, given, recipe, network, device)
+        images, labels, files, _ = get_images(args, given, recipe, network, device)
         del network
         names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
         kind = "clean" if given is not None else "synthetic"
