@@ -18,6 +18,7 @@ from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, save_model
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
+from awm_defense.files.text import escape
 from awm_defense.files.together import check_no_folders, check_replaceable, unfinished
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
@@ -127,6 +128,12 @@ def _make(
                 model = build_model(order.arch, len(data.classes))
             load_into(model, load_state_dict(folder / MODEL))
             (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
+            if progress:
+                tqdm.write(
+                    f"{escape(str(folder))} holds the finished network; its figures are those of {NAME}, and "
+                    "`awm evaluate` measures anew",
+                    sys.stderr,
+                )
             return old
         manifest = old
     else:
@@ -225,7 +232,8 @@ def _clean_network(
         checkpoint = folder / CLEAN / MODEL
         if progress and not checkpoint.exists():
             tqdm.write(
-                f"{order.attack}: training a clean network first, in {checkpoint.parent}",
+                f"{order.attack}: training a clean network first, in "
+                + escape(str(checkpoint.parent)),
                 sys.stderr,
             )
         benign = replace(order, attack=NO_ATTACK, target=None, poison_rate=None)
