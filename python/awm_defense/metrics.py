@@ -16,6 +16,8 @@ from awm_defense.working.memory import keep_freed_memory
 
 MOST = 10_000
 """Images taken of a data set."""
+# More than rounding changes a pixel where a warp moves it nowhere; a quarter of a step of eight bits.
+ROUNDING = 1e-3
 
 
 @keep_freed_memory()
@@ -55,7 +57,8 @@ def evaluate(
         that class, and of all-to-all attacks, there is no `target_acc`.
 
     Raises:
-        ValueError: when there is nothing to measure, sizes don't match, or logits are not finite.
+        ValueError: when there is nothing to measure, the trigger changes no image, sizes don't
+            match, or logits are not finite.
     """
     images, truth = _with_classes(images, labels)
     targets = attack.targets(truth)
@@ -63,7 +66,18 @@ def evaluate(
     if not other.any():
         raise ValueError(f"labels: expected some outside the target class {attack.target}")
     predict = partial(_predict, model, images, batch_size, mean, std, device, progress)
-    clean, triggered = predict("clean"), predict("triggered", attack.apply)
+    changed = False
+
+    def put(batch: Tensor) -> Tensor:
+        nonlocal changed
+        before = batch if changed else batch.clone()
+        batch = attack.apply(batch)
+        changed = changed or bool((batch - before).abs().max() > ROUNDING)
+        return batch
+
+    clean, triggered = predict("clean"), predict("triggered", put)
+    if not changed:
+        raise ValueError("attack: expected a trigger that changes images, it changes none of these")
     hit, right = triggered == targets, clean == truth
     found = {
         "acc": _percent(right),
