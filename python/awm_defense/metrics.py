@@ -16,7 +16,7 @@ from awm_defense.working.memory import keep_freed_memory
 
 MOST = 10_000
 """Images taken of a data set."""
-# More than rounding changes a pixel where a warp moves it nowhere; a quarter of a step of eight bits.
+# A quarter of a step of eight bits; a warp that moves no pixel changes less, for rounding.
 ROUNDING = 1e-3
 
 

@@ -130,8 +130,8 @@ def _make(
             (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
             if progress:
                 tqdm.write(
-                    f"{escape(str(folder))} holds the finished network; its figures are those of {NAME}, and "
-                    "`awm evaluate` measures anew",
+                    f"{escape(str(folder))} holds the finished network; its figures are those of "
+                    f"{NAME}, and `awm evaluate` measures anew",
                     sys.stderr,
                 )
             return old
