@@ -25,6 +25,7 @@ from awm_defense.commands import demo, evaluate, info, networks, purify, train
 from awm_defense.commands.main import main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
+from awm_defense.files.door import OpenFile, read_file
 from awm_defense.models import build_model
 from tests.defense.cells import write_network
 
@@ -354,12 +355,19 @@ def test_checkpoints_that_cannot_be_read(
 def test_memory_that_runs_out_while_a_checkpoint_is_read(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(path: Path, *, limit: int) -> NoReturn:
+    def exhausted(*given: object, **options: object) -> NoReturn:
         raise MemoryError
 
-    monkeypatch.setattr(networks, "load_state_dict", exhausted)
-    line = fails(capsys, "evaluate", checkpoint, *MODEL)
-    assert f"{checkpoint}: expected enough memory to read it" in line
+    for step in ("load_state_dict", "load_into"):
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, step, exhausted)
+            line = fails(capsys, "evaluate", checkpoint, *MODEL)
+        assert f"{checkpoint}: expected enough memory to read it" in line
+    monkeypatch.setattr(OpenFile, "fill", exhausted)
+    assert f"{checkpoint}: can't be read" in (line := fails(capsys, "evaluate", checkpoint, *MODEL))
+    assert line.endswith("memory ran out\n")
+    with pytest.raises(ValueError, match=f"{checkpoint.name}: can't be read: memory ran out"):
+        read_file(checkpoint, 1 << 40)
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def add_model_options(
 def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     """The network that the options name with the weights of `checkpoint`, in eval mode."""
     try:
-        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+        return _load_network(args, checkpoint)
     except TooLargeError as error:
         raise ValueError(f"{error}; --max-file-size sets the limit") from error
     except Exception as error:
@@ -103,6 +103,10 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         raise ValueError(
             f"{checkpoint}: expected enough memory to read it, got too little"
         ) from error
+
+
+def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
+    state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
 
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:

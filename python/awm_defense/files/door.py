@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from awm_defense.files.text import PATH, shown
+from awm_defense.files.text import PATH, sentence, shown
 
 MIB = 1 << 20
 # Neither waits for a pipe's other end, nor takes over a terminal, nor is left to child processes.
@@ -109,5 +109,5 @@ def read_file(path: Path, limit: int) -> bytearray:
     with open_file(path, limit) as file:
         try:
             return file.part(0, file.size)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{shown(path, PATH)}: can't be read: {error}") from error
+        except (OSError, ValueError, MemoryError) as error:
+            raise ValueError(f"{shown(path, PATH)}: can't be read: {sentence(error)}") from error
