@@ -1,11 +1,11 @@
 """What a command may write to, found before the work."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from awm_defense.files.manifest import NAME
-from awm_defense.files.together import check_no_folders, check_replaceable
+from awm_defense.files.together import check_replaceable
 from awm_defense.report.write import ENTRIES, REPORT
 
 WEIGHTS = ("model.safetensors", "masks.safetensors")
@@ -27,7 +27,7 @@ def check_inputs(inputs: Iterable[Path], folder: Path, names: Iterable[str]) -> 
                 raise ValueError(f"--out: {path} is the input {one}, which would be overwritten")
 
 
-def check_report_folder(folder: Path, names: Iterable[str]) -> None:
+def check_report_folder(folder: Path, names: Sequence[str]) -> None:
     """Raise ValueError or OSError where a report and its files can't or must not be written.
 
     Args:
@@ -36,9 +36,7 @@ def check_report_folder(folder: Path, names: Iterable[str]) -> None:
     """
     if (folder / NAME).exists():
         raise ValueError(f"--out: {folder} holds a network that would be overwritten")
-    written = list(names)
-    check_no_folders(folder, written)
-    check_replaceable(folder, written, sign=REPORT, entries=ENTRIES)
+    check_replaceable(folder, names, sign=REPORT, entries=ENTRIES)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

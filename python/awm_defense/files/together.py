@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,9 +24,10 @@ def check_no_folders(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_replaceable(
-    folder: Path, names: Iterable[str], *, sign: str, entries: Iterable[str]
+    folder: Path, names: Sequence[str], *, sign: str, entries: Iterable[str]
 ) -> None:
-    """Raise ValueError where a file that would be replaced is of no result of this project.
+    """Raise ValueError where a file that would be replaced is of no result of this project, OSError
+    where a folder stands in the way.
 
     Args:
         folder: that is written to.
@@ -34,6 +35,7 @@ def check_replaceable(
         sign: the one that says that the others belong to a result.
         entries: that a sign of this project has.
     """
+    check_no_folders(folder, [*names, UNFINISHED.format(sign)])
     there = [folder / name for name in names if os.path.lexists(folder / name)]
     if there and not (folder / UNFINISHED.format(sign)).is_file():
         try:

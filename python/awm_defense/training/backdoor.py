@@ -19,7 +19,7 @@ from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, s
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
 from awm_defense.files.text import escape
-from awm_defense.files.together import check_no_folders, check_replaceable, unfinished
+from awm_defense.files.together import check_replaceable, unfinished
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
 from awm_defense.training.loop import SEEDS_APART, Plan, train
@@ -137,7 +137,6 @@ def _make(
             return old
         manifest = old
     else:
-        check_no_folders(folder, WRITTEN)
         check_replaceable(folder, WRITTEN, sign=NAME, entries=("arch", "dataset", "attack"))
 
     if order.attack != NO_ATTACK:
