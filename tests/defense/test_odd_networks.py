@@ -124,8 +124,8 @@ def test_logits_can_be_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_names_the_logits_must_return_them() -> None:
     with pytest.raises(TypeError, match="logits: expected a function or None, got str"):
         accuracy(small(), X, Y, logits="head")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"logits: expected a function to logits .* to dict"):
-        accuracy(small(), X, Y, logits=lambda output: {"logits": output})
+    with pytest.raises(TypeError, match=r"logits: expected a function to logits .* to list"):
+        accuracy(small(), X, Y, logits=list)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"logits: expected a function to logits .* to \(2,\)"):
         accuracy(small(), X, Y, logits=lambda output: output[:, 0])
 
