@@ -121,6 +121,28 @@ def test_logits_can_be_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(found, run(small()), atol=0, rtol=0, equal_nan=True)
 
 
+class Focusing(nn.Module):
+    """Attention by PyTorch's own op, and a weight that no forward pass uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.unused = nn.Linear(8, 3), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        return self.head(F.scaled_dot_product_attention(x, x, x).mean(1))
+
+
+def test_the_rival_that_needs_second_derivatives() -> None:
+    torch.manual_seed(0)
+    model = Focusing()
+    found = rival("ibau", model)
+    assert not torch.equal(found["head.weight"], model.head.weight)
+    assert torch.equal(found["unused"], model.unused)
+    with pytest.raises(ValueError, match=r"^model: .* second derivatives for ibau: .*hardsigmoid"):
+        rival("ibau", nn.Sequential(small(), nn.Hardsigmoid()))
+
+
 def test_what_names_the_logits_must_return_them() -> None:
     with pytest.raises(TypeError, match="logits: expected a function or None, got str"):
         accuracy(small(), X, Y, logits="head")  # type: ignore[arg-type]
