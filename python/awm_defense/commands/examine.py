@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
     given = pictures.open_pictures(args)
-    drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
+    with networks.of_checkpoint(args.checkpoint[0]):
+        drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
     found = {}
     for checkpoint in args.checkpoint:
         with options.warnings_said(), networks.of_checkpoint(checkpoint):

@@ -45,8 +45,8 @@ class Reading(nn.Module):
             if self.pick is not None:
                 raise kind(f"logits: expected a function to logits (n, classes), got one to {got}")
             raise kind(
-                f"model: expected logits (n, classes), got {got}; "
-                "`logits=` takes a function from the output to them"
+                f"model: expected logits (n, classes), got {got}; let its forward return them, or "
+                "give `logits=` a function from what it returns to them"
             )
         if self.binary:
             return torch.cat([torch.zeros_like(found), found], 1)
