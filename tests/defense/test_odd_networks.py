@@ -17,8 +17,10 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from awm_defense import BASELINES, examine, get_recipe, purify, synthesize
 from awm_defense.attacks import make_attack
+from awm_defense.awm.engine import make_engine
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.networks.masked import find_weights
+from awm_defense.pixel_model import PixelModel
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -150,6 +152,21 @@ def test_what_names_the_logits_must_return_them() -> None:
         accuracy(small(), X, Y, logits=list)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"logits: expected a function to logits .* to \(2,\)"):
         accuracy(small(), X, Y, logits=lambda output: output[:, 0])
+
+
+def test_a_network_is_tried_on_the_given_images_alone() -> None:
+    seen: list[Any] = []
+
+    def note(logits: Tensor) -> Tensor:
+        seen.append(logits.shape[0])
+        return logits
+
+    few, labels = X[:3], Y[:3]
+    purify(small(note), few, labels, recipe="clp", precision="fp32")
+    work = PixelModel(small(note), few).copy(few)
+    make_engine(work, *work.take(few, labels), QUICK, precision="fp32")
+    # Not numbers, but what stands for them, while torch.fx traces.
+    assert {count for count in seen if isinstance(count, int)} == {2, 3}
 
 
 def test_probabilities_become_logits() -> None:
