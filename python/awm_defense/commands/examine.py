@@ -39,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
     given = pictures.open_pictures(args)
-    drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
-    known = networks.count_classes(args, network, drawn.images.shape[1:])
+    with networks.of_checkpoint(args.checkpoint[0]):
+        drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
+        known = networks.count_classes(args, network, drawn.images.shape[1:])
     pictures.check_classes(drawn, known, of_each=True)
     found: dict[str, dict[str, Any]] = {}
     failed = False

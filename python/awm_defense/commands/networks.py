@@ -93,6 +93,11 @@ def add_model_options(
 
 def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     """The network that the options name with the weights of `checkpoint`, in eval mode."""
+    if checkpoint.is_dir():
+        raise ValueError(
+            f"{checkpoint}: expected the file of the weights, such as model.safetensors, got a "
+            "folder"
+        )
     try:
         return _load_network(args, checkpoint)
     except TooLargeError as error:
@@ -113,8 +118,8 @@ def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
             return build_own(args.model, num_classes)
         return build_named(args.arch, num_classes, grey=bool(getattr(args, "grey", None)))
 
-    given = args.num_classes is not None or args.model is not None
-    model = build(args.num_classes) if given else build_to_fit(build, state)
+    classes = args.num_classes
+    model = build_to_fit(build, state) if classes is None else build(classes)
     try:
         named = state if args.arch is None else rename_for(args.arch, model, state)
         load_into(model, Weights(named, checkpoint))
@@ -131,7 +136,7 @@ def of_checkpoint(checkpoint: Path) -> Iterator[None]:
     """Have an error of the network name its file, too."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not str(error).startswith("model: "):
             raise
         raise ValueError(f"{checkpoint}: {error}") from error

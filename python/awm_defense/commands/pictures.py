@@ -94,6 +94,8 @@ class Pictures:
                 std=self.preparation.std,
                 device=device,
             )
+            with torch.no_grad():
+                shown.settle(images[:2].to(shown.device))
             said = predict(shown, images).argmax(1)
             few = draw(said, per_class=per_class, seed=seed)
             chosen, images, said = chosen[few], images[few], said[few]
@@ -177,5 +179,7 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
         with options.warnings_said():
             return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
     source = open_source(args.images, preparation)
-    options.say(f"images at {args.images}: {len(source.labels)}; {preparation}")
+    classes = len(source.labels[source.labels != UNKNOWN].unique())
+    labels = f"in {classes} classes" if classes else "without labels"
+    options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
     return Pictures(None, source, preparation)

@@ -158,7 +158,8 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(output_folder(folder))
-        images, labels, files, _ = get_images(args, given, recipe, network, device)
+        with networks.of_checkpoint(args.checkpoint[0]):
+            images, labels, files, _ = get_images(args, given, recipe, network, device)
         del network
         names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
         kind = "clean" if given is not None else "synthetic"
@@ -176,7 +177,9 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
-        for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
+        for checkpoint, folder in zip(args.checkpoint, folders, strict=True):
+            with networks.of_checkpoint(checkpoint):
+                result = next(results)
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
