@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tests.hostile import checkpoints, containers, given, pixels, records, scanners, tricks
+from tests.hostile import checkpoints, containers, given, modules, pixels, records, scanners, tricks
 from tests.hostile.case import MEMORY, Case, Outcome
 
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
 
 def all_cases() -> list[Case]:
     """Every case of every kind."""
-    kinds = (checkpoints, containers, given, pixels, records, scanners, tricks)
+    kinds = (checkpoints, containers, given, modules, pixels, records, scanners, tricks)
     return [case for kind in kinds for case in kind.cases()]
 
 
