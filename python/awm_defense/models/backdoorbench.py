@@ -15,7 +15,29 @@ TORCHVISION = (
 )
 # And before these it enlarges images to 224x224.
 ENLARGED = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")
+NORMALISED = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+NOT_NORMALISED = ("celeba", "gtsrb")
 NAMES = ("preactresnet18", *TORCHVISION, *ENLARGED)
+
+
+def normalisation(data: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of a channel by which it normalises a data set, or None for none.
+
+    Raises:
+        ValueError: for one whose normalisation is not known.
+    """
+    if data in NORMALISED:
+        return NORMALISED[data]
+    if data in NOT_NORMALISED:
+        return None
+    raise ValueError(
+        f"it is not known how images of {shown(data or 'its data set')} are normalised"
+    )
 
 
 def build(name: str, num_classes: int | None, grey: bool) -> nn.Module:
