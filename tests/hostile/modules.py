@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.hostile import pickling as p
-from tests.hostile.case import Case, case, harm
+from tests.hostile.case import Case, case, harm, written
+from tests.hostile.pixels import EPS, png
 from tests.hostile.records import array
 
 NUMBERS = p.tensor()
@@ -26,7 +27,7 @@ def module(
 def record(**more: bytes) -> bytes:
     """What BackdoorBench saves of an attack."""
     known = {"model_name": p.value("preactresnet18"), "num_classes": p.value(10)}
-    return p.dictionary(**known, model=p.dictionary(weight=NUMBERS), **more)
+    return p.dictionary(**{**known, "model": p.dictionary(weight=NUMBERS), **more})
 
 
 def container(images: bytes) -> bytes:
@@ -57,7 +58,53 @@ def shared(times: int) -> bytes:
     return made
 
 
+def record_cases() -> Iterator[Case]:
+    """Records that say what is no network and no data, and pictures beside them."""
+    said: dict[str, tuple[dict[str, bytes], str | None]] = {
+        "a name of a module": ({"model_name": p.value(7)}, "model_name: expected text, got 7"),
+        "a long name": ({"model_name": p.value("a" * 1001)}, "model_name: expected text"),
+        "a billion classes": ({"num_classes": p.value(10**9)}, "num_classes: expected a whole"),
+        "true classes": ({"num_classes": b"\x88"}, "num_classes: expected a whole"),
+        "a negative size": ({"img_size": p.value([32, -1, 3])}, "img_size.1.: expected a whole"),
+        "a size of text": ({"img_size": p.value("32")}, "img_size: expected a list"),
+        "data of numbers": ({"clean_data": p.value([1])}, "clean_data: expected text"),
+        "a path of numbers": ({"data_path": p.value(1)}, "data_path: expected text"),
+        "labels of no class": (
+            {"bd_test": p.value({"bd_data_container": {"data_dict": {0: (0, 99, "x")}}})},
+            None,
+        ),
+        "images that are none": ({"bd_test": p.value([1, 2])}, None),
+    }
+    for name, (more, says) in said.items():
+
+        def write(path: Path, more: dict[str, bytes] = more) -> None:
+            p.write_zip(path, record(**more))
+
+        yield case(name, "record", write, says)
+    yield case(
+        "code beside the images",
+        "record",
+        lambda path: p.write_zip(path, record(bd_test=reduced(path))),
+        "it holds posix.mkdir, which is",
+    )
+    images: dict[str, tuple[bytes, str]] = {
+        "EPS": (EPS, "got none of PNG"),
+        "nothing": (b"", "expected an image"),
+        "half": (png(16, 16)[:45], "expected an image"),
+    }
+    for name, (content, says) in images.items():
+        yield case(name, "triggered", written(content), says)
+    where = "bd_test_dataset/cat/7.png"
+    yield case("a class by its name", "triggered", written(png(16, 16)), "by its number", where)
+
+
 def cases() -> Iterator[Case]:
+    """All of them."""
+    yield from module_cases()
+    yield from record_cases()
+
+
+def module_cases() -> Iterator[Case]:
     """What holds code is refused with its name; what only seems to is read, and not executed."""
     code: dict[str, Callable[[Path], bytes]] = {
         "as an attribute of a module": lambda path: module(hook=reduced(path)),
