@@ -226,12 +226,13 @@ def test_all_to_all(tiny: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ({"clean_data": "tiny"}, "--images: expected, as tiny of"),
         ({"clean_data": ...}, "--images: expected, as the data set of"),
-        ({"model_name": "senet18"}, "--arch: expected backdoorbench: and one of preactresnet18"),
+        ({"model_name": "senet18"}, "attack_result.pt: expected a network preactresnet18, "),
         ({"model_name": 7}, "attack_result.pt: model_name: expected text, got 7"),
         ({"num_classes": 0}, "attack_result.pt: num_classes: expected a whole number from 2"),
         ({"img_size": [32]}, "attack_result.pt: img_size: expected at least 2 values"),
         ({"data_path": "../data/nowhere"}, "cifar10: no data folder given"),
         ({"data_path": "data/../data/cifar10"}, "cifar10: no data folder given"),
+        ({"data_path": "data/\0/" + "a" * 300}, "cifar10: no data folder given"),
         ({"num_classes": ...}, "--arch or --model: expected one of them"),
     ],
 )
@@ -259,6 +260,22 @@ def test_images_instead_of_a_data_set(
     assert awm("purify", record, "--images", tmp_path / "photos", *QUICK) == 0
     told = capsys.readouterr().err
     assert "32x32" in told and "mean" not in told.partition("images at")[2].splitlines()[0]
+
+
+def test_without_any_image(record: Path) -> None:
+    assert awm("purify", record, "--per-class", 0, *QUICK) == 0
+    report = json.loads((record / "defense" / "awm" / "report.json").read_text())
+    assert (report["dataset"], report["title"]) == (None, "Purified badnet_1")
+    load_as_backdoorbench(record / "defense" / "awm" / "defense_result.pt")
+
+
+def test_before_needs_an_attack(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--arch", "backdoorbench:preactresnet18", "--dataset", "cifar10", "--before", record]
+    own += ["--data-dir", record.parents[1] / "data" / "cifar10"]
+    assert awm("evaluate", record, *own) == 2
+    assert "--before: expected together with an attack" in capsys.readouterr().err
+    where = ["--triggered-dir", record / "bd_test_dataset", "--attack", "badnets", "--target", 0]
+    assert "--triggered-dir: expected without --attack" in fails(capsys, "evaluate", record, *where)
 
 
 def test_real_networks_are_read_and_written(tmp_path: Path) -> None:

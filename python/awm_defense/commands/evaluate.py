@@ -246,6 +246,8 @@ def run(args: argparse.Namespace) -> int:
     options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {where}")
     measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
     others = None
+    if args.before is not None and args.triggered_dir is None and attack is None and not record:
+        raise ValueError("--before: expected together with an attack or --triggered-dir")
     if args.triggered_dir is not None:
         pixels, originals = open_triggered(args.triggered_dir, images.shape[1:], args.limit)
         others = pixels, originals, get_targets(args, record, originals, known)

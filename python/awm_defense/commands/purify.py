@@ -183,7 +183,8 @@ def run(args: argparse.Namespace) -> int:
             stack.enter_context(output_folder(folder))
         images, labels, files, _ = get_images(args, given, recipe, network, device)
         del network
-        names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
+        origins: Sequence[Record | None] = found or [None] * len(folders)
+        names = ", ".join(map(name_of, args.checkpoint, origins))
         kind = "clean" if given is not None else "synthetic"
         options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
         results = purify_many(
@@ -199,7 +200,6 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
-        origins: Sequence[Record | None] = found or [None] * len(folders)
         for checkpoint, folder, record, result in zip(
             args.checkpoint, folders, origins, results, strict=False
         ):
@@ -209,7 +209,7 @@ def run(args: argparse.Namespace) -> int:
                 write_report(
                     folder,
                     result=result,
-                    title=f"Purified {checkpoint.name}",
+                    title=f"Purified {name_of(checkpoint, record)}",
                     extra={
                         "checkpoint": checkpoint.name,
                         "arch": args.arch,
@@ -245,6 +245,11 @@ def weights(result: PurifyResult) -> dict[str, bytes | None]:
         model: as_safetensors(result.model),
         masks: as_safetensors(result.masks) if result.masks else None,
     }
+
+
+def name_of(checkpoint: Path, record: Record | None) -> str:
+    """What a network is called: all files of BackdoorBench have one name."""
+    return checkpoint.name if record is None else record.folder.resolve().name
 
 
 def as_defense(record: Record | None, result: PurifyResult) -> bytes | None:

@@ -9,8 +9,8 @@ from awm_defense.commands import options
 from awm_defense.data import DATA_DIR_VARIABLE, DATASETS
 from awm_defense.files.backdoorbench import ATTACK, Record, read_record
 from awm_defense.files.door import MIB
-from awm_defense.models.backdoorbench import normalisation
-from awm_defense.models.named import check_name
+from awm_defense.files.text import shown
+from awm_defense.models.backdoorbench import NAMES, normalisation
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -50,24 +50,31 @@ def read_records(args: argparse.Namespace, checkpoints: Sequence[Path]) -> list[
 
 
 def fill_in(args: argparse.Namespace, record: Record) -> None:
-    """Say by options what a record says; what is given as an option counts more."""
-    args.arch = check_name(f"backdoorbench:{record.model_name}")
+    """Say by options what a record says; what is given as an option counts more.
+
+    Raises:
+        ValueError: where it names a network or a data set that this project does not have.
+    """
+    if record.model_name not in NAMES:
+        raise ValueError(
+            f"{record.path}: expected a network {', '.join(NAMES)}, got "
+            f"{shown(record.model_name)!r}; --model takes code for others"
+        )
+    args.arch = f"backdoorbench:{record.model_name}"
     if args.num_classes is None:
         args.num_classes = record.num_classes
     if args.mean is None and args.std is None:
         _normalise(args, record)
-    if args.images is not None:
-        if args.size is None and record.size is not None:
-            args.size = list(record.size)
-        return
-    if args.dataset is None and getattr(args, "per_class", None) != 0:
+    if args.images is None and args.dataset is None and getattr(args, "per_class", None) != 0:
         if record.clean_data not in DATASETS:
             raise ValueError(
-                f"--images: expected, as {record.clean_data or 'the data set'} of {record.folder} "
-                f"is none of {', '.join(sorted(DATASETS))}"
+                f"--images: expected, as {shown(record.clean_data or 'the data set')} of "
+                f"{record.folder} is none of {', '.join(sorted(DATASETS))}"
             )
         args.dataset = record.clean_data
-    if args.data_dir is None and DATA_DIR_VARIABLE not in os.environ:
+    if args.dataset is None and args.size is None and record.size is not None:
+        args.size = list(record.size)
+    if args.dataset is not None and args.data_dir is None and DATA_DIR_VARIABLE not in os.environ:
         args.data_dir = _data_folder(record)
 
 
@@ -89,4 +96,5 @@ def _data_folder(record: Record) -> Path | None:
         return None
     inside = parts[parts.index("data") :]
     found = home.joinpath(*inside)
-    return found if ".." not in inside and found.is_dir() else None
+    # Unlike a Path, this says no of what no path can be.
+    return found if ".." not in inside and os.path.isdir(found) else None

@@ -36,6 +36,7 @@ class Record:
     """What a file says of its network, and of the data it was trained on.
 
     Attributes:
+        path: of the file.
         folder: `record/NAME`, which holds `attack_result.pt`.
         model_name: what BackdoorBench calls the architecture.
         num_classes: how many classes the network knows.
@@ -45,6 +46,7 @@ class Record:
         targets: the class that triggered test images of a class are sent to.
     """
 
+    path: Path
     folder: Path
     model_name: str
     num_classes: int
@@ -73,11 +75,12 @@ def read_record(path: Path, *, limit: int = LIMIT) -> Record | None:
         return None
     folder = path.parent
     of_data: Mapping[str, Any] = said
-    attack = path.absolute().parents[2] / ATTACK if len(path.absolute().parents) > 2 else path
+    attack = path.parent.parent.parent / ATTACK
     if "clean_data" not in said and attack.is_file():
         folder, of_data = attack.parent, _read(attack, limit) or {}
     size = of_data.get("img_size")
     return Record(
+        path,
         folder,
         said["model_name"],
         said["num_classes"],
