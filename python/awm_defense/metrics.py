@@ -118,9 +118,10 @@ def evaluate_triggered(
     """
     if not (originals != targets).any():
         raise ValueError("triggered images: expected some outside the target class")
-    predict = partial(_predict, model)
-    how = (batch_size, mean, std, device, progress)
-    clean, found = predict(images, *how, "clean"), predict(triggered, *how, "triggered")
+    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
+    with _settled(pixel_model, images):
+        clean = _predict(pixel_model, images, batch_size, progress, "clean")
+        found = _predict(pixel_model, triggered, batch_size, progress, "triggered")
     return _figures(clean, labels, found, originals, targets)
 
 

@@ -201,15 +201,9 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
-<<<<<<< HEAD
-        for checkpoint, folder in zip(args.checkpoint, folders, strict=True):
+        for checkpoint, folder, record in zip(args.checkpoint, folders, origins, strict=True):
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
-=======
-        for checkpoint, folder, record, result in zip(
-            args.checkpoint, folders, origins, results, strict=False
-        ):
->>>>>>> bb46
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
