@@ -93,7 +93,7 @@ def make_recipe(name: str, settings: Sequence[str], *, flip: bool, synthetic: bo
 
 def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
     """`out` for one checkpoint, a folder in it named after each for several."""
-    folders = [out / checkpoint.stem for checkpoint in checkpoints]
+    folders = [out / _folder_name(checkpoint) for checkpoint in checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(
             "CHECKPOINT: expected files of different names, one folder is made of each"
@@ -103,6 +103,11 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
         check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
         check_report_folder(folder, (*WEIGHTS, *WRITTEN))
     return folders
+
+
+def _folder_name(checkpoint: Path) -> str:
+    """A file's name without its ending, but not "." or "..", which would be no folder in `out`."""
+    return checkpoint.stem if checkpoint.stem.strip(".") else checkpoint.name
 
 
 def get_images(
