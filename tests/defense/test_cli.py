@@ -217,6 +217,16 @@ def test_checkpoints_of_one_name_are_refused(
     )
 
 
+def test_each_folder_is_in_the_one_to_write_to(tmp_path: Path) -> None:
+    names = ["a.pth", "...pth", "..pth", ".pth", "b..pth", "...."]
+    out = tmp_path / "deep" / "out"
+    folders = purify.output_folders(out, [tmp_path / name for name in names])
+    assert [folder.name for folder in folders] == ["a", "...pth", "..pth", ".pth", "b.", "...."]
+    assert all(folder.resolve().parent == out for folder in folders)
+    with pytest.raises(ValueError, match="different names"):
+        purify.output_folders(out, [tmp_path / "..pth", tmp_path / "..pth.pth"])
+
+
 def test_what_cannot_be_read_or_written_is_found_first(
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
