@@ -382,6 +382,15 @@ def test_processors_of_hugging_face(
     assert prepare_named(f"hf:{tmp_path / 'none'}").size is None
 
 
+def test_no_option_sets_how_large_settings_may_be(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("large").mkdir()
+    Path("large/config.json").write_bytes(bytes(5 << 20))
+    line = fails(capsys, "evaluate", "own.pt", "--arch", "hf:large", "--images", "photos")
+    assert line.endswith("config.json: expected at most 4 MiB, got 5 MiB\n")
+
+
 def test_a_missing_package_is_one_sentence(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

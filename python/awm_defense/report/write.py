@@ -86,8 +86,7 @@ def write_report(
         **weights,
         **dict.fromkeys(PICTURES),
         **pictures,
-        # A file's name need not be UTF-8; what is not is shown as escapes.
-        PAGE: html.encode("utf-8", "backslashreplace"),
+        PAGE: html.encode("utf-8"),
         REPORT: (text + "\n").encode("utf-8"),
     }
     write_together(out_dir, files, sign=REPORT)
