@@ -186,7 +186,7 @@ def test_where_files_run_out_it_is_said(reader: Callable[[Path], object], tmp_pa
         torch.save({"weight": torch.ones(1)}, path)
     given = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
-    said = []
+    said: list[str] = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, given[1]))
         with contextlib.suppress(OSError):
