@@ -185,8 +185,12 @@ def _settled(pixel_model: PixelModel, images: Tensor) -> Iterator[None]:
 
 def _with_classes(images: Images, labels: Labels) -> tuple[Tensor, Tensor]:
     given = read_images(images, labels, most=MOST)
-    if (given.labels == UNKNOWN).any():
-        raise ValueError("labels: expected the true class of each image to measure, got none")
+    without = int((given.labels == UNKNOWN).sum())
+    if without:
+        raise ValueError(
+            f"labels: expected the true class of each image to measure, got none for {without} of "
+            f"{len(given.labels)}"
+        )
     return given.images, given.labels
 
 

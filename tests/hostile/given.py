@@ -130,6 +130,10 @@ def table_cases() -> Iterator[Case]:
         "a field of a megabyte": (b"a.png," + b"9" * (1 << 20), "expected lines of file,label"),
         "other columns": (b"a.png;1\n", "expected lines of file,label"),
         "no such file": (b"missing.png,1", "no such file"),
+        "numbers and words": (b"a.png,1\na.png,\x1b[2J\n", "all numbers or all words"),
+        "a number of a thousand digits": (b"a.png," + b"9" * 1000, "classes from 0 to 99999"),
+        "half a class": (b"a.png,0.5\n", "classes from 0 to 99999"),
+        "another head": (b"image,class\na.png,1\n", "no such file"),
         "a name that writes to the terminal": (b"\x1b[2J.png,1", "no such file"),
     }
     for name, (content, says) in texts.items():
