@@ -101,6 +101,26 @@ def test_where_nothing_is_measured_nothing_is_overwritten(
     assert (tmp_path / "fig3.json").read_text() == earlier
 
 
+def test_a_table_that_comes_meanwhile_is_kept(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def slow(trial: Trial) -> dict[str, Any]:
+        (tmp_path / "table2.md").write_text("mine")
+        return {"metrics": {"acc": 50.0, "asr": 0.0, "asr_all": 0.0}, "recipe": None}
+
+    for name in STUDIES:
+        monkeypatch.setitem(STUDIES, name, slow)
+    argv = ["reproduce", "table2", "--arch", "small_vgg", "--models", str(place.models)]
+    assert main([*argv, "--out", str(tmp_path), "--limit", "20", "--cells", "none"]) == 0
+    told = capsys.readouterr()
+    assert (tmp_path / "table2.md").read_text() == "mine"
+    assert (tmp_path / "awm-1" / "table2.md").read_text() == told.out
+    assert f"the result is in {tmp_path / 'awm-1'}" in told.err
+
+
 def test_one_error_of_many_cells_is_told_once(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

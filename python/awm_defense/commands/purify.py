@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from awm_defense.commands import networks, options, pictures
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_report_folder, is_inside
+from awm_defense.commands.output import (
+    WEIGHTS,
+    check_inputs,
+    check_report_folder,
+    is_inside,
+    say_where,
+)
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
@@ -182,13 +188,14 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
+        places: list[Path] = []
         for checkpoint, folder in zip(args.checkpoint, folders, strict=True):
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
-                write_report(
+                written = write_report(
                     folder,
                     result=result,
                     title=f"Purified {checkpoint.name}",
@@ -205,8 +212,10 @@ def run(args: argparse.Namespace) -> int:
                     clean_image=images[0],
                     weights=weights(result),
                 )
-            tell(folder, result)
-    command = evaluation(args, folders[0], args.checkpoint[0])
+            say_where(folder, written)
+            places.append(written)
+            tell(written, result)
+    command = evaluation(args, places[0], args.checkpoint[0])
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
 

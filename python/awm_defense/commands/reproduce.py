@@ -10,6 +10,7 @@ import torch
 
 from awm_defense.commands import options
 from awm_defense.commands.errors import shorten
+from awm_defense.commands.output import say_where
 from awm_defense.files.atomic import as_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.text import escape
@@ -29,6 +30,8 @@ from awm_defense.reproduce.methods import METHODS
 from awm_defense.reproduce.tables import make_table, render, table_cells
 from awm_defense.working.precision import PRECISIONS
 
+ENTRIES = ("title", "measured")
+"""That every table and figure has."""
 # Each is a cell that takes minutes; a billion would fill the memory.
 MOST_SEEDS = 1000
 MOST_FILTER = 1000
@@ -174,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         cells = figure_cells(plot, **amount)
     chosen = select(cells, args.cells) if args.cells else cells
     names = f"{args.what}.json", f"{args.what}.{'md' if args.what in TABLES else 'png'}"
-    check_replaceable(args.out, names, sign=names[0], entries=("title", "measured"))
+    check_replaceable(args.out, names, sign=names[0], entries=ENTRIES)
     with output_folder(args.out):
         try:
             report = run_grid(
@@ -222,14 +225,17 @@ def _write_table(out: Path, name: str, table: Mapping[str, Any]) -> None:
 
 
 def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
-    _write(out, name, figure, f"{name}.png", figure_as_png(figure))
+    written = _write(out, name, figure, f"{name}.png", figure_as_png(figure))
     print(f"{figure['title']}: {figure['measured']}")
-    print(escape(str(out / f"{name}.png")))
+    print(escape(str(written / f"{name}.png")))
 
 
-def _write(out: Path, name: str, content: Mapping[str, Any], other: str, data: bytes) -> None:
+def _write(out: Path, name: str, content: Mapping[str, Any], other: str, data: bytes) -> Path:
     sign = f"{name}.json"
-    write_together(out, {other: data, sign: as_json(content)}, sign=sign)
+    files = {other: data, sign: as_json(content)}
+    written = write_together(out, files, sign=sign, entries=ENTRIES)
+    say_where(out, written)
+    return written
 
 
 def _tell(report: Report) -> None:

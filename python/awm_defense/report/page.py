@@ -82,6 +82,7 @@ def page(
         "notes",
         "history",
         "coverage",
+        "files",
     }
     facts = {key: value for key, value in report.items() if key not in elsewhere}
     return f"""<!doctype html>
