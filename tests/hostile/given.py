@@ -156,6 +156,13 @@ def setting_cases() -> Iterator[Case]:
         "mean of text": (as_json({"image_mean": "0.5"}), "image_mean: expected a list"),
         "NaN": (written(b'{"image_std": [NaN, 1, 1]}'), "expected finite numbers"),
         "no share": (as_json({"crop_pct": 0}), "crop_pct: expected a number"),
+        "colours turned": (as_json({"do_flip_channel_order": True}), "expected false, got true"),
+        "an unknown one": (as_json({"image_processor_type": "\x1b[2J"}), "expected one of ViT"),
+        "nothing rescaled to": (as_json({"rescale_factor": 1e-300}), "rescale_factor: expected"),
+        "a crop of more": (
+            as_json({"size": 8, "do_center_crop": True, "crop_size": 9999}),
+            "crop_size: expected a part",
+        ),
         "deep": (written(b"[" * 100_000), "levels"),
     }
     for name, (make, says) in processors.items():
