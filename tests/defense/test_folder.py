@@ -38,7 +38,7 @@ def everything(source: Any) -> torch.Tensor:
     [
         (("cat", "dog", "bird"), {"bird": 0, "cat": 1, "dog": 2}),
         (("0", "10", "2"), {"0": 0, "2": 2, "10": 10}),
-        (("00", "1", "x"), {"00": 0, "1": 1, "x": 2}),
+        (("00", "1", "3"), {"00": 0, "1": 1, "3": 3}),
     ],
 )
 def test_a_folder_a_class(tmp_path: Path, folders: tuple[str, ...], labels: dict[str, int]) -> None:
@@ -59,6 +59,72 @@ def test_a_folder_a_class(tmp_path: Path, folders: tuple[str, ...], labels: dict
         assert image[0].mean() * 255 == pytest.approx(10 * folders.index(folder), abs=2)
 
 
+def test_folders_without_images_change_no_number(tmp_path: Path) -> None:
+    for number in range(12):
+        paint(tmp_path / str(number) / "one.png")
+        paint(tmp_path / str(number) / ".cache" / "one.png")  # hidden, as notebooks leave them
+    (tmp_path / "__MACOSX" / "0").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "0" / "._one.png").write_text("what macOS leaves")
+    (tmp_path / ".git").mkdir()
+    paint(tmp_path / ".git" / "one.png")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert sorted(source.labels.tolist()) == list(range(12))
+    found = zip(names(source), source.labels, strict=True)
+    assert all(name == f"{int(label)}/one.png" for name, label in found)
+    assert source.notes == ["folders without images are left out: __MACOSX"]
+
+
+def test_a_folder_without_images_beside_images(tmp_path: Path) -> None:
+    paint(tmp_path / "one.png")
+    (tmp_path / "__MACOSX").mkdir()
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["one.png"] and source.labels.tolist() == [UNKNOWN]
+    paint(tmp_path / "cat" / "two.png")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["cat/two.png"]
+    assert "1 images beside the folders are left out" in source.notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "note"),
+    [
+        (("dog", "cat"), "classes are numbered in the order of their names: 0 cat, 1 dog"),
+        (("1", "2", "10"), "classes have the numbers that they are called by, 3 from 1 to 10"),
+    ],
+)
+def test_how_classes_are_numbered_is_said(
+    tmp_path: Path, folders: tuple[str, ...], note: str
+) -> None:
+    for folder in folders:
+        paint(tmp_path / folder / "one.png")
+    assert open_source(tmp_path, AS_THEY_ARE).notes == [note]
+    table = tmp_path / "table"
+    table.mkdir()
+    paint(table / "one.png")
+    lines = "".join(f"one.png,{folder}\n" for folder in folders)
+    (table / "labels.csv").write_text(lines)
+    assert open_source(table, AS_THEY_ARE).notes == [note]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("1", "01"), "expected a class a folder, got 01 and 1, which are one number"),
+        (("0", "1", "cat"), "all numbers or all words, got 0 and cat"),
+        (("0.5", "1"), r"expected classes from 0 to 99999, .* got 0\.5"),
+        (("-2", "1"), "expected classes from 0 to 99999, .* got -2"),
+        (("9" * 200, "1"), "expected classes from 0 to 99999, .* got 9999"),
+    ],
+)
+def test_folders_of_no_clear_numbers_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    for folder in folders:
+        paint(tmp_path / "set" / folder / "one.png")
+    with pytest.raises(ValueError, match=rf"set: .*{message}"):
+        open_source(tmp_path / "set", AS_THEY_ARE)
+
+
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     paint(tmp_path / "b.png")
     paint(tmp_path / "a.bmp")
@@ -74,6 +140,12 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         ("\ufeffFile, Label\na.png,dog\nsub/b.png, cat\n", [1, 0]),
         ("a.png,1\n\nsub/b.png,0", [1, 0]),
         ("file_name,label\na.png,2\nsub/b.png,5\n", [2, 5]),
+        ("a.png,10.0\nsub/b.png,2.0\n", [10, 2]),
+        ("a.png,+10\nsub/b.png,+2\n", [10, 2]),
+        ("a.png,10\nsub/b.png,\n", [10, UNKNOWN]),
+        ("a.png,-1\nsub/b.png,2\n", [UNKNOWN, 2]),
+        ("a.png,dog\nsub/b.png,\n", [0, UNKNOWN]),
+        ("a.png,-1\nsub/b.png,\n", [UNKNOWN, UNKNOWN]),
     ],
 )
 def test_a_flat_folder_with_a_table(tmp_path: Path, text: str, labels: list[int]) -> None:
@@ -171,10 +243,18 @@ def test_data_sets_of_hugging_face_are_refused_with_a_way_out(
         ("/etc/passwd,1", "files below the folder"),
         (",1", "expected lines of file,label"),
         ("file,label\n", "got 0 images"),
+        (
+            "a.png,1\nb.png,cat\n",
+            r"labels\.csv: expected .* all numbers or all words, got 1 and cat",
+        ),
+        ("a.png,0.5\n", r"labels\.csv: expected classes from 0 to 99999, or -1 for none, got 0\.5"),
+        ("a.png,100000\n", r"labels\.csv: expected classes from 0 to 99999"),
+        ("image,class\na.png,cat\n", r"labels\.csv: expected lines of .* got image,class first"),
     ],
 )
 def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
+    paint(tmp_path / "a.png")
     with pytest.raises(ValueError, match=message):
         open_source(tmp_path, AS_THEY_ARE)
     (tmp_path / "other.csv").write_text("")

@@ -130,6 +130,10 @@ def table_cases() -> Iterator[Case]:
         "a field of a megabyte": (b"a.png," + b"9" * (1 << 20), "expected lines of file,label"),
         "other columns": (b"a.png;1\n", "expected lines of file,label"),
         "no such file": (b"missing.png,1", "no such file"),
+        "numbers and words": (b"a.png,1\na.png,\x1b[2J\n", "all numbers or all words"),
+        "a number of a thousand digits": (b"a.png," + b"9" * 1000, "classes from 0 to 99999"),
+        "half a class": (b"a.png,0.5\n", "classes from 0 to 99999"),
+        "another head": (b"image,class\na.png,1\n", "no such file"),
         "a name that writes to the terminal": (b"\x1b[2J.png,1", "no such file"),
     }
     for name, (content, says) in texts.items():
@@ -152,6 +156,13 @@ def setting_cases() -> Iterator[Case]:
         "mean of text": (as_json({"image_mean": "0.5"}), "image_mean: expected a list"),
         "NaN": (written(b'{"image_std": [NaN, 1, 1]}'), "expected finite numbers"),
         "no share": (as_json({"crop_pct": 0}), "crop_pct: expected a number"),
+        "colours turned": (as_json({"do_flip_channel_order": True}), "expected false, got true"),
+        "an unknown one": (as_json({"image_processor_type": "\x1b[2J"}), "expected one of ViT"),
+        "nothing rescaled to": (as_json({"rescale_factor": 1e-300}), "rescale_factor: expected"),
+        "a crop of more": (
+            as_json({"size": 8, "do_center_crop": True, "crop_size": 9999}),
+            "crop_size: expected a part",
+        ),
         "deep": (written(b"[" * 100_000), "levels"),
     }
     for name, (make, says) in processors.items():

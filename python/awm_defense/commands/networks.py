@@ -100,8 +100,6 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         )
     try:
         return _load_network(args, checkpoint)
-    except TooLargeError as error:
-        raise ValueError(f"{error}; --max-file-size sets the limit") from error
     except Exception as error:
         if not of_memory(error):
             raise
@@ -111,7 +109,10 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
 
 
 def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
-    state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+    try:
+        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+    except TooLargeError as error:
+        raise ValueError(f"{error}; --max-file-size sets the limit") from error
 
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:

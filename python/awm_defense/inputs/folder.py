@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from awm_defense.files.arrays import read_arrays
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.images import open_photos
 from awm_defense.files.text import PATH, shown
+from awm_defense.inputs.classes import number_classes, number_folders, say_numbers
 from awm_defense.inputs.images import UNKNOWN, read_images
 from awm_defense.inputs.preparation import Preparation
 
@@ -42,10 +44,12 @@ class Arrays:
     Attributes:
         images: uint8 or floating point (n, c, h, w).
         labels: int64 (n,), `UNKNOWN` where no class is given.
+        notes: what whoever reads the result should know of them.
     """
 
     images: Tensor
     labels: Tensor
+    notes: Sequence[str] = ()
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, floating point (n, c, h, w) in [0, 1]."""
@@ -65,12 +69,14 @@ class Files:
         paths: of the files in it.
         labels: int64 (n,), `UNKNOWN` where no class is given.
         preparation: of each image.
+        notes: what whoever reads the result should know of them.
     """
 
     root: Path
     paths: Sequence[Path]
     labels: Tensor
     preparation: Preparation
+    notes: Sequence[str] = ()
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, float32 (n, c, h, w) in [0, 1]."""
@@ -107,9 +113,9 @@ def open_source(path: Path, preparation: Preparation) -> Source:
 
     Args:
         path: a folder with a folder a class, numbered in the order of their names, or by the names
-            if all are whole numbers; a folder of images, with a CSV file of the columns
-            `file,label` or without labels; an NPZ file with one array of images and perhaps one of
-            labels, or an NPY file of images.
+            if all are whole numbers (`awm_defense.inputs.classes`); a folder of images, with a CSV
+            file of the columns `file,label` or without labels; an NPZ file with one array of images
+            and perhaps one of labels, or an NPY file of images.
         preparation: for pictures; arrays are taken as they are.
 
     Raises:
@@ -195,19 +201,25 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
             f"{shown(root, PATH)}: expected at most one CSV file, got {tables[0].name} and "
             f"{tables[1].name}"
         )
+    rows = [(path, UNKNOWN) for path in inside if _is_image(path)]
+    notes: list[str] = []
     if tables:
-        rows = _rows(tables[0])
-    elif folders:
-        names = [path.name for path in folders]
-        numbered = all(name.isdecimal() and len(name) <= 9 for name in names)
-        rows = [
-            (path, int(folder.name) if numbered else number)
-            for number, folder in enumerate(folders)
-            for path in sorted(folder.rglob("*"))
-            if _is_image(path)
-        ]
+        rows, notes = _rows(tables[0])
     else:
-        rows = [(path, UNKNOWN) for path in inside if _is_image(path)]
+        images = {
+            folder.name: [path for path in sorted(folder.rglob("*")) if _is_image(path, folder)]
+            for folder in folders
+        }
+        classes = {name: paths for name, paths in images.items() if paths}
+        if classes:
+            beside = len(rows)
+            numbers, notes = number_folders(shown(root, PATH), list(classes))
+            rows = [(path, numbers[name]) for name, paths in classes.items() for path in paths]
+            notes += [f"{beside} images beside the folders are left out"] if beside else []
+        empty = [name for name in images if name not in classes]
+        if empty:
+            listed = ", ".join(map(shown, empty))
+            notes.append(f"folders without images are left out: {shown(listed, PATH)}")
     if not rows and any(path.suffix.lower() in TABLES for path in root.rglob("*")):
         raise ValueError(f"{shown(root, PATH)}: {IN_TABLES}")
     if not 1 <= len(rows) <= MOST_FILES:
@@ -216,15 +228,17 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
             + (f", over {MOST_FILES}" if rows else "")
         )
     paths, labels = zip(*rows, strict=True)
-    return Files(root, paths, torch.tensor(labels), preparation)
+    return Files(root, paths, torch.tensor(labels), preparation, notes)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+def _is_image(path: Path, folder: Path | None = None) -> bool:
+    """Whether it is called one, and neither it nor a folder below `folder` that it is in hidden."""
+    parts = path.relative_to(folder).parts if folder else (path.name,)
+    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in parts)
 
 
-def _rows(table: Path) -> list[tuple[Path, int]]:
-    """File and class of each line; names of classes are numbered in their order."""
+def _rows(table: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """File and class of each line, and notes on how the classes are numbered."""
     name = shown(table, PATH)
     try:
         text = read_file(table, CSV_LIMIT).decode("utf-8-sig")
@@ -241,10 +255,15 @@ def _rows(table: Path) -> list[tuple[Path, int]]:
                 f"{name}: expected lines of file,label, files below the folder of the CSV file, "
                 f"got {shown(','.join(row))}"
             )
+    # It may be a head of other names, which would be a class of its own.
+    if rows and not os.path.lexists(table.parent / rows[0][0]):
+        raise ValueError(
+            f"{name}: expected lines of file,label, perhaps below a line of these two words, got "
+            f"{shown(','.join(rows[0]))} first, and there is no such file"
+        )
     words = [label.strip() for _, label in rows]
-    numbered = all(word.isdecimal() and len(word) <= 9 for word in words)
-    known = {word: number for number, word in enumerate(sorted(set(words)))}
-    return [
-        (table.parent / file, int(word) if numbered else known[word])
-        for (file, _), word in zip(rows, words, strict=True)
+    numbers = number_classes(name, set(words))
+    found = [
+        (table.parent / file, numbers[word]) for (file, _), word in zip(rows, words, strict=True)
     ]
+    return found, say_numbers(numbers)

@@ -50,18 +50,25 @@ def read_images(images: Images, labels: Labels = None, *, most: int = MOST) -> G
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    found: Any = labels
+    found: Any = _dense("labels", labels)
     if not isinstance(images, Tensor | np.ndarray):
         images, inner = _gather(images, most)
         found = inner if labels is None else labels
     given = torch.as_tensor(_known_type(images))
-    if given.dim() == 3 and found is not None and len(found) == len(given):
+    if given.dim() == 3 and _is_one_each(found, len(given)):
         given = given[:, None]
     if given.dim() != 4 or len(given) == 0:
         raise ValueError(f"images: expected shape (n ≥ 1, c, h, w), got {tuple(given.shape)}")
     classes = _as_labels(found, len(given))
     unlabelled = bool((classes == UNKNOWN).all())
     return Given(_as_float(_channels_first(given)), classes, unlabelled)
+
+
+def _is_one_each(labels: Any, count: int) -> bool:
+    try:
+        return len(labels) == count
+    except TypeError:  # none, or no several
+        return False
 
 
 def _gather(collection: Any, most: int) -> tuple[Tensor, list[int | None]]:
@@ -73,7 +80,7 @@ def _gather(collection: Any, most: int) -> tuple[Tensor, list[int | None]]:
         part = _as_tensor(image)
         batch = part if part.dim() == 4 else part[None]
         images += batch
-        labels += [None] * len(batch) if label is None else np.atleast_1d(label).tolist()
+        labels += [None] * len(batch) if label is None else _label_list(label)
         if len(images) >= most:
             break
     if not images:
@@ -89,7 +96,7 @@ def _gather(collection: Any, most: int) -> tuple[Tensor, list[int | None]]:
 
 
 def _rows(collection: Any, most: int) -> Iterator[Any]:
-    if isinstance(collection, str | bytes | Mapping | type) or not (
+    if isinstance(collection, str | bytes | Mapping | type | np.generic) or not (
         hasattr(collection, "__iter__") or hasattr(collection, "__getitem__")
     ):
         raise TypeError(
@@ -122,6 +129,13 @@ def _split(row: Any) -> tuple[Any, Any]:
     return row, None
 
 
+def _label_list(label: Any) -> list[Any]:
+    """The labels of one row, which may be a batch."""
+    if isinstance(label, Tensor):
+        label = _dense("labels", label).detach().cpu().tolist()
+    return np.atleast_1d(label).tolist()
+
+
 def _as_tensor(image: Any) -> Tensor:
     """One image (c, h, w) or (h, w, c), or a batch of them."""
     if isinstance(image, Image.Image):
@@ -139,7 +153,18 @@ def _known_type(value: Any) -> Any:
         )
     if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
         raise TypeError(f"images: expected numbers, got an array of {value.dtype}")
-    return _as_torch_takes_it(value)
+    return _dense("images", _as_torch_takes_it(value))
+
+
+def _dense(argument: str, value: Any) -> Any:
+    """`value`; raises TypeError where it is a tensor whose numbers don't lie in memory in order."""
+    if isinstance(value, Tensor):
+        if value.is_nested or value.layout != torch.strided:
+            kind = "a nested one" if value.is_nested else str(value.layout)
+            raise TypeError(f"{argument}: expected a dense tensor, got {kind}")
+        if value.is_meta:
+            raise TypeError(f"{argument}: expected a tensor that holds numbers, got one on meta")
+    return value
 
 
 def _as_torch_takes_it(value: Any) -> Any:
@@ -161,7 +186,7 @@ def _channels_first(images: Tensor) -> Tensor:
 def _as_float(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images.float() / 255
-    if not images.is_floating_point():
+    if not images.is_floating_point() or images.itemsize == 1:  # few operations know float8
         raise TypeError(f"images: expected floating point in [0, 1] or uint8, got {images.dtype}")
     return images
 

@@ -26,7 +26,7 @@ class Preparation:
     Attributes:
         size: (h, w) of what the network takes; None leaves pictures as they are.
         crop: the share of the shorter side that is kept, from the middle.
-        squash: fit both sides to `size`, without a crop.
+        squash: fit both sides, whatever the picture's shape.
         filter: a key of `FILTERS`.
         grey: one channel instead of three.
         mean, std: one number a channel; None where the network takes pixels in [0, 1].
@@ -61,12 +61,12 @@ class Preparation:
         if self.size is None:
             return picture
         height, width = self.size
-        if self.squash:
-            return picture.resize((width, height), FILTERS[self.filter])
         # The smallest picture of its own shape that holds the frame of which a part is kept.
         frame = [math.floor(side / self.crop + ROUNDING) for side in (width, height)]
         scale = max(frame[0] / picture.width, frame[1] / picture.height)
         wide, high = (max(1, round(side * scale)) for side in picture.size)
+        if self.squash:
+            wide, high = frame
         left, top = round((wide - width) / 2), round((high - height) / 2)
         resized = picture.resize((wide, high), FILTERS[self.filter])
         return resized.crop((left, top, left + width, top + height))
@@ -75,7 +75,9 @@ class Preparation:
         """As a report says it."""
         parts = ["as they are"]
         if self.size is not None:
-            kept = "squashed" if self.squash else f"the middle {self.crop:.3g} kept"
+            kept = f"the middle {self.crop:.3g} kept"
+            if self.squash:
+                kept = "squashed" if self.crop == 1 else f"squashed, {kept}"
             parts = [f"{self.size[0]}x{self.size[1]}, {kept}, {self.filter}"]
         parts += ["grey"] if self.grey else []
         for name, values in (("mean", self.mean), ("std", self.std)):
