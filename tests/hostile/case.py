@@ -20,6 +20,7 @@ from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_array, read_image
 from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict
 from awm_defense.files.manifest import read_manifest
+from awm_defense.files.together import check_replaceable
 from awm_defense.inputs.folder import open_source
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.models.named import build_named, prepare_named
@@ -108,6 +109,10 @@ def _folder(path: Path) -> Any:
     return source.read(torch.arange(len(source.labels)))
 
 
+def _report(path: Path) -> Any:
+    check_replaceable(path.parent, [path.name], sign=path.name, entries=["title"])
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": load_state_dict,
     "network": lambda path: load_into(network(), load_state_dict(path)),
@@ -123,6 +128,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "manifest": read_manifest,
     "attack": _attack,
     "cell": _cell,
+    "report": _report,
     "cifar10": lambda path: load_dataset("cifar10", path.parents[1]),
     "gtsrb": lambda path: load_dataset("gtsrb", next(p for p in path.parents if is_root(p))),
 }
@@ -140,6 +146,7 @@ PLACES = {
     "processor": "vit/preprocessor_config.json",
     "manifest": "manifest.json",
     "attack": "manifest.json",
+    "report": "report.json",
     "cell": str(cell_path(Path(), CELL)),
     "cifar10": "cifar-10-batches-py/data_batch_1",
     "gtsrb": "GTSRB/Final_Training/Images/00000/GT-00000.csv",

@@ -22,6 +22,7 @@ KINDS = {
     "manifest": "manifests",
     "attack": "manifests with the files they name",
     "cell": "results of `awm reproduce`",
+    "report": "reports where one is written",
     "cifar10": "batches of CIFAR-10",
     "gtsrb": "lists and images of GTSRB",
 }

@@ -237,6 +237,21 @@ def with_batches(content: bytes | Callable[[Path], bytes]) -> Make:
     return make
 
 
+def report_cases() -> Iterator[Case]:
+    """What lies where a report is to be written: read, to see whose it is."""
+    no_report = "is of no result that awm wrote"
+    files: dict[str, Make] = {
+        "64 MiB of objects": written(lambda: b"[" + b"{}," * 22_000_000 + b"{}]"),
+        "objects in an object": written(lambda: b'{"a":[' + b'{"a":1},' * 900_000 + b"0]}"),
+        "65 MiB": written(lambda: bytes(65 << 20)),
+        "a named pipe": os.mkfifo,
+        "a list": as_json([]),
+        "another object": as_json({"a": 1}),
+    }
+    for name, make in files.items():
+        yield case(name, "report", make, no_report)
+
+
 def cifar10_cases() -> Iterator[Case]:
     """Batches that do harm to NumPy, take memory, or hold no images."""
     one = array(bytes(3072), (1, 3072))
@@ -399,5 +414,5 @@ def gtsrb_cases() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    groups = (manifest_cases, cell_cases, cifar10_cases, gtsrb_cases)
+    groups = (manifest_cases, cell_cases, report_cases, cifar10_cases, gtsrb_cases)
     return [case for group in groups for case in group()]
