@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from awm_defense.files.arrays import read_arrays
-from awm_defense.inputs.folder import draw, open_source
+from awm_defense.inputs.folder import Arrays, draw, open_source
 from awm_defense.inputs.images import UNKNOWN
 from awm_defense.inputs.preparation import Preparation
 
@@ -99,6 +99,21 @@ def test_arrays(tmp_path: Path, save: Any) -> None:
     grey = open_source(tmp_path / "grey.npy", AS_THEY_ARE)
     assert torch.equal(everything(grey), expected[:, :1])
     assert (grey.labels == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("kind", ["u2", "u4", "u8", ">u4"])
+def test_labels_in_a_file_without_a_sign(tmp_path: Path, kind: str) -> None:
+    pixels = np.zeros((3, 3, 4, 4), np.uint8)
+    np.savez(tmp_path / "all.npz", images=pixels, labels=np.arange(3).astype(kind))
+    assert open_source(tmp_path / "all.npz", AS_THEY_ARE).labels.tolist() == [0, 1, 2]
+
+
+def test_arrays_of_bytes_are_kept_as_such(tmp_path: Path) -> None:
+    """As floating point they take four times the memory, and few are drawn."""
+    np.savez(tmp_path / "all.npz", images=np.zeros((3, 4, 4, 3), np.uint8), labels=np.arange(3))
+    source = open_source(tmp_path / "all.npz", AS_THEY_ARE)
+    assert isinstance(source, Arrays) and source.images.dtype == torch.uint8
+    assert source.read(torch.tensor([1])).dtype == torch.float32
 
 
 def test_arrays_keep_their_type(tmp_path: Path) -> None:

@@ -77,6 +77,24 @@ def array_cases() -> Iterator[Case]:
             npz(("x.npy", good), ("y.npy", saved(np.array([-7, 0])))),
             "labels: expected classes from 0",
         ),
+        "labels of 2^64 - 1": (
+            npz(("x.npy", good), ("y.npy", saved(np.full(2, 2**64 - 1, np.uint64)))),
+            "labels: expected numbers of classes",
+        ),
+        "labels of 10^9": (
+            npz(("x.npy", good), ("y.npy", saved(np.full(2, 10**9)))),
+            "classes from 0 to 99999",
+        ),
+        "images of zeros that are packed": (
+            lambda: npz(
+                (
+                    "x.npy",
+                    npy(described(descr="|u1", shape=(54_000, 3, 32, 32)), bytes(54_000 * 3072)),
+                ),
+                packed=True,
+            ),
+            None,
+        ),
         "a name that writes to the terminal": (npz(("\x1b[2J.npy", b"hello")), "begins with"),
     }
     for name, (content, says) in files.items():

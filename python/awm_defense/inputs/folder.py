@@ -15,8 +15,9 @@ from awm_defense.data.split import draw_defender
 from awm_defense.files.arrays import read_arrays
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.images import open_photos
+from awm_defense.files.manifest import MOST_CLASSES
 from awm_defense.files.text import PATH, shown
-from awm_defense.inputs.images import UNKNOWN, read_images
+from awm_defense.inputs.images import UNKNOWN, keep_images
 from awm_defense.inputs.preparation import Preparation
 
 MOST_FILES = 1_000_000
@@ -116,6 +117,23 @@ def open_source(path: Path, preparation: Preparation) -> Source:
         FileNotFoundError: when nothing is there.
         ValueError: when it is something else; the message names the file.
     """
+    source = _open(path, preparation)
+    if int(source.labels.max()) >= MOST_CLASSES:
+        raise ValueError(
+            f"{shown(path, PATH)}: expected classes from 0 to {MOST_CLASSES - 1}, "
+            f"got {int(source.labels.max())}"
+        )
+    return source
+
+
+def draw(
+    labels: Tensor, *, per_class: int | None = None, n: int | None = None, seed: int = 0
+) -> Tensor:
+    """Indices of a defender's few images, as `draw_defender` draws them."""
+    return draw_defender(labels, labels, per_class=per_class, n=n, seed=seed)[2]
+
+
+def _open(path: Path, preparation: Preparation) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{shown(path, PATH)}: no such file or folder")
     if path.is_dir():
@@ -129,13 +147,6 @@ def open_source(path: Path, preparation: Preparation) -> Source:
         return _from_arrays(arrays)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{shown(path, PATH)}: {error}") from error
-
-
-def draw(
-    labels: Tensor, *, per_class: int | None = None, n: int | None = None, seed: int = 0
-) -> Tensor:
-    """Indices of a defender's few images, as `draw_defender` draws them."""
-    return draw_defender(labels, labels, per_class=per_class, n=n, seed=seed)[2]
 
 
 def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
@@ -152,7 +163,7 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
     pixels = arrays[images[0]]
     if pixels.dim() == 3 and classes is None:
         classes = torch.full((len(pixels),), UNKNOWN)
-    return Arrays(*read_images(pixels, classes)[:2])
+    return Arrays(*keep_images(pixels, classes)[:2])
 
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:
