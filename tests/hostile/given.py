@@ -129,6 +129,30 @@ def folder_cases() -> Iterator[Case]:
         yield case(name, "folder", make, says)
 
 
+def link_cases() -> Iterator[Case]:
+    """Folders that are links out of the folder of images."""
+
+    def link(path: Path, target: str = "/") -> None:
+        (path.parent / "b").mkdir()
+        (path.parent / "b" / "one.png").write_bytes(png(8, 8))
+        path.symlink_to(target)
+
+    def deeper(path: Path) -> None:
+        path.symlink_to("/")
+
+    def listed(path: Path) -> None:
+        outside = path.parents[1] / "outside"
+        outside.mkdir()
+        (outside / "one.png").write_bytes(png(8, 8))
+        link(path, str(outside))
+        (path.parent / "labels.csv").write_text("a/one.png,0\nb/one.png,1\n")
+
+    refused = "got a link to one; links to folders are not followed"
+    yield case("a class is a link to /", "folder", link, refused, "photos/a")
+    yield case("a link to / in a class", "folder", deeper, refused, "photos/a/deeper")
+    yield case("a table names files behind a link", "folder", listed, refused, "photos/a")
+
+
 def table_cases() -> Iterator[Case]:
     """Tables that lead elsewhere, or are none."""
 
@@ -152,6 +176,18 @@ def table_cases() -> Iterator[Case]:
     }
     for name, (content, says) in texts.items():
         yield case(name, "table", beside(content), says)
+    many = "".join(f"{n}.png,{n}\n" for n in range(200_000)).encode()
+    yield case("200,000 classes", "table", beside(many), "classes from 0 to 99999")
+    named = "".join(f"{n}.png,x{n}\n" for n in range(200_000)).encode()
+    yield case("200,000 named classes", "table", beside(named), "classes from 0 to 99999")
+    empty = written(lambda: b",\n" * (30 << 20))
+    yield case("30 million empty lines", "table", empty, "at most 1000000 lines")
+    yield case(
+        "a file in two classes",
+        "table",
+        beside(b"a.png,0\n./a.png,1\n"),
+        "each file once, got ./a.png",
+    )
     yield case("a named pipe", "table", os.mkfifo, "got a named pipe")
 
 
@@ -216,5 +252,5 @@ def setting_cases() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    groups = (array_cases, folder_cases, table_cases, setting_cases)
+    groups = (array_cases, folder_cases, link_cases, table_cases, setting_cases)
     return [case for group in groups for case in group()]

@@ -2,13 +2,17 @@
 
 import csv
 import io
+import os
+import posixpath
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from awm_defense.data.dataset import as_float
 from awm_defense.data.split import draw_defender
@@ -19,8 +23,8 @@ from awm_defense.files.manifest import MOST_CLASSES
 from awm_defense.files.text import PATH, shown
 from awm_defense.inputs.images import UNKNOWN, keep_images
 from awm_defense.inputs.preparation import Preparation
+from awm_defense.inputs.walk import MOST_FILES, check_inside, walk
 
-MOST_FILES = 1_000_000
 MOST_BYTES = 4096 * MIB
 CSV_LIMIT = 64 * MIB
 HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
@@ -63,26 +67,32 @@ class Files:
 
     Attributes:
         root: the folder.
-        paths: of the files in it.
+        paths: of the files in it, relative to it; a million of them as `Path` would take long.
         labels: int64 (n,), `UNKNOWN` where no class is given.
         preparation: of each image.
     """
 
     root: Path
-    paths: Sequence[Path]
+    paths: Sequence[str]
     labels: Tensor
     preparation: Preparation
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, float32 (n, c, h, w) in [0, 1]."""
-        chosen = [self.paths[index] for index in indices.tolist()]
-        images: list[Tensor] = []
-        with closing(open_photos(chosen)) as pictures:
-            for path, picture in zip(chosen, pictures, strict=True):
+        chosen = [self.root / name for name in self.names(indices)]
+        check_inside(self.root, chosen)
+        images = torch.empty(0)
+        with (
+            closing(open_photos(chosen)) as pictures,
+            tqdm(
+                pictures, "reading images", len(chosen), leave=False, disable=None, delay=5
+            ) as bar,
+        ):
+            for index, (picture, path) in enumerate(zip(bar, chosen, strict=True)):
                 image = self.preparation.apply(picture)
-                if images and image.shape != images[0].shape:
+                if index and image.shape != images.shape[1:]:
                     raise ValueError(
-                        f"{shown(path, PATH)}: expected {images[0].shape[2]}x{images[0].shape[1]} "
+                        f"{shown(path, PATH)}: expected {images.shape[3]}x{images.shape[2]} "
                         f"pixels as of the images before, got {image.shape[2]}x{image.shape[1]}; "
                         "--size makes all of one size"
                     )
@@ -91,13 +101,15 @@ class Files:
                         f"{shown(self.root, PATH)}: {len(chosen)} images of {tuple(image.shape)} "
                         f"take over {MOST_BYTES // MIB} MiB; take fewer or make them smaller"
                     )
-                images.append(image)
-        return as_float(torch.stack(images))
+                if index == 0:
+                    # In their last form: the pictures as they are would take a half more.
+                    images = torch.empty(len(chosen), *image.shape)
+                images[index] = as_float(image)
+        return images
 
     def names(self, indices: Tensor) -> list[str]:
         """Of their files, relative to the folder."""
-        chosen = (self.paths[index] for index in indices.tolist())
-        return [path.relative_to(self.root).as_posix() for path in chosen]
+        return [self.paths[index] for index in indices.tolist()]
 
 
 Source = Arrays | Files
@@ -167,7 +179,7 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
 
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:
-    inside = sorted(root.iterdir())
+    inside = sorted(islice(root.iterdir(), MOST_FILES))
     folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
     tables = [path for path in inside if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
@@ -181,14 +193,14 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
         names = [path.name for path in folders]
         numbered = all(name.isdecimal() and len(name) <= 9 for name in names)
         rows = [
-            (path, int(folder.name) if numbered else number)
+            (path.relative_to(root).as_posix(), int(folder.name) if numbered else number)
             for number, folder in enumerate(folders)
-            for path in sorted(folder.rglob("*"))
+            for path in walk(folder)
             if _is_image(path)
         ]
     else:
-        rows = [(path, UNKNOWN) for path in inside if _is_image(path)]
-    if not rows and any(path.suffix.lower() in TABLES for path in root.rglob("*")):
+        rows = [(path.name, UNKNOWN) for path in inside if _is_image(path)]
+    if not rows and any(path.suffix.lower() in TABLES for path in walk(root.resolve())):
         raise ValueError(f"{shown(root, PATH)}: {IN_TABLES}")
     if not 1 <= len(rows) <= MOST_FILES:
         raise ValueError(
@@ -203,28 +215,36 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
-def _rows(table: Path) -> list[tuple[Path, int]]:
+def _rows(table: Path) -> list[tuple[str, int]]:
     """File and class of each line; names of classes are numbered in their order."""
     name = shown(table, PATH)
     try:
         text = read_file(table, CSV_LIMIT).decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        lines = csv.reader(io.StringIO(text, newline=""))
+        rows = list(islice(filter(None, lines), MOST_FILES + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name}: expected lines of file,label, got {shown(error)}") from error
-    rows = [line for line in lines if line]
     if rows and [word.strip().lower() for word in rows[0]][:2] in HEADERS:
         rows = rows[1:]
+    if len(rows) > MOST_FILES:
+        raise ValueError(f"{name}: expected at most {MOST_FILES} lines")
+    files: set[str] = set()
     for row in rows:
-        inside = Path(row[0])
-        if len(row) != 2 or inside.is_absolute() or ".." in inside.parts or not row[0]:
+        file = row[0]
+        if len(row) != 2 or not file or os.path.isabs(file) or ".." in file.split("/"):
             raise ValueError(
                 f"{name}: expected lines of file,label, files below the folder of the CSV file, "
                 f"got {shown(','.join(row))}"
             )
+        row[0] = posixpath.normpath(file)
+        # The class of one that is named twice is not known, and it would be read many times.
+        if row[0] in files:
+            raise ValueError(f"{name}: expected each file once, got {shown(file)} again")
+        files.add(row[0])
     words = [label.strip() for _, label in rows]
     numbered = all(word.isdecimal() and len(word) <= 9 for word in words)
     known = {word: number for number, word in enumerate(sorted(set(words)))}
     return [
-        (table.parent / file, int(word) if numbered else known[word])
+        (file, int(word) if numbered else known[word])
         for (file, _), word in zip(rows, words, strict=True)
     ]
