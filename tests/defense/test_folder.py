@@ -210,10 +210,10 @@ def test_only_as_much_as_memory_holds_is_read(
 ) -> None:
     for name in "abc":
         paint(tmp_path / f"{name}.png")
-    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES", 2 * 4 * 3 * 8 * 6)
+    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES_UNSIZED", 2 * 4 * 3 * 8 * 6)
     source = open_source(tmp_path, AS_THEY_ARE)
     assert len(source.read(torch.tensor([0, 2]))) == 2
-    with pytest.raises(ValueError, match="take fewer or make them smaller"):
+    with pytest.raises(ValueError, match="take fewer, or make them smaller with --size"):
         everything(source)
 
 

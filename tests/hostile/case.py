@@ -109,6 +109,11 @@ def _folder(path: Path) -> Any:
     return source.read(torch.arange(len(source.labels)))
 
 
+def _photos(path: Path) -> Any:
+    source = open_source(path.parents[1], Preparation())
+    return source.read(torch.arange(len(source.labels)))
+
+
 def _report(path: Path) -> Any:
     check_replaceable(path.parent, [path.name], sign=path.name, entries=["title"])
 
@@ -122,6 +127,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "image": read_image,
     "arrays": lambda path: open_source(path, Preparation()),
     "folder": _folder,
+    "photos": _photos,
     "table": _folder,
     "config": lambda path: build_named(f"hf:{path.parent}"),
     "processor": lambda path: prepare_named(f"hf:{path.parent}"),
@@ -141,6 +147,7 @@ PLACES = {
     "image": "trigger.png",
     "arrays": "images.npz",
     "folder": "photos/cat/one.png",
+    "photos": "photos/cat/one.png",
     "table": "photos/labels.csv",
     "config": "vit/config.json",
     "processor": "vit/preprocessor_config.json",

@@ -16,6 +16,7 @@ KINDS = {
     "mask": "masks",
     "arrays": "arrays of images (NPZ)",
     "folder": "photographs in folders",
+    "photos": "photographs as they are",
     "table": "tables of files and labels",
     "config": "settings of Hugging Face networks",
     "processor": "settings of their images",

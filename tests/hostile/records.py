@@ -371,10 +371,11 @@ def gtsrb_cases() -> Iterator[Case]:
         "a million empty lines": ((HEADER + ";\n" * 1_000_000).encode(), "expected the columns"),
         "2 million columns, 60,000 short lines": (
             (HEADER[:-1] + ";c" * 2_000_000 + "\n" + "0.ppm;40;30;5;5;3;25;0\n" * 60_000).encode(),
-            "a region in",
+            "named twice",
         ),
         "no columns": (b"", "expected the columns"),
         "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
+        "an image twice": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 2).encode(), "named twice"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
         "only commas": (b"Filename,ClassId\n0.ppm,0\n", "expected the columns"),

@@ -25,7 +25,8 @@ from awm_defense.inputs.images import UNKNOWN, keep_images
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.inputs.walk import MOST_FILES, check_inside, walk
 
-MOST_BYTES = 4096 * MIB
+# Of all images that are read at once, as float32; less where a file alone decides over their size.
+MOST_BYTES, MOST_BYTES_UNSIZED = 4096 * MIB, 960 * MIB
 CSV_LIMIT = 64 * MIB
 HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -82,6 +83,7 @@ class Files:
         chosen = [self.root / name for name in self.names(indices)]
         check_inside(self.root, chosen)
         images = torch.empty(0)
+        most = MOST_BYTES_UNSIZED if self.preparation.size is None else MOST_BYTES
         with (
             closing(open_photos(chosen)) as pictures,
             tqdm(
@@ -96,10 +98,10 @@ class Files:
                         f"pixels as of the images before, got {image.shape[2]}x{image.shape[1]}; "
                         "--size makes all of one size"
                     )
-                if image.numel() * 4 * len(chosen) > MOST_BYTES:
+                if image.numel() * 4 * len(chosen) > most:
                     raise ValueError(
                         f"{shown(self.root, PATH)}: {len(chosen)} images of {tuple(image.shape)} "
-                        f"take over {MOST_BYTES // MIB} MiB; take fewer or make them smaller"
+                        f"take over {most // MIB} MiB; take fewer, or make them smaller with --size"
                     )
                 if index == 0:
                     # In their last form: the pictures as they are would take a half more.
