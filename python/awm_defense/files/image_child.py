@@ -16,6 +16,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Of a progressive JPEG; each goes through all pixels. Programs write a dozen. A few more may seem
+# to be there in other data, such as a small picture for previews.
+SCANS, SCAN, BYTES_A_SCAN = 100, b"\xff\xda", 16384
+# A TIFF has the bits of each channel under this tag, and a PPM its highest value in what is given
+# to its decoder. A PNG has the bits in the layout of its pixels.
+TIFF_BITS = 258
+HIGHEST = 255
 # Whole and floating point numbers of more than eight bits, which Pillow cuts off at 255.
 DEEP = ("I", "F")
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
@@ -34,17 +41,35 @@ def decode(
             raise ValueError(
                 f"expected at most {side}x{side} pixels, got {width}x{height}: scale it down"
             )
-        if image.mode.startswith(DEEP):
+        if image.mode.startswith(DEEP) or _is_deep(image):
             raise ValueError(
-                f"expected eight bits a channel, got mode {image.mode}: save it anew, with values "
-                "from 0 to 255"
+                f"expected eight bits a channel, got mode {image.mode} of more bits: save it anew, with "
+                "values from 0 to 255"
             )
+        if image.format == "JPEG":
+            scans, most = content.count(SCAN), SCANS + len(content) // BYTES_A_SCAN
+            if scans > most:
+                raise ValueError(f"expected at most {most} scans, got {scans}: save it anew")
         if opaque and image.has_transparency_data and _alpha(image) < 255:
             raise ValueError("got one that is partly transparent: flatten it first")
         image.draft("RGB", (shrunk, shrunk))  # a JPEG is decoded at about that size
         pixels = image.convert("RGB")
         pixels.thumbnail((shrunk, shrunk))
         return *pixels.size, pixels.tobytes()
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether Pillow takes the high byte of each value alone, which it does silently in colour."""
+    layouts = [part for tile in image.tile for part in _parts(tile[3])]
+    if image.format == "PPM":
+        return any(isinstance(part, int) and part > HIGHEST for part in layouts)
+    if image.format == "TIFF":
+        return any(bits > 8 for bits in image.tag_v2.get(TIFF_BITS, ()))
+    return any(isinstance(part, str) and ";16" in part for part in layouts)
+
+
+def _parts(arguments: Any) -> tuple[Any, ...]:
+    return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _alpha(image: Any) -> int:

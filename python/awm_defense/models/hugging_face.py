@@ -11,7 +11,7 @@ from awm_defense.files import schema
 from awm_defense.files.json_file import read_json
 from awm_defense.files.manifest import check
 from awm_defense.files.text import PATH, sentence, shown
-from awm_defense.inputs.preparation import FILTERS, Preparation
+from awm_defense.inputs.preparation import FILTERS, LEAST_CROP, Preparation
 from awm_defense.models.optional import load_package
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -26,7 +26,7 @@ MOST_PARAMETERS = 1 << 31
 MOST_LAYERS = 1000
 # Parts of the names of settings that say how many layers there are.
 LAYERS = ("layer", "depth", "block", "stage")
-SIDE = schema.whole(1, 10_000)
+SIDE = schema.whole(1, 4096)
 SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
 SIZE = schema.optional(
     lambda name, value: (SIDES if isinstance(value, dict) else SIDE)(name, value)
@@ -131,9 +131,14 @@ def prepare(folder: str) -> Preparation:
     size, shortest = _size(found.get("size")) if found.get("do_resize", True) else (None, False)
     crop, _ = _size(found.get("crop_size")) if found.get("do_center_crop") else (None, False)
     taken = crop or size
+    share = _share(found, size, crop)
+    if share < LEAST_CROP:
+        raise ValueError(
+            f"{shown(path, PATH)}: expected a crop_size near size, got {crop} of {size}"
+        )
     return Preparation(
         size=taken,
-        crop=_share(found, size, crop),
+        crop=share,
         squash=not shortest,
         filter=FILTER_NAMES.get(found.get("resample", -1), "bilinear"),
         mean=found.get("image_mean") if normalised else None,
