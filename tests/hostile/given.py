@@ -232,6 +232,26 @@ def setting_cases() -> Iterator[Case]:
             as_json({"model_type": "resnet", "depths": [1, 10**6]}),
             "depths: expected at most 1000",
         ),
+        "10^8 classes": (
+            as_json({"model_type": "vit", "num_labels": 10**8}),
+            "num_labels: expected at most 100000",
+        ),
+        "200,000 named classes": (
+            as_json({"model_type": "vit", "id2label": {str(n): "a" for n in range(200_000)}}),
+            "id2label: expected at most 100000 values",
+        ),
+        "3000 stages": (
+            as_json({"model_type": "resnet", "depths": [1] * 3000, "hidden_sizes": [8] * 3000}),
+            "expected at most 1000 values",
+        ),
+        "10^9 heads": (
+            as_json({"model_type": "vit", "num_attention_heads": 10**9}),
+            "num_attention_heads: expected at most 1000000",
+        ),
+        "depth of 10^9": (
+            as_json({"model_type": "efficientnet", "depth_coefficient": 1e9}),
+            "depth_coefficient: expected at most 1000",
+        ),
         "a named pipe": (os.mkfifo, "got a named pipe"),
     }
 
@@ -240,8 +260,11 @@ def setting_cases() -> Iterator[Case]:
 
         def make(path: Path) -> None:
             as_json(content)(path)
-            with contextlib.suppress(ImportError):  # a torchvision of another torch
-                importlib.import_module("transformers").ViTForImageClassification  # noqa: B018
+            with contextlib.suppress(ImportError):  # no torchvision
+                importlib.import_module("tests.torchvision_ops")
+            transformers = importlib.import_module("transformers")
+            for kind in ("ViT", "Swin", "ResNet", "EfficientNet"):
+                getattr(transformers, f"{kind}ForImageClassification")
 
         return make
 
@@ -251,8 +274,30 @@ def setting_cases() -> Iterator[Case]:
             "an unknown type": (imported({"model_type": "evil", "auto_map": code}), "no image"),
             "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
             "wide": (
-                imported({"model_type": "vit", "hidden_size": 12 * 10**5}),
-                "no image classifier",
+                imported({"model_type": "vit", "hidden_size": 12 * 10**4}),
+                "it has more than 2147483648 numbers",
+            ),
+            "7200 layers": (
+                imported({"model_type": "resnet", "depths": [900] * 8, "hidden_sizes": [8] * 8}),
+                "it has more than 5000 modules",
+            ),
+            "depth times depth": (
+                imported(
+                    {
+                        "model_type": "efficientnet",
+                        "depth_coefficient": 1000.0,
+                        "num_block_repeats": [1000] * 7,
+                    }
+                ),
+                "it has more than 5000 modules",
+            ),
+            "many patches": (
+                imported({"model_type": "vit", "image_size": 20_000, "patch_size": 1}),
+                "it has more than 2147483648 numbers",
+            ),
+            "a window of 1000": (
+                imported({"model_type": "swin", "image_size": 4000, "window_size": 1000}),
+                "it has more than 2147483648 numbers",
             ),
             "sizes of text": (imported({"model_type": "vit", "hidden_size": "8"}), "no image"),
         }

@@ -43,8 +43,8 @@ def decode(
             )
         if image.mode.startswith(DEEP) or _is_deep(image):
             raise ValueError(
-                f"expected eight bits a channel, got mode {image.mode} of more bits: save it anew, with "
-                "values from 0 to 255"
+                f"expected eight bits a channel, got mode {image.mode} of more bits: save it anew, "
+                "with values from 0 to 255"
             )
         if image.format == "JPEG":
             scans, most = content.count(SCAN), SCANS + len(content) // BYTES_A_SCAN
