@@ -165,3 +165,10 @@ def test_a_sentence_stands_for_what_is_no_image(content: bytes, says: bytes) -> 
     nothing, length, sentence = decoded(content)
     assert nothing == 0
     assert says in sentence and len(sentence) == length
+
+
+def test_an_image_may_take_time_by_its_pixels() -> None:
+    assert image_child.overdrawn(Image, png(4000, 4000), 2.0) < 0
+    assert image_child.overdrawn(Image, png(64, 64), 2.0) == pytest.approx(2, abs=0.1)
+    # Whatever is quick has taken nothing.
+    assert image_child.overdrawn(Image, png(64, 64), 0.01) == 0

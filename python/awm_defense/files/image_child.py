@@ -12,6 +12,7 @@ height (four bytes each) and the RGB pixels; or zero, the length of a sentence, 
 import io
 import runpy
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 MEMORY = 768 << 20
 SECONDS = 4
 FILES = 32
+# Seconds of computing that an image has for nothing, and for each of its pixels. What many take
+# beyond may not add up to more than one alone may take.
+FREE, A_PIXEL = 0.02, 200e-9
 
 
 def decode(
@@ -89,8 +93,24 @@ def answer(images: Any, content: bytes, side: int, shrunk: int, opaque: int) -> 
         text = f"got none of {', '.join(FORMATS)}"
     except Exception as error:  # a broken or hostile image can fail in any way
         text = str(error)[:1000] or type(error).__name__
+    return refusal(text)
+
+
+def refusal(text: str) -> bytes:
+    """The answer that is a sentence."""
     sentence = text.encode("utf-8", "backslashreplace")
     return bytes(4) + len(sentence).to_bytes(4, "little") + sentence
+
+
+def overdrawn(images: Any, content: bytes, used: float) -> float:
+    """How many seconds an image took beyond what one of its size may take; below 0 for less."""
+    if used < FREE:
+        return 0.0
+    try:
+        with images.open(io.BytesIO(content), formats=FORMATS) as image:
+            return used - FREE - A_PIXEL * float(image.width * image.height)
+    except Exception:  # it is refused, and the last one
+        return 0.0
 
 
 def main(folder: str, side: int, shrunk: int, opaque: int) -> None:
@@ -102,11 +122,17 @@ def main(folder: str, side: int, shrunk: int, opaque: int) -> None:
     warnings.simplefilter("ignore")
     set_limits = runpy.run_path(str(Path(__file__).with_name("child_limits.py")))["set_limits"]
     read, write = sys.stdin.buffer, sys.stdout.buffer
+    left = float(SECONDS)
     while head := read.read(8):
         content = read.read(int.from_bytes(head, "little"))
         # Some decoders import modules of theirs when they are first used.
         set_limits(MEMORY, SECONDS, files=FILES)
-        write.write(answer(Image, content, side, shrunk, opaque))
+        before = time.process_time()
+        reply = answer(Image, content, side, shrunk, opaque)
+        left = min(SECONDS, left - overdrawn(Image, content, time.process_time() - before))
+        write.write(
+            reply if left > 0 else refusal("it and those before it take too long to decode")
+        )
         write.flush()
 
 
