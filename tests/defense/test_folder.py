@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from awm_defense.files.arrays import read_arrays
-from awm_defense.inputs.folder import draw, open_source
+from awm_defense.inputs.folder import Arrays, draw, open_source
 from awm_defense.inputs.images import UNKNOWN
 from awm_defense.inputs.preparation import Preparation
+from tests.hostile.case import forget_memory, highest_memory
 
 AS_THEY_ARE = Preparation()
 
@@ -173,6 +174,21 @@ def test_arrays(tmp_path: Path, save: Any) -> None:
     assert (grey.labels == UNKNOWN).all()
 
 
+@pytest.mark.parametrize("kind", ["u2", "u4", "u8", ">u4"])
+def test_labels_in_a_file_without_a_sign(tmp_path: Path, kind: str) -> None:
+    pixels = np.zeros((3, 3, 4, 4), np.uint8)
+    np.savez(tmp_path / "all.npz", images=pixels, labels=np.arange(3).astype(kind))
+    assert open_source(tmp_path / "all.npz", AS_THEY_ARE).labels.tolist() == [0, 1, 2]
+
+
+def test_arrays_of_bytes_are_kept_as_such(tmp_path: Path) -> None:
+    """As floating point they take four times the memory, and few are drawn."""
+    np.savez(tmp_path / "all.npz", images=np.zeros((3, 4, 4, 3), np.uint8), labels=np.arange(3))
+    source = open_source(tmp_path / "all.npz", AS_THEY_ARE)
+    assert isinstance(source, Arrays) and source.images.dtype == torch.uint8
+    assert source.read(torch.tensor([1])).dtype == torch.float32
+
+
 def test_arrays_keep_their_type(tmp_path: Path) -> None:
     given = {"a": np.arange(3, dtype=np.uint8), "b": np.ones((2, 2), dtype=">f8", order="F")}
     np.savez(tmp_path / "two.npz", **given)
@@ -275,10 +291,10 @@ def test_only_as_much_as_memory_holds_is_read(
 ) -> None:
     for name in "abc":
         paint(tmp_path / f"{name}.png")
-    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES", 2 * 4 * 3 * 8 * 6)
+    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES_UNSIZED", 2 * 4 * 3 * 8 * 6)
     source = open_source(tmp_path, AS_THEY_ARE)
     assert len(source.read(torch.tensor([0, 2]))) == 2
-    with pytest.raises(ValueError, match="take fewer or make them smaller"):
+    with pytest.raises(ValueError, match="take fewer, or make them smaller with --size"):
         everything(source)
 
 
@@ -288,6 +304,33 @@ def test_a_photograph_of_many_pixels_is_read_smaller(tmp_path: Path) -> None:
     images = everything(open_source(tmp_path, Preparation(size=(16, 16))))
     expected = torch.tensor([200, 100, 50]) / 255
     torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.4])
+@pytest.mark.parametrize("size", [(33, 17), (50, 301)])
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", "lanczos"])
+def test_the_middle_alone_gives_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, crop: float, size: tuple[int, int], kind: str
+) -> None:
+    # Not of noise: Pillow cuts values off between its two passes, and turns these around at will.
+    noise = np.random.default_rng(0).integers(50, 200, (6, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((97, 61), Image.Resampling.BICUBIC)
+    preparation = Preparation(size=size, crop=crop, filter=kind)
+    whole = preparation.apply(picture).int()
+    monkeypatch.setattr("awm_defense.inputs.preparation.MOST_RESIZED", 0)
+    assert (preparation.apply(picture).int() - whole).abs().max() <= (2 if kind != "nearest" else 0)
+
+
+@pytest.mark.parametrize(
+    ("sides", "crop"), [((10_000, 1), 1.0), ((1, 10_000), 0.5), ((3, 3), 0.01)]
+)
+def test_a_picture_of_any_shape_takes_little_memory(sides: tuple[int, int], crop: float) -> None:
+    """As a whole in its new size it could take gigabytes."""
+    picture = Image.new("RGB", sides, (10, 20, 30))
+    held = forget_memory()
+    made = Preparation(size=(512, 512), crop=crop, filter="bicubic").apply(picture)
+    assert made.shape == (3, 512, 512) and made.amin((1, 2)).tolist() == [10, 20, 30]
+    assert highest_memory() - held < 64 << 20
 
 
 def test_the_middle_is_kept_in_the_right_shape() -> None:
@@ -309,6 +352,9 @@ def test_the_middle_is_kept_in_the_right_shape() -> None:
 def test_a_preparation_says_what_it_does() -> None:
     assert str(AS_THEY_ARE) == "as they are"
     assert str(Preparation(size=(8, 9), squash=True, grey=True)) == "8x9, squashed, bilinear; grey"
+    for crop in (0, 1e-6, 1e-300, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r"crop: expected a share from 0\.01 to 1"):
+            Preparation(size=(8, 8), crop=crop)
     normalised = Preparation(size=(8, 8), crop=0.875, mean=(0.5,), std=(0.25, 1.0, 2.0))
     expected = "8x8, the middle 0.875 kept, bilinear; mean 0.5; std 0.25 1 2"
     assert str(normalised) == expected

@@ -206,3 +206,10 @@ def test_where_files_run_out_it_is_said(reader: Callable[[Path], object], tmp_pa
             os.close(one)
     assert len(said) > 4
     assert all("oo many" in line and os.devnull not in line for line in said[:-1])
+
+
+def test_an_image_may_take_time_by_its_pixels() -> None:
+    assert image_child.overdrawn(Image, png(4000, 4000), 2.0) < 0
+    assert image_child.overdrawn(Image, png(64, 64), 2.0) == pytest.approx(2, abs=0.1)
+    # Whatever is quick has taken nothing.
+    assert image_child.overdrawn(Image, png(64, 64), 0.01) == 0

@@ -117,11 +117,12 @@ def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:
             return build_own(args.model, num_classes)
-        return build_named(args.arch, num_classes, grey=bool(getattr(args, "grey", None)))
+        grey = bool(getattr(args, "grey", None))
+        return build_named(args.arch, num_classes, grey=grey, weights=state)
 
     classes = args.num_classes
-    model = build_to_fit(build, state) if classes is None else build(classes)
     try:
+        model = build_to_fit(build, state) if classes is None else build(classes)
         named = state if args.arch is None else rename_for(args.arch, model, state)
         load_into(model, Weights(named, checkpoint))
     except Misfit as error:

@@ -157,7 +157,7 @@ def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = Tru
     )
     parser.add_argument(
         "--crop",
-        type=options.share,
+        type=options.crop,
         metavar="SHARE",
         help="of the shorter side that is kept, from the middle (default: as the network wants it)",
     )

@@ -15,6 +15,10 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Of the shorter side; a smaller share of a photograph is a few pixels.
+LEAST_CROP = 0.01
+# Pixels of a whole picture in its new size. A picture of one row would get a million columns.
+MOST_RESIZED = 2048 * 2048
 # Where the quotient is meant to be whole: 224 / (224 / 235).
 ROUNDING = 1e-6
 
@@ -43,8 +47,8 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
             raise ValueError(f"filter: expected one of {', '.join(FILTERS)}, got {self.filter!r}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop: expected a share over 0 and up to 1, got {self.crop}")
+        if not LEAST_CROP <= self.crop <= 1:
+            raise ValueError(f"crop: expected a share from {LEAST_CROP} to 1, got {self.crop}")
 
     @property
     def channels(self) -> int:
@@ -68,6 +72,17 @@ class Preparation:
         if self.squash:
             wide, high = frame
         left, top = round((wide - width) / 2), round((high - height) / 2)
+        if wide * high > MOST_RESIZED:
+            # The same, of the kept part alone.
+            across, down = picture.width / wide, picture.height / high
+            right, bottom = (left + width) * across, (top + height) * down
+            box = (
+                left * across,
+                top * down,
+                min(right, picture.width),
+                min(bottom, picture.height),
+            )
+            return picture.resize((width, height), FILTERS[self.filter], box)
         resized = picture.resize((wide, high), FILTERS[self.filter])
         return resized.crop((left, top, left + width, top + height))
 

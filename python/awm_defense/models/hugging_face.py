@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from awm_defense.files import schema
 from awm_defense.files.json_file import read_json
-from awm_defense.files.manifest import check
+from awm_defense.files.manifest import MOST_CLASSES, check
 from awm_defense.files.text import PATH, sentence, shown
+from awm_defense.models.bounded import Oversized
 from awm_defense.models.optional import load_package
 
 CONFIG = "config.json"
@@ -19,7 +20,8 @@ FOREIGN = (
     *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
 )
-MOST_PARAMETERS = 1 << 31
+# Of whole numbers; transformers lists the classes before it makes a network.
+MOST = 1_000_000
 MOST_LAYERS = 1000
 # Parts of the names of settings that say how many layers there are.
 LAYERS = ("layer", "depth", "block", "stage")
@@ -52,13 +54,10 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     maker = transformers.AutoModelForImageClassification
     try:
         made = transformers.AutoConfig.for_model(kind, **config)
-        with torch.device("meta"):
-            count = sum(value.numel() for value in maker.from_config(made).parameters())
-        if count > MOST_PARAMETERS:
-            raise ValueError(f"it has {count} parameters, expected at most {MOST_PARAMETERS}")
         model: nn.Module = maker.from_config(made)
     except Exception as error:  # what a stranger's settings lead to is unknown
-        raise ValueError(
+        kind_of_error = Oversized if isinstance(error, Oversized) else ValueError
+        raise kind_of_error(
             f"{shown(path, PATH)}: no image classifier can be made of it: {sentence(error)}"
         ) from error
     return model
@@ -94,16 +93,22 @@ def _plain(value: Any) -> Any:
     return {name: _plain(inner) for name, inner in value.items() if name not in FOREIGN}
 
 
-def _few_layers(name: str, value: Any) -> None:
-    """A check of settings: making a network of a million layers would never end."""
+def _check_sizes(name: str, value: Any) -> None:
+    """A check of settings: making a network of a million layers, or classes, would never end."""
     if isinstance(value, dict | list):
+        most = MOST_CLASSES if isinstance(value, dict) else MOST_LAYERS
+        if len(value) > most:
+            raise ValueError(f"{shown(name)}: expected at most {most} values, got {len(value)}")
         inner = value.items() if isinstance(value, dict) else ((name, one) for one in value)
         for key, one in inner:
-            _few_layers(str(key), one)
-    elif any(word in name for word in LAYERS) and isinstance(value, int) and value > MOST_LAYERS:
-        raise ValueError(f"{shown(name)}: expected at most {MOST_LAYERS}, got {value}")
+            _check_sizes(str(key), one)
+    elif isinstance(value, int | float):
+        most = MOST_CLASSES if name == "num_labels" else MOST
+        most = MOST_LAYERS if any(word in name for word in LAYERS) else most
+        if abs(value) > most:
+            raise ValueError(f"{shown(name)}: expected at most {most}, got {value}")
 
 
 def _config(name: str, value: Any) -> None:
     schema.record({"model_type": schema.text()}, required=("model_type",))(name, value)
-    _few_layers(name, value)
+    _check_sizes(name, value)
