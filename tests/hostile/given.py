@@ -151,8 +151,9 @@ def link_cases() -> Iterator[Case]:
         path.parent.mkdir(exist_ok=True)
         for number in range(30):
             path.with_name(f"{number}.png").write_bytes(png(2048, 2048))
+        path.write_bytes(png(2048, 2048))
 
-    yield case("30 images of 2048x2048, in all 160 kB", "photos", pixels, "take over 960 MiB")
+    yield case("31 images of 2048x2048, in all 160 kB", "photos", pixels, "take over 960 MiB")
     refused = "got a link to one; links to folders are not followed"
     yield case("a class is a link to /", "folder", link, refused, "photos/a")
     yield case("a link to / in a class", "folder", deeper, refused, "photos/a/deeper")
