@@ -101,8 +101,9 @@ def test_how_classes_are_numbered_is_said(
     assert open_source(tmp_path, AS_THEY_ARE).notes == [note]
     table = tmp_path / "table"
     table.mkdir()
-    paint(table / "one.png")
-    lines = "".join(f"one.png,{folder}\n" for folder in folders)
+    for folder in folders:
+        paint(table / f"{folder}.png")
+    lines = "".join(f"{folder}.png,{folder}\n" for folder in folders)
     (table / "labels.csv").write_text(lines)
     assert open_source(table, AS_THEY_ARE).notes == [note]
 

@@ -59,15 +59,11 @@ def read_images(images: Images, labels: Labels = None, *, most: int = MOST) -> G
 
 def keep_images(images: Images, labels: Labels = None, *, most: int = MOST) -> Given:
     """As `read_images`, but images of bytes stay such, which take a quarter of the memory."""
-    found: Any = labels
+    found: Any = _dense("labels", labels)
     if not isinstance(images, Tensor | np.ndarray):
         images, inner = _gather(images, most)
         found = inner if labels is None else labels
     given = torch.as_tensor(_known_type(images))
-    if not _is_plain(given):
-        raise TypeError(
-            "images: expected a dense tensor of numbers, got one that is sparse or nested"
-        )
     if given.dim() == 3 and _is_one_each(found, len(given)):
         given = given[:, None]
     if given.dim() != 4 or len(given) == 0:
@@ -173,8 +169,9 @@ def _known_type(value: Any) -> Any:
 def _dense(argument: str, value: Any) -> Any:
     """`value`; raises TypeError where it is a tensor whose numbers don't lie in memory in order."""
     if isinstance(value, Tensor):
-        if value.is_nested or value.layout != torch.strided:
-            kind = "a nested one" if value.is_nested else str(value.layout)
+        if value.is_nested or value.is_quantized or value.layout != torch.strided:
+            kind = str(value.dtype if value.is_quantized else value.layout)
+            kind = "a nested one" if value.is_nested else kind
             raise TypeError(f"{argument}: expected a dense tensor, got {kind}")
         if value.is_meta:
             raise TypeError(f"{argument}: expected a tensor that holds numbers, got one on meta")
@@ -197,12 +194,6 @@ def _channels_first(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2)[:, : 3 if last == 4 else last].contiguous()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether all its numbers stand in memory; sparse, nested and meta tensors are none such."""
-    dense = tensor.layout == torch.strided and not tensor.is_nested
-    return dense and not tensor.is_quantized and not tensor.is_meta
-
-
 def _check_dtype(images: Tensor) -> None:
     if images.dtype not in DTYPES:
         raise TypeError(f"images: expected floating point in [0, 1] or uint8, got {images.dtype}")
@@ -215,8 +206,6 @@ def _as_labels(labels: Any, count: int) -> Tensor:
         labels = [UNKNOWN if label is None else label for label in labels]
     try:
         found = torch.as_tensor(_as_torch_takes_it(labels))
-        if not _is_plain(found):
-            raise TypeError
         whole = found.to("cpu", torch.int64)
         # Of types of eight bits and of those without a sign few operations are known.
         exact = found.to("cpu", torch.float64) if found.is_floating_point() else whole
