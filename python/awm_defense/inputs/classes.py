@@ -32,6 +32,10 @@ def number_classes(where: str, words: Collection[str]) -> dict[str, int]:
             f"{where}: expected classes that are all numbers or all words, got "
             f"{shown(next(iter(numbers)))} and {shown(others[0])}"
         )
+    if len(named) > MOST_CLASSES:
+        raise ValueError(
+            f"{where}: expected classes from 0 to {MOST_CLASSES - 1}, got {len(named)}"
+        )
     found = numbers or {word: number for number, word in enumerate(named)}
     return {word: found.get(word, UNKNOWN) for word in words}
 
