@@ -269,8 +269,11 @@ def _rows(table: Path) -> tuple[list[tuple[str, int]], list[str]]:
     """File and class of each line, and notes on how the classes are numbered."""
     name = shown(table, PATH)
     try:
-        text = read_file(table, CSV_LIMIT).decode("utf-8-sig")
-        lines = csv.reader(io.StringIO(text, newline=""))
+        content = read_file(table, CSV_LIMIT)
+        # Counted before they are parsed, which takes long.
+        if content.count(b"\n") > MOST_FILES + 1:
+            raise ValueError(f"{name}: expected at most {MOST_FILES} lines")
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         rows = list(islice(filter(None, lines), MOST_FILES + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name}: expected lines of file,label, got {shown(error)}") from error
