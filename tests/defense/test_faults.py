@@ -491,7 +491,9 @@ def test_what_comes_during_a_run_is_kept_and_so_is_the_work(
     assert str(out / "awm-1" / "model.safetensors") in told.err.splitlines()[-1]
     assert sorted(path.name for path in out.iterdir()) == sorted(["awm-1", name])
     assert (out / name).is_dir() or (out / name).read_bytes() == b"mine"
-    assert report_of(out / "awm-1") is not None
+    report = report_of(out / "awm-1")
+    assert report is not None
+    assert sorted(path.name for path in (out / "awm-1").iterdir()) == report["files"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no lock of this kind")
