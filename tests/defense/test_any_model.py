@@ -340,6 +340,16 @@ def test_a_name_of_torchvision(place: Path) -> None:
     assert (wanted.size, wanted.crop) == ((224, 224), 0.875)
 
 
+@pytest.mark.parametrize("name", ["raft_large", "fcn_resnet50", "s3d", "get_model", "swin3d_t"])
+def test_what_does_not_classify_images_is_refused(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fails(
+        capsys, "evaluate", "own.pt", "--arch", f"torchvision:{name}", "--images", "photos"
+    )
+    assert f"--arch: torchvision knows no image classifier '{name}'" in line
+
+
 def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "image_size": 16, "patch_size": 8}
