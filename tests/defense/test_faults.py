@@ -600,6 +600,24 @@ def test_many_interrupts_are_one() -> None:
     assert (done.returncode, done.stderr) == (130, "awm: interrupted\n")
 
 
+ENDS = """
+import atexit, os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    atexit.register(os.kill, os.getpid(), number)
+from awm_defense.__main__ import main
+sys.argv = ["awm", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+@pytest.mark.parametrize(("words", "code"), [(["info"], 0), (["nonsense"], 2)])
+def test_signals_once_the_command_has_ended_change_nothing(words: list[str], code: int) -> None:
+    told = subprocess.run([sys.executable, "-c", ENDS, *words], capture_output=True, text=True)
+    assert told.returncode == code
+    assert "Traceback" not in told.stderr and "interrupted" not in told.stderr
+
+
 def test_whoever_reads_may_stop(tmp_path: Path) -> None:
     """As in `awm info | head -1`: no traceback, and what a shell expects."""
     argv = [sys.executable, "-m", "awm_defense", "info"]
