@@ -81,6 +81,12 @@ def test_memory(recipe: str, max_memory: Any) -> None:
         purify(tiny_network(), IMAGES, LABELS, recipe=recipe, max_memory=max_memory)
 
 
+@pytest.mark.parametrize("captured", [np.array([True, False]), "abc", None, 1])
+def test_whether_steps_are_captured(captured: Any) -> None:
+    with pytest.raises(TypeError, match=r"^captured: expected bool"):
+        purify(tiny_network(), IMAGES, LABELS, recipe="clp", captured=captured)
+
+
 @pytest.mark.parametrize("models", [3, None, tiny_network(), torch.nn.Sequential()])
 def test_models(models: Any) -> None:
     with pytest.raises(TypeError, match=r"^models: expected several networks"):
