@@ -72,6 +72,17 @@ def test_no_settings_have_another_package_read_a_file(
             build_named(f"timm:{name}")
 
 
+def test_a_manifest_of_a_network_that_does_not_classify(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "net.safetensors", build_model("small_vgg", 10))
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"arch": "torchvision:s3d", "dataset": "digits"}))
+    assert main(["evaluate", str(tmp_path / "net.safetensors")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"awm: error: {path}: --arch: torchvision knows no image classifier 's3d'"
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_settings_that_are_taken_name_no_files_and_no_other_networks(kind: str) -> None:
     transformers = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from awm_defense.files import schema
 from awm_defense.files.arrays import read_array, read_image, write_image
 from awm_defense.files.atomic import write_bytes
 from awm_defense.files.encoded import as_npy
-from awm_defense.files.manifest import MOST_CLASSES
+from awm_defense.files.manifest import MOST_CLASSES, NAME, Manifest
 from awm_defense.files.text import PATH, shown
 
 ALL_TO_ALL = "all-to-all"
@@ -85,7 +85,8 @@ def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
         ValueError: when the entry lacks something or a file is not what it should be.
         FileNotFoundError: when a file is missing.
     """
-    where = f"manifest in {folder}: expected an attack's entry"
+    path = entry.path if isinstance(entry, Manifest) else folder / NAME
+    where = f"{shown(path, PATH)}: expected an attack's entry"
     try:
         ENTRY("", entry)
         mapping = entry.get("mapping")

@@ -50,8 +50,8 @@ class WarpTrigger:
         """Images (N,3,H,W) warped by one field (N,H,W,2) each."""
         if images.shape[2:] != self.field.shape[:2]:
             raise ValueError(
-                f"images: expected the trigger's height and width {tuple(self.field.shape[:2])}, "
-                f"got {tuple(images.shape[2:])}"
+                f"trigger_field: expected {(*images.shape[2:], 2)}, as large as the images, got "
+                f"{tuple(self.field.shape)}"
             )
         height, width = images.shape[2:]
         y = torch.linspace(-1, 1, height).to(images)[:, None].expand(height, width)
