@@ -112,7 +112,8 @@ def test_nothing_that_settings_say_is_printed(
         build_named(f"hf:{tmp_path}")
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     small |= {"intermediate_size": 8, "image_size": 16, "patch_size": 8}
-    labels = {"id2label": {"0": "a", "1": "b"}, "num_labels": 3}
+    labels: dict[str, Any] = {"id2label": {"0": "a", "1": "b"}, "num_labels": 3}
+    labels |= {"rope_scaling": {"rope_type": "default"}}
     path.write_text(
         json.dumps({"model_type": "vit", **small, **labels, "transformers_weights": "/"})
     )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
         config.pop("label2id", None)
     maker = transformers.AutoModelForImageClassification
     try:
-        _check_names(config, transformers.AutoConfig.for_model(kind))
-        made = transformers.AutoConfig.for_model(kind, **config)
-        model: nn.Module = maker.from_config(made)
+        with warnings.catch_warnings(action="ignore"):  # of settings with an old name
+            _check_names(config, transformers.AutoConfig.for_model(kind))
+            made = transformers.AutoConfig.for_model(kind, **config)
+            model: nn.Module = maker.from_config(made)
     except Exception as error:  # what a stranger's settings lead to is unknown
         kind_of_error = Oversized if isinstance(error, Oversized) else ValueError
         raise kind_of_error(
