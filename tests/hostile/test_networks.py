@@ -101,6 +101,18 @@ def test_settings_that_are_taken_name_no_files_and_no_other_networks(kind: str) 
     _check_names(known.to_dict(), known)
 
 
+@pytest.mark.parametrize("kind", ["deit", "hgnet_v2", "levit", "perceiver"])
+def test_networks_are_made_by_the_defaults_of_their_type(kind: str, tmp_path: Path) -> None:
+    """Some types have several networks, or channels by the stage."""
+    transformers = pytest.importorskip("transformers")
+    settings = transformers.AutoConfig.for_model(kind).to_dict()
+    del settings["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with torch.device("meta"):
+        model = build_named(f"hf:{tmp_path}")
+    assert type(model).__name__.endswith(("ForImageClassification", "ClassificationLearned"))
+
+
 def test_nothing_that_settings_say_is_printed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

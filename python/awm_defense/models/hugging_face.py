@@ -68,6 +68,7 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     if num_classes is not None:
         config["id2label"] = {str(number): str(number) for number in range(num_classes)}
         config.pop("label2id", None)
+    config.setdefault("architectures", [])  # it looks there where a type has several networks
     maker = transformers.AutoModelForImageClassification
     try:
         with warnings.catch_warnings(action="ignore"):  # of settings with an old name
@@ -142,7 +143,8 @@ def _check_sizes(name: str, value: Any) -> None:
             _check_sizes(str(key), one)
     elif isinstance(value, int | float):
         most = MOST_CLASSES if name == "num_labels" else MOST
-        most = MOST_LAYERS if any(word in name for word in LAYERS) else most
+        of_layers = any(word in name for word in LAYERS) and "channels" not in name
+        most = MOST_LAYERS if of_layers else most
         if abs(value) > most:
             raise ValueError(f"{shown(name)}: expected at most {most}, got {value}")
 
