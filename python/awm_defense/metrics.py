@@ -13,7 +13,7 @@ from awm_defense.attacks import Attack
 from awm_defense.files.text import sentence
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.networks.logits import Pick
-from awm_defense.pixel_model import PixelModel, Stat, check_finite
+from awm_defense.pixel_model import PixelModel, Stat, check_finite, check_images
 from awm_defense.portions import is_of_memory
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
@@ -84,7 +84,7 @@ def evaluate(
         changed = changed or bool((made - before).abs().max() > ROUNDING)
         return made
 
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
     with _settled(pixel_model, images):
         predict = partial(_predict, pixel_model, images, batch_size, progress)
         clean, triggered = predict("clean"), predict("triggered", put)
@@ -124,7 +124,8 @@ def evaluate_triggered(
     """
     if not (originals != targets).any():
         raise ValueError("triggered images: expected some outside the target class")
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
+    check_images("triggered", triggered)
     with _settled(pixel_model, images):
         clean = _predict(pixel_model, images, batch_size, progress, "clean")
         found = _predict(pixel_model, triggered, batch_size, progress, "triggered")
@@ -172,7 +173,7 @@ def accuracy(
 ) -> float:
     """Images classified right, in percent; arguments as for `evaluate`."""
     images, truth = _with_classes(images, labels)
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
     with _settled(pixel_model, images):
         found = _predict(pixel_model, images, batch_size, progress, "clean")
     return _percent(found == truth)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import Attack, make_attack
-from awm_defense.metrics import accuracy, evaluate
+from awm_defense.metrics import accuracy, evaluate, evaluate_triggered
 
 # Ten images of classes 0, 1, 2 (4, 3, 3 of them). What is predicted stands in the first pixel,
 # times a tenth, and what is predicted with the trigger in the second.
@@ -117,6 +117,27 @@ def test_wrong_arguments(options: dict[str, object], message: str) -> None:
     arguments = {"images": make_images(), "labels": LABELS, "attack": ATTACK, **options}
     with pytest.raises(ValueError, match=message):
         evaluate(Reader(), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (255.0, r"in \[0, 1\] \(divide by 255\), got 0 to 255"),
+        (-7e30, r"in \[0, 1\] .*got -7e\+30 to"),
+        (torch.nan, "finite values"),
+    ],
+)
+def test_every_image_has_pixels_of_the_right_range(value: float, message: str) -> None:
+    images = make_images()
+    images[7, 2, 3, 3] = value
+    with pytest.raises(ValueError, match=f"images: expected .*{message}"):
+        accuracy(Reader(), images, LABELS)
+    with pytest.raises(ValueError, match=f"images: expected .*{message}"):
+        evaluate(Reader(), images, LABELS, ATTACK)
+    clean, goals = make_images(), torch.full((10,), 2)
+    for pair in ((images, clean), (clean, images)):
+        with pytest.raises(ValueError, match=f"(images|triggered): expected .*{message}"):
+            evaluate_triggered(Reader(), pair[0], LABELS, pair[1], LABELS, goals)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
