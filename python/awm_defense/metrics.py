@@ -124,6 +124,7 @@ def evaluate_triggered(
     """
     if not (originals != targets).any():
         raise ValueError("triggered images: expected some outside the target class")
+    images, labels = _with_classes(images, labels)
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
     check_images("triggered", triggered)
     with _settled(pixel_model, images):

@@ -138,6 +138,23 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("triggered", [(), ("--triggered-dir", "triggered", "--target", "0")])
+@pytest.mark.parametrize("given", ["some", "some.npz"])
+def test_every_image_that_is_measured_has_a_class(
+    given: str, triggered: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("some/a.png", "some/b.png", "triggered/1/a.png"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12)).save(path)
+    Path("some/labels.csv").write_text("a.png,1\nb.png,\n")
+    np.savez("some.npz", x=np.zeros((2, 12, 12, 3), np.uint8), y=np.array([1, -1]))
+    own = ["own.pt", "--model", "net.py:make", "--images", given]
+    assert awm("evaluate", *own, *triggered) == 2
+    out, err = capsys.readouterr()
+    expected = f"{given}: expected the class of each image to measure, got none for 1 of 2"
+    assert out == "" and expected in err.splitlines()[-1]
+
+
 def test_classes_without_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "photos"]
     (place / "photos" / "class3").rename(place / "class3")

@@ -20,6 +20,7 @@ from awm_defense.files.backdoorbench import ATTACK, Record, read_record
 from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
 from awm_defense.inputs.folder import open_triggered
+from awm_defense.inputs.images import UNKNOWN
 from awm_defense.metrics import accuracy, defense_effectiveness, evaluate, evaluate_triggered
 from awm_defense.models.named import check_name
 from awm_defense.purification import purify
@@ -200,6 +201,16 @@ def get_targets(
     return torch.tensor([targets[original] for original in originals.tolist()])
 
 
+def check_labelled(args: argparse.Namespace, labels: Tensor) -> None:
+    """Raise ValueError where images to measure with lack a class."""
+    without = int((labels == UNKNOWN).sum())
+    if without:
+        raise ValueError(
+            f"--images: {args.images}: expected the class of each image to measure, got none for "
+            f"{without} of {len(labels)}"
+        )
+
+
 def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
     """Raise ValueError where a network knows too few classes; say where it knows more."""
     if known < needed:
@@ -236,6 +247,7 @@ def run(args: argparse.Namespace) -> int:
             "a CSV file or an array"
         )
     images, labels = given.test(args.limit)
+    check_labelled(args, labels)
     with networks.of_checkpoint(args.checkpoint):
         known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
