@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from awm_defense.reproduce.grid import cell_path
 from tests.hostile import pickling as p
-from tests.hostile.case import CURVE, PLACES, SHARES, Case, Make, case, harm, written
+from tests.hostile.case import CELL, CURVE, PLACES, SHARES, Case, Make, case, harm, written
 from tests.hostile.pixels import EPS, png, saved
 
 ENTRY: dict[str, Any] = {
@@ -155,6 +156,7 @@ def with_files(entry: object, files: dict[str, Make] | None = None) -> Make:
 def cell_cases() -> Iterator[Case]:
     """Results that `awm reproduce` finds in its folder."""
     good = {"model_sha256": "0", "recipe": None, "device": "CPU", "metrics": {"acc": 1.0}}
+    good |= asdict(CELL)
     changes: dict[str, object] = {
         "model_sha256": [],
         "recipe": [],
@@ -191,6 +193,14 @@ def cell_cases() -> Iterator[Case]:
         lies = str(cell_path(Path(), cell))
         make = as_json({**good, name: value})
         yield case(f"{cell.method}, {name} {value!r}", "cell", make, says, lies)
+    for name, value in (
+        *(("arch", "resnet18"), ("attack", "wanet"), ("n", None), ("n", True), ("seed", 0.0)),
+        *(("method", "default"), ("limit", 50), ("limit", "\x1b[2J")),
+    ):
+        says = f"named after, with {name} .*, got {name} "
+        yield case(f"{name} {value!r} of another", "cell", as_json({**good, name: value}), says)
+    entry = {key: value for key, value in good.items() if key != "limit"}
+    yield case("no limit", "cell", as_json(entry), "with limit None, got no limit")
     for lacking in ("model_sha256", "recipe", "device", "metrics"):
         entry = {key: value for key, value in good.items() if key != lacking}
         yield case(f"no {lacking}", "cell", as_json(entry), f"lacks '{lacking}'")
