@@ -87,9 +87,13 @@ def evaluate(
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
     with _settled(pixel_model, images):
         predict = partial(_predict, pixel_model, images, batch_size, progress)
-        clean, triggered = predict("clean"), predict("triggered", put)
-    if not changed:
-        raise ValueError("attack: expected a trigger that changes images, it changes none of these")
+        # First what may be refused.
+        triggered = predict("triggered", put)
+        if not changed:
+            raise ValueError(
+                "attack: expected a trigger that changes images, it changes none of these"
+            )
+        clean = predict("clean")
     return _figures(clean, truth, triggered, truth, targets)
 
 

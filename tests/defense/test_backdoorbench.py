@@ -212,6 +212,30 @@ def test_a_defense_is_rated_against_the_attack(
     assert json.loads(capsys.readouterr().out) == found
 
 
+@pytest.mark.parametrize("classes", [None, 7])
+def test_a_network_to_compare_with_is_looked_at_before_the_work(
+    classes: int | None,
+    record: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("awm_defense.commands.evaluate.evaluate_triggered", never)
+    words = ["--triggered-dir", record / "bd_test_dataset", "--before", "missing.pth"]
+    if classes is not None:
+        monkeypatch.setattr(
+            "awm_defense.commands.networks.count_classes",
+            lambda *_: counts.pop(0),
+        )
+        counts = [10, classes]
+        words[-1] = record / "attack_result.pt"
+    assert awm("evaluate", record, *words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ("missing.pth" if classes is None else "expected a network of 10 classes") in line
+
+
 def test_all_to_all(tiny: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = write_record(tmp_path, tiny, bd_test=None)
     where = ["--triggered-dir", record / "bd_test_dataset", "--json"]

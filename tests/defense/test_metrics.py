@@ -85,7 +85,7 @@ def test_trigger_is_put_on_before_normalisation() -> None:
 
     attack = make_attack("badnets", 2)
     evaluate(Spy(), make_images(), LABELS, attack, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.5])
-    corner = seen[-1][:, :, 2, 2]
+    corner = seen[-2][:, :, 2, 2]  # the clean ones come last
     torch.testing.assert_close(corner, torch.tensor([[5.0, 3.0, 1.4]]).expand(10, 3))
 
 
@@ -152,3 +152,18 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
         evaluate(Broken(), make_images(), LABELS, ATTACK)
     with pytest.raises(ValueError, match="model: expected finite logits"):
         accuracy(Broken(), make_images(), LABELS)
+
+
+def test_what_the_trigger_can_t_do_is_found_before_clean_images_are_measured() -> None:
+    class Counting(Reader):
+        seen = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen += len(images)
+            return super().forward(images)
+
+    model = Counting()
+    other = make_attack("wanet", 2, trigger_field=torch.ones(8, 8, 2))
+    with pytest.raises(ValueError, match="images: expected the trigger's height and width"):
+        evaluate(model, make_images(), LABELS, other)
+    assert model.seen == 2  # by which its output is known

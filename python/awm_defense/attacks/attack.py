@@ -78,6 +78,10 @@ class Attack:
         candidates = (labels.cpu() != self.targets(labels.cpu())).nonzero().flatten()
         return draw(candidates, "outside the target class", rate, len(labels), generator)
 
+    def check_rate(self, labels: Tensor, rate: float) -> None:
+        """Raise ValueError where `poison` would, for the rate; before any work."""
+        self.draw_poisoned(labels, rate, torch.Generator())
+
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,10 +60,25 @@ class WarpTrigger:
         return F.grid_sample(images, grid, align_corners=True).clamp(0, 1)
 
 
+def _draw_noised(poisoned: Tensor, total: int, generator: torch.Generator) -> Tensor:
+    """Indices of the images for the noise mode, of those that are left."""
+    free = torch.ones(total, dtype=torch.bool)
+    free[poisoned] = False
+    share = NOISE_RATIO * len(poisoned) / total
+    left = free.nonzero().flatten()
+    return draw(left, "left for the noise mode", share, total, generator)
+
+
 class WaNetAttack(Attack):
     """Poisons with noise mode."""
 
     redraws = True
+
+    def check_rate(self, labels: Tensor, rate: float) -> None:
+        """As `Attack.check_rate`, with the images of the noise mode."""
+        generator = torch.Generator()
+        poisoned = self.draw_poisoned(labels, rate, generator)
+        _draw_noised(poisoned, len(labels), generator)
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
@@ -72,15 +87,7 @@ class WaNetAttack(Attack):
         assert isinstance(self.trigger, WarpTrigger)
         trigger = self.trigger
         images, labels, poisoned = super().poison(images, labels, rate, generator)
-        free = torch.ones(len(labels), dtype=torch.bool)
-        free[poisoned] = False
-        noised = draw(
-            free.nonzero().flatten(),
-            "left for the noise mode",
-            NOISE_RATIO * len(poisoned) / len(labels),
-            len(labels),
-            generator,
-        )
+        noised = _draw_noised(poisoned, len(labels), generator)
         change(images, noised, lambda batch: trigger.noisy(batch, generator))
         return images, labels, torch.cat((poisoned, noised)).sort().values
 

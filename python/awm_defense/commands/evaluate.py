@@ -267,6 +267,18 @@ def run(args: argparse.Namespace) -> int:
     elif attack is None:
         options.say("no attack is named: accuracy alone")
 
+    earlier = None
+    if args.before is not None and (others is not None or attack is not None):
+        args.before = records.find_checkpoint(args.before)
+        earlier = networks.load_network(args, args.before)
+        with networks.of_checkpoint(args.before):
+            same = networks.count_classes(args, earlier, images.shape[1:])
+        if same != known:
+            raise ValueError(
+                f"{args.before}: expected a network of {known} classes, as {args.checkpoint} has, "
+                f"got one of {same}"
+            )
+
     def measure(network: nn.Module) -> dict[str, float]:
         if others is not None:
             return evaluate_triggered(network, images, labels, *others, **measuring)
@@ -278,12 +290,11 @@ def run(args: argparse.Namespace) -> int:
     with networks.of_checkpoint(args.checkpoint):
         found = measure(model)
     compared: dict[str, float] = {}
-    if args.before is not None and "asr" in found:
-        path = records.find_checkpoint(args.before)
-        with networks.of_checkpoint(path):
-            earlier = measure(networks.load_network(args, path).to(device))
-        compared = {f"before_{name}": earlier[name] for name in ("acc", "asr")}
-        compared["der"] = defense_effectiveness(earlier, found)
+    if earlier is not None:
+        with networks.of_checkpoint(args.before):
+            before = measure(earlier.to(device))
+        compared = {f"before_{name}": before[name] for name in ("acc", "asr")}
+        compared["der"] = defense_effectiveness(before, found)
     again: dict[str, float] = {}
     if few is not None:
         options.say(f"fine-tuning on {args.retune} clean images")

@@ -90,8 +90,8 @@ def make_network(
 
     Raises:
         ValueError: when the folder holds something made to another order, another run is writing
-            to it, the attack has no all-to-all form, there are fewer images than ordered, or
-            `order.init` doesn't fit.
+            to it, the attack has no all-to-all form, there are fewer images than ordered or to be
+            poisoned, or `order.init` doesn't fit.
         OSError: when the folder or a file in it can't be written.
     """
     initial = None if order.init is None else load_state_dict(order.init)
@@ -101,6 +101,8 @@ def make_network(
             data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
         )
         data = replace(data, train_images=drawn[0], train_labels=drawn[1])
+    if order.attack != NO_ATTACK:
+        _check_poisoning(data, order, attack, manifest["poison_rate"])
     with output_folder(folder):
         return _make(
             folder, data, order, manifest, initial, attack, clean_model, compute, device, progress
@@ -231,6 +233,19 @@ def _describe(data: Dataset, order: Order) -> dict[str, Any]:
             method.poison_rate if order.poison_rate is None else order.poison_rate
         )
     return manifest
+
+
+def _check_poisoning(data: Dataset, order: Order, attack: Attack | None, rate: float) -> None:
+    """Raise ValueError where so many images can't be poisoned, or not with the given trigger.
+
+    Before a clean network is trained for the attack, which may take hours.
+    """
+    if attack is not None:
+        attack.apply(as_float(data.train_images[:1]))
+    else:  # its trigger is still to be made
+        made = ATTACKS[order.attack].attack
+        attack = made(order.attack, order.target, torch.clone, len(data.classes))
+    attack.check_rate(data.train_labels, rate)
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
