@@ -225,11 +225,9 @@ def test_a_network_to_compare_with_is_looked_at_before_the_work(
     monkeypatch.setattr("awm_defense.commands.evaluate.evaluate_triggered", never)
     words = ["--triggered-dir", record / "bd_test_dataset", "--before", "missing.pth"]
     if classes is not None:
-        monkeypatch.setattr(
-            "awm_defense.commands.networks.count_classes",
-            lambda *_: counts.pop(0),
-        )
         counts = [10, classes]
+        found = "awm_defense.commands.networks.count_classes"
+        monkeypatch.setattr(found, lambda *_: counts.pop(0))
         words[-1] = record / "attack_result.pt"
     assert awm("evaluate", record, *words) == 2
     line = capsys.readouterr().err.splitlines()[-1]

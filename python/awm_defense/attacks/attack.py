@@ -34,7 +34,8 @@ class Attack:
     def __post_init__(self) -> None:
         for name in ("target", "num_classes"):
             if getattr(self, name) is not None:
-                check_value(name, int, getattr(self, name), -MOST)
+                value = check_value(name, int, getattr(self, name), -MOST)
+                object.__setattr__(self, name, value)  # it is frozen
         if self.target is None:
             if self.num_classes is None:
                 raise ValueError("num_classes: expected a number for all-to-all (target None)")
