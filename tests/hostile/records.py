@@ -109,6 +109,15 @@ def manifest_cases() -> Iterator[Case]:
     }
     for name, (files, says) in other.items():
         yield case(name, "attack", with_files(ENTRY, files), says)
+    for name, field, says in (
+        ("of 10^30", np.full((32, 32, 2), 1e30), "numbers from -1 to 1"),
+        ("of -5", np.full((32, 32, 2), -5.0), "numbers from -1 to 1.* got -5 to -5"),
+        ("of pixels", np.full((3, 32, 32), 0.5), r"\(H,W,2\)"),
+        ("of nothing", np.zeros((32, 32, 0)), r"\(H,W,2\)"),
+    ):
+        entry = {**ENTRY, "attack": "wanet", "trigger": {"field": "field.npy"}}
+        make = with_files(entry, {"field.npy": written(saved(field))})
+        yield case(f"a field {name}", "attack", make, f"field.npy: .*{says}")
     texts: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "nothing": (b"", "expected JSON"),
         "zeros": (bytes(100), "expected JSON"),

@@ -49,6 +49,16 @@ def read_trigger_mask(path: Path) -> Tensor:
     return mask
 
 
+def read_trigger_field(path: Path) -> Tensor:
+    """An NPY file as float32 (H,W,2), the field of a `WarpTrigger`."""
+    field = read_array(path)
+    try:
+        WarpTrigger(field)
+    except ValueError as error:
+        raise ValueError(f"{shown(path, PATH)}: {error}") from error
+    return field
+
+
 def write_attack(folder: Path, attack: Attack) -> dict[str, Any]:
     """Write the files of an attack's trigger, and return what `read_attack` needs besides.
 
@@ -101,7 +111,7 @@ def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
     }
     image = read_image(paths["image"]) if "image" in paths else None
     mask = read_trigger_mask(paths["mask"]) if "mask" in paths else None
-    field = read_array(paths["field"]) if "field" in paths else None
+    field = read_trigger_field(paths["field"]) if "field" in paths else None
     try:
         return make_attack(
             entry["attack"],

@@ -16,6 +16,9 @@ from awm_defense.attacks.definition import Definition
 CONTROL_POINTS = 4
 STRENGTH = 0.5
 NOISE_RATIO = 2
+# Half of an image. Fields of the paper's strength have a few hundredths; of much larger ones every
+# pixel is read from the border.
+FARTHEST = 1.0
 
 
 class WarpTrigger:
@@ -23,10 +26,10 @@ class WarpTrigger:
 
     Args:
         field: (H,W,2), how far to the right and down each pixel is read from, in units of which
-            two are the image's width and height.
+            two are the image's width and height; from -1 to 1.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape, or numbers beyond.
     """
 
     def __init__(self, field: Tensor) -> None:
@@ -34,6 +37,12 @@ class WarpTrigger:
             raise ValueError(
                 "trigger_field: expected floating point (H,W,2), "
                 f"got {field.dtype} of shape {tuple(field.shape)}"
+            )
+        low, high = field.aminmax() if field.numel() else (field.new_zeros(()),) * 2
+        if not (low >= -FARTHEST and high <= FARTHEST):  # NaN is refused, too
+            raise ValueError(
+                f"trigger_field: expected numbers from {-FARTHEST:g} to {FARTHEST:g}, which is "
+                f"half of the image's width or height, got {low:g} to {high:g}"
             )
         self.field = field
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from awm_defense.attacks import ATTACKS, Attack, make_attack
 from awm_defense.attacks.stored import (
     read_attack,
+    read_trigger_field,
     read_trigger_mask,
 )
 from awm_defense.commands import networks, options, pictures, records
 from awm_defense.data import DATASETS
 from awm_defense.files import schema
-from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.arrays import read_image
 from awm_defense.files.backdoorbench import ATTACK, Record, read_record
 from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
@@ -172,7 +173,7 @@ def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
         num_classes=args.num_classes,
         trigger_image=args.trigger_image and read_image(args.trigger_image),
         trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
-        trigger_field=args.trigger_field and read_array(args.trigger_field),
+        trigger_field=args.trigger_field and read_trigger_field(args.trigger_field),
         mode=args.trigger_mode,
     )
 
