@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import warnings
 from pathlib import Path
@@ -153,6 +154,26 @@ def test_every_image_that_is_measured_has_a_class(
     out, err = capsys.readouterr()
     expected = f"{given}: expected the class of each image to measure, got none for 1 of 2"
     assert out == "" and expected in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--dataset", "digits", "--size", "16"], "--size: .* got the data set digits"),
+        (["--dataset", "digits", "--crop", "0.5"], "--crop: .* got the data set digits"),
+        (["--dataset", "digits", "--grey"], "--grey: .* got the data set digits"),
+        (["--images", "all.npz", "--size", "16"], "--size: .* got the arrays all.npz"),
+        (["--images", "all.npz", "--crop", "1"], "--crop: .* got the arrays all.npz"),
+        (["--images", "all.npz", "--grey"], "--grey: .* got the arrays all.npz"),
+    ],
+)
+def test_options_of_no_use_are_refused(
+    options: list[str], part: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("all.npz", x=np.zeros((4, 12, 12, 3), np.uint8), y=np.arange(4))
+    own = ["own.pt", "--model", "net.py:make"]
+    assert re.search(part, fails(capsys, "evaluate", *own, *options))
+    assert awm("evaluate", *own, "--images", "all.npz", "--size", "12") == 0
 
 
 def test_classes_without_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

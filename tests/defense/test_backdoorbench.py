@@ -298,6 +298,9 @@ def test_before_needs_an_attack(record: Path, capsys: pytest.CaptureFixture[str]
     assert "--before: expected together with an attack" in capsys.readouterr().err
     where = ["--triggered-dir", record / "bd_test_dataset", "--attack", "badnets", "--target", 0]
     assert "--triggered-dir: expected without --attack" in fails(capsys, "evaluate", record, *where)
+    where[2:] = ["--trigger-mode", "add", "--target", 0]
+    line = fails(capsys, "evaluate", record, *where)
+    assert "--trigger-mode: expected without --triggered-dir" in line
 
 
 def test_real_networks_are_read_and_written(tmp_path: Path) -> None:

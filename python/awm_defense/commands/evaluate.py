@@ -39,14 +39,8 @@ MEANING = {
 WAKES = 10.0
 """Points of ASR that fine-tuning brings back from which on a backdoor is said to wake up."""
 # What is of no use without --attack.
-OF_AN_ATTACK = (
-    "target",
-    "trigger_image",
-    "trigger_mask",
-    "trigger_field",
-    "trigger_mode",
-    "all_to_all",
-)
+OF_A_TRIGGER = ("trigger_image", "trigger_mask", "trigger_field", "trigger_mode")
+OF_AN_ATTACK = ("target", *OF_A_TRIGGER, "all_to_all")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -154,6 +148,12 @@ def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
 def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
     """The attack that the options name, or else the manifest, if one does."""
     if args.triggered_dir is not None:
+        for name in OF_A_TRIGGER:
+            if getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: expected without --triggered-dir, whose images "
+                    "have a trigger"
+                )
         return None
     if args.attack is None:
         for name in OF_AN_ATTACK:
