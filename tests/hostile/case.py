@@ -121,7 +121,8 @@ def _triggered(path: Path) -> Any:
 
 
 def _report(path: Path) -> Any:
-    check_replaceable(path.parent, [path.name], sign=path.name, entries=["title"])
+    name = PLACES["report"]
+    check_replaceable(path.parent, [name], sign=name, entries=["title"])
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -8,12 +8,14 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from awm_defense.files.together import UNFINISHED
 from awm_defense.reproduce.grid import cell_path
 from tests.hostile import pickling as p
 from tests.hostile.case import CELL, CURVE, PLACES, SHARES, Case, Make, case, harm, written
@@ -277,6 +279,29 @@ def report_cases() -> Iterator[Case]:
     }
     for name, make in files.items():
         yield case(name, "report", make, no_report)
+
+    def beside(make: Make) -> Make:
+        """Writes what a kill seems to have left, beside a report of someone else."""
+
+        def both(path: Path) -> None:
+            make(path)
+            path.with_name(PLACES["report"]).write_text("{}")
+
+        return both
+
+    name, digest = PLACES["report"], sha256(b"{}").hexdigest()
+    marks: dict[str, Make] = {
+        "nothing": written(b""),
+        "a named pipe": os.mkfifo,
+        "65 MiB": written(lambda: bytes(65 << 20)),
+        "a list": as_json([digest]),
+        "digests that are none": as_json({name: [None, 3, {}]}),
+        "text": as_json({name: digest}),
+        "the digest of another file": as_json({"a": [digest], f"x/{name}": [digest]}),
+    }
+    for what, make in marks.items():
+        where = UNFINISHED.format(name)
+        yield case(f"a mark of {what}", "report", beside(make), no_report, where)
 
 
 def cifar10_cases() -> Iterator[Case]:
