@@ -479,9 +479,12 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_processors_make_of_a_picture_what_transformers_makes(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("filtered", [{"resample": 2}, {}], ids=["bilinear", "not said"])
+def test_processors_make_of_a_picture_what_transformers_makes(
+    name: str, filtered: dict[str, int], tmp_path: Path
+) -> None:
     kind, content = PROCESSORS[name]
-    content = {"image_processor_type": f"{kind}ImageProcessor", "resample": 2, **content}
+    content = {"image_processor_type": f"{kind}ImageProcessor", **filtered, **content}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     y, x = np.mgrid[:60, :80]
     pixels = np.stack([3 * x, 4 * y, 200 * ((x // 8 + y // 8) % 2)], 2).astype(np.uint8)
@@ -515,6 +518,7 @@ def test_processors_make_of_a_picture_what_transformers_makes(name: str, tmp_pat
         ({"image_processor_type": "ViTImageProcessor", **STATS}, "size: expected one"),
         ({"size": {"longest_edge": 9}}, "size: expected height, width, shortest_edge"),
         ({"size": {"height": 9}}, "size: expected height and width"),
+        ({"resample": 4}, "resample: expected one of 0 .nearest., 2 .bilinear., 3 .bicubic., 1"),
         ({"rescale_factor": 0}, "rescale_factor: expected a number from 0.0001 to 1"),
     ],
 )

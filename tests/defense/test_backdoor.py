@@ -204,7 +204,9 @@ def test_wanet_poisons_anew_in_every_epoch(
         assert len(one) == len(other) and not torch.equal(one, other)
 
 
-def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:
+def test_a_trigger_that_exists_already(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("RGB", (32, 32), (0, 0, 64)).save(tmp_path / "blue.png")
     out = tmp_path / "net"
     argv = [*TRAIN, "--attack", "trojan_wm", "--target", "2", "--out", str(out)]
@@ -213,6 +215,10 @@ def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:
     moved = attack.apply(torch.zeros(1, 3, 32, 32))[0]
     torch.testing.assert_close(moved.amax((1, 2)), torch.tensor([0, 0, 64 / 255]))
     assert not (out / "clean").exists()
+    assert main([*argv, "--trigger-image", str(tmp_path / "blue.png")]) == 0
+    Image.new("RGB", (32, 32), (0, 64, 0)).save(tmp_path / "green.png")
+    assert main([*argv, "--trigger-image", str(tmp_path / "green.png")]) == 2
+    assert "holds a network made with another trigger" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_settings_that_are_taken_name_no_files_and_no_other_networks(kind: str) 
     _check_names(known.to_dict(), known)
 
 
-@pytest.mark.parametrize("kind", ["deit", "hgnet_v2", "levit", "perceiver"])
+@pytest.mark.parametrize("kind", ["deit", "hgnet_v2", "perceiver"])
 def test_networks_are_made_by_the_defaults_of_their_type(kind: str, tmp_path: Path) -> None:
     """Some types have several networks, or channels by the stage."""
     transformers = pytest.importorskip("transformers")

@@ -163,7 +163,11 @@ def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
             value = getattr(args, name)
             if value is not None and value is not False:  # class 0 is a value
                 raise ValueError(f"--attack: expected together with --{name.replace('_', '-')}")
-        return read_attack(manifest.path.parent, manifest) if "trigger" in manifest else None
+        if "trigger" not in manifest:
+            return None
+        # An option counts more than what the manifest says of the network.
+        about = Manifest({**manifest, "num_classes": args.num_classes}, manifest.path)
+        return read_attack(manifest.path.parent, about)
     if args.target is None and not args.all_to_all:
         raise ValueError("--target: expected a class, or --all-to-all")
     if args.target is not None and not 0 <= args.target < args.num_classes:

@@ -23,7 +23,7 @@ CONFIG = "config.json"
 TYPES = (
     *("beit", "bit", "clip", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2"),
     *("dinov2_with_registers", "donut-swin", "efficientnet", "focalnet", "hgnet_v2", "hiera"),
-    *("ijepa", "levit", "metaclip_2", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2"),
+    *("ijepa", "metaclip_2", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2"),
     *("perceiver", "poolformer", "pp_lcnet", "pvt", "pvt_v2", "regnet", "resnet", "segformer"),
     *("siglip", "siglip2", "swiftformer", "swin", "swinv2", "textnet", "vit", "vit_msn"),
 )

@@ -16,6 +16,8 @@ FILTER_NAMES = {number.value: name for name, number in FILTERS.items()}
 # it; the next ones the shorter side.
 SQUARE = ("ViT", "DeiT", "Beit", "Pvt", "EfficientNet")
 SHORTEST = ("Bit", "CLIP", "MobileNetV1", "MobileNetV2", "MobileViT", "ConvNext")
+# Where nothing is said, these resize bilinearly, the others by bicubic; "" is none that is named.
+BILINEAR = ("", "ViT", "MobileNetV1", "MobileNetV2")
 ENDS = ("Pil", "Fast", "ImageProcessor", "FeatureExtractor")
 # From so many pixels on, ConvNext fits both sides.
 LARGE = 384
@@ -87,10 +89,20 @@ def _preparation(found: dict[str, Any]) -> Preparation:
         size=size,
         crop=crop,
         squash=squash,
-        filter=FILTER_NAMES.get(found.get("resample", -1), "bilinear"),
+        filter=_filter(found, kind),
         mean=mean,
         std=std,
     )
+
+
+def _filter(found: dict[str, Any], kind: str) -> str:
+    """By which filter it resizes: that of its kind where none is said."""
+    unsaid = "bilinear" if kind in BILINEAR else "bicubic"
+    number = found.get("resample", FILTERS[unsaid].value)
+    if number not in FILTER_NAMES:
+        known = ", ".join(f"{number} ({name})" for number, name in FILTER_NAMES.items())
+        raise ValueError(f"resample: expected one of {known}, got {number}; {INSTEAD}")
+    return FILTER_NAMES[number]
 
 
 def _kind(found: dict[str, Any]) -> str:

@@ -136,6 +136,8 @@ def _make(
         old = read_manifest(folder / NAME)
         asked = {} if compute is None else {"compute": asdict(compute)}
         _check_same(folder, old, manifest | asked)
+        if attack is not None and "trigger" in old:
+            _check_same_trigger(folder, old, attack, as_float(data.train_images[:1]))
         if "acc" in old:
             with torch.random.fork_rng([]):  # whether a network is there, not figures alone
                 model = build_model(order.arch, len(data.classes))
@@ -261,6 +263,15 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
                 f"out: {folder} holds a network made with {key} {before.get(key)}, "
                 f"not {now[key]}; choose another folder"
             )
+
+
+def _check_same_trigger(folder: Path, old: dict[str, Any], attack: Attack, image: Tensor) -> None:
+    """Raise ValueError where the trigger that is kept there isn't the one that is given."""
+    kept = read_attack(folder, old)
+    if not torch.allclose(kept.apply(image.clone()), attack.apply(image.clone()), atol=1e-6):
+        raise ValueError(
+            f"out: {folder} holds a network made with another trigger; choose another folder"
+        )
 
 
 def _clean_network(
