@@ -45,54 +45,66 @@ class Engine:
         self.work = Work(network, data, recipe, self.buffers, capture)
         self.trigger_phase = TriggerPhase(self.work)
         self.under_delta = MaskPhase(self.work)
-        self.under_nothing = MaskPhase(self.work, under=Under.NOTHING)
-        # One for each family of triggers that verdicts named.
-        self.under_grown: dict[str, MaskPhase] = {}
+        # For each family of triggers that verdicts named, those grown and the phases under them.
+        self.growths: dict[str, Growth] = {}
+        self.under_grown: dict[tuple[str, Under], MaskPhase] = {}
         self.verdict: Verdict | None = None
+        self.last: Epoch | None = None
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         self.verdict = verdict if self.recipe.grown else None
         if self.verdict is None:
             return
-        if self.verdict.unit not in self.under_grown:
-            self.under_grown[self.verdict.unit] = self._under_grown(self.verdict.unit)
+        unit, data = self.verdict.unit, self.data
+        if unit not in self.growths:
+            few = pick_images(data.labels)
+            given = family_of(unit, data.images), data.images[few], data.labels[few]
+            growth = Growth(*given, self.recipe.grown, data.generator)
+            natural = self.recipe.natural_step is not None
+            both = Under.DELTA | Under.GROWN
+            self.growths[unit] = growth
+            self.under_grown[unit, both] = MaskPhase(
+                self.work, under=both, natural=natural, growth=growth
+            )
+            for under in (Under.GROWN, Under(0)):
+                self.under_grown[unit, under] = MaskPhase(self.work, under=under, growth=growth)
         self.growth.start(self.verdict, self.network.logits, progress=progress)
-
-    def _under_grown(self, unit: str) -> MaskPhase:
-        data, few = self.data, pick_images(self.data.labels)
-        given = family_of(unit, data.images), data.images[few], data.labels[few]
-        growth = Growth(*given, self.recipe.grown, data.generator)
-        natural = self.recipe.natural_step is not None
-        return MaskPhase(self.work, under=Under.DELTA_AND_GROWN, natural=natural, growth=growth)
 
     @property
     def growth(self) -> Growth:
         """The triggers grown from the verdict that is followed."""
         assert self.verdict is not None
-        growth = self.under_grown[self.verdict.unit].growth
-        assert growth is not None
-        return growth
+        return self.growths[self.verdict.unit]
 
     def plan(self, number: int) -> Epoch:
         """What the epoch of that number, from 0, will do."""
-        return plan(self.recipe, number, growing=self.verdict is not None)
+        before = self.last if self.last is not None and self.last.number == number - 1 else None
+        alive = (
+            self.verdict is not None
+            and before is not None
+            and self.recipe.trigger_epochs is not None
+            and number >= self.recipe.trigger_epochs
+            and self.growth.alive(self.verdict, self.network.logits)
+        )
+        growing = self.verdict is not None
+        return plan(self.recipe, number, growing=growing, alive=alive, before=before)
 
     def mask_phase(self, epoch: Epoch) -> MaskPhase:
         """The mask phase of an epoch."""
-        if epoch.under is Under.DELTA_AND_GROWN:
-            assert self.verdict is not None
-            return self.under_grown[self.verdict.unit]
-        return self.under_delta if epoch.under is Under.DELTA else self.under_nothing
+        if self.verdict is None:
+            return self.under_delta
+        return self.under_grown[self.verdict.unit, epoch.under]
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
-        epoch = self.plan(number)
+        self.last = epoch = self.plan(number)
         mask_phase = self.mask_phase(epoch)
         self.buffers.bad.zero_()
+        self.buffers.weights.copy_(torch.tensor(epoch.weights(self.recipe)))
         if epoch.forgets:
             self.network.flat.forget()
-        if epoch.under is not Under.NOTHING:
+        if Under.DELTA in epoch.under:
             self.trigger_phase.run()
         if epoch.searches_again:
             self._search_again()
@@ -102,24 +114,25 @@ class Engine:
         return self._history(epoch)
 
     def _search_again(self) -> None:
-        """Grow from what still leads to the verdict's class."""
+        """Grow triggers anew, from what still leads to the verdict's class."""
         assert self.verdict is not None
-        growth = self.growth
-        search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
-        found = search.one_class(self.verdict.target, growth.family)
-        again = dataclasses.replace(self.verdict, trigger=found, second=None)
+        growth, again = self.growth, self.verdict
+        if growth.around_found:
+            search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
+            found = search.one_class(self.verdict.target, growth.family)
+            again = dataclasses.replace(self.verdict, trigger=found)
         # What grew first must not come back meanwhile.
-        growth.start(again, self.network.logits, keep=len(growth.grown) // 2)
+        growth.start(again, self.network.logits, keep=growth.first)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:
         buffers, flat = self.buffers, self.network.flat
         clean, perturbed, grown = buffers.mask_losses.double().mean(dim=0)
         values = {"clean_loss": clean}
-        if epoch.under is not Under.NOTHING:
+        if Under.DELTA in epoch.under:
             values["trigger_loss"] = buffers.trigger_losses.double().mean()
             values["trigger_norm"] = buffers.delta.double().abs().sum()
             values["perturbed_loss"] = perturbed
-        if epoch.under is Under.DELTA_AND_GROWN:
+        if Under.GROWN in epoch.under:
             values["grown_loss"] = grown
         values["mask_mean"] = flat.stats[0] / flat.mask.numel()
         values["bad"] = buffers.bad

@@ -12,6 +12,14 @@ from awm_defense.awm.schedule import Under
 from awm_defense.examination.growth import Growth
 from awm_kernels import perturb
 
+# Where in `Buffers.mask_losses` the losses of each sort of step stand.
+COLUMNS = {
+    Under(0): slice(1),
+    Under.DELTA: slice(2),
+    Under.GROWN: slice(0, 3, 2),
+    Under.DELTA | Under.GROWN: slice(3),
+}
+
 
 class MaskPhase(Phase):
     """Steps on the masks, all under the same.
@@ -20,7 +28,7 @@ class MaskPhase(Phase):
         work: what it works on. A captured step holds what it is under.
         under: what that is.
         natural: whether steps go down the natural gradient.
-        growth: the grown triggers, where there are any.
+        growth: the grown triggers, where steps are under these.
     """
 
     def __init__(
@@ -47,27 +55,26 @@ class MaskPhase(Phase):
     def step(self) -> None:
         """One step on the masks (lines 11-13): b images and the same under Δ, in one batch.
 
-        Under grown triggers also the same under these, which count as Δ does; under nothing the
-        images alone.
+        Under grown triggers the same under these, which count as Δ does, besides it or in its
+        place.
         """
         losses, loss = self.losses(self.take())
         loss.backward()
         buffers = self.buffers
         stats = self.network.flat.update(buffers.rate, self.recipe.gamma, weighed=self.natural)
         buffers.bad += stats[1]
-        written = buffers.mask_losses[:, : len(losses)]
+        written = buffers.mask_losses[:, COLUMNS[self.under]]
         written.index_copy_(0, buffers.position, losses.detach()[None])
         buffers.position.add_(1)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What masks are to lower: the parts, and their weighted sum."""
         recipe, heat = self.recipe, self.recipe.temperature
-        assert recipe.alpha is not None and recipe.beta is not None
         parts = [batch.images]
-        if self.under is not Under.NOTHING:
+        if Under.DELTA in self.under:
             low, high = (0.0, 1.0) if recipe.clip_mask_phase else (-inf, inf)
             parts.append(perturb(batch.images, self.buffers.delta, low, high))
-        if self.under is Under.DELTA_AND_GROWN:
+        if Under.GROWN in self.under:
             assert self.growth is not None and batch.grown is not None
             parts.append(self.growth.apply(batch.images, *batch.grown))
         targets = self.targets(recipe.mask_targets, batch, heat)
@@ -76,7 +83,8 @@ class MaskPhase(Phase):
         losses = torch.stack(
             [heat**2 * mean_loss(part, targets, batch.weight) for part in logits.chunk(len(parts))]
         )
-        return losses, recipe.alpha * losses[0] + recipe.beta * losses[1:].sum()
+        clean, triggered = self.buffers.weights
+        return losses, clean * losses[0] + triggered * losses[1:].sum()
 
     def weigh(self) -> None:
         """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""

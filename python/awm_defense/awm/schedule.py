@@ -1,17 +1,20 @@
 """What each epoch of a recipe does."""
 
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Flag, auto
 
 from awm_defense.awm.recipe import Recipe
 
+PRESSURE = 3.0
+"""By how much the weight of triggers rises, against that of clean images, in each further epoch
+that grown triggers survived until."""
 
-class Under(Enum):
+
+class Under(Flag):
     """What mask steps are under, besides clean images."""
 
     DELTA = auto()
-    DELTA_AND_GROWN = auto()
-    NOTHING = auto()
+    GROWN = auto()
 
 
 @dataclass(frozen=True)
@@ -21,49 +24,67 @@ class Epoch:
     Attributes:
         number: from 0.
         under: what its mask steps are under.
+        held: whether recovery is held under grown triggers from here on.
         natural: whether they go down the natural gradient.
         weighs: whether that is computed in this epoch.
         searches_again: whether grown triggers are sought anew in it.
         forgets: whether the optimiser starts afresh: its momentum is of other gradients.
         rate: of its mask steps.
+        pressure: what the weight β of losses under triggers is multiplied by.
     """
 
     number: int
     under: Under
+    held: bool
     natural: bool
     weighs: bool
     searches_again: bool
     forgets: bool
     rate: float
+    pressure: float
+
+    def weights(self, recipe: Recipe) -> tuple[float, float]:
+        """Of the clean loss and of those under triggers; their sum is that of α and β."""
+        assert recipe.alpha is not None and recipe.beta is not None
+        beta = recipe.beta * self.pressure
+        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
+        return recipe.alpha * scale, beta * scale
 
 
-def plan(recipe: Recipe, number: int, *, growing: bool) -> Epoch:
-    """An epoch of a resolved recipe; `growing` says whether there are grown triggers."""
+def plan(
+    recipe: Recipe, number: int, *, growing: bool, alive: bool = False, before: Epoch | None = None
+) -> Epoch:
+    """An epoch.
+
+    Args:
+        recipe: resolved.
+        number: of the epoch, from 0.
+        growing: whether there are grown triggers.
+        alive: whether they still lead to their class.
+        before: the epoch before it; by default what is planned if none stays alive.
+    """
     assert recipe.mask_lr is not None
-    under = _under(recipe, number, growing)
-    natural = _is_natural(recipe, under)
+    if number and before is None:
+        before = plan(recipe, number - 1, growing=growing)
+    due = recipe.trigger_epochs is None or number < recipe.trigger_epochs
+    held = alive or (before is not None and before.held)
+    under = Under.DELTA
+    if growing:
+        recovering = Under.GROWN if held else Under(0)
+        under = Under.DELTA | Under.GROWN if due or alive else recovering
+    both = under == Under.DELTA | Under.GROWN
+    natural = both and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step
+    pressure = 1.0 if before is None else before.pressure
     return Epoch(
         number=number,
         under=under,
+        held=held,
         natural=natural,
         weighs=natural and number == 0,
-        searches_again=under is Under.DELTA_AND_GROWN and number > 0 and recipe.search_again,
-        forgets=number > 0
-        and not natural
-        and _is_natural(recipe, _under(recipe, number - 1, growing)),
+        searches_again=both and number > 0 and recipe.search_again,
+        forgets=before is not None and before.natural != natural,
         rate=rate * recipe.mask_lr_decay**number,
+        pressure=pressure * PRESSURE if both and not due else pressure,
     )
-
-
-def _under(recipe: Recipe, number: int, growing: bool) -> Under:
-    if not growing:
-        return Under.DELTA
-    if recipe.trigger_epochs is None or number < recipe.trigger_epochs:
-        return Under.DELTA_AND_GROWN
-    return Under.NOTHING
-
-
-def _is_natural(recipe: Recipe, under: Under) -> bool:
-    return under is Under.DELTA_AND_GROWN and recipe.natural_step is not None
