@@ -10,12 +10,15 @@ from tqdm import tqdm
 
 from awm_defense.attacks import Attack
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
+from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat, check_finite
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
 MOST = 10_000
 """Images taken of a data set."""
+# A quarter of a step of eight bits; a warp that moves no pixel changes less, for rounding.
+ROUNDING = 1e-3
 
 
 @keep_freed_memory()
@@ -29,12 +32,13 @@ def evaluate(
     mean: Stat = None,
     std: Stat = None,
     device: torch.device | str | None = None,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
     """Measure a network under attack; the model is run in eval mode and given back as it was.
 
     Args:
-        model: takes (N,3,H,W), returns logits (N,classes).
+        model: takes (N,3,H,W), returns logits (N,classes), or what holds them.
         images: clean test images (N,3,H,W) in [0,1], or in other forms, as `purify` takes them; of
             a data set at most 10,000. At least one outside the target class, of which all-to-all
             attacks have none.
@@ -44,6 +48,8 @@ def evaluate(
         mean, std: one value a channel, of the normalisation that the model expects; the trigger
             is put on before it. Both or neither.
         device: where to run; the model is moved there. By default where the model is.
+        logits: from what the model returns to logits; by default they are looked for, as `purify`
+            does.
         progress: show a bar.
 
     Returns:
@@ -55,15 +61,29 @@ def evaluate(
         that class, and of all-to-all attacks, there is no `target_acc`.
 
     Raises:
-        ValueError: when there is nothing to measure, sizes don't match, or logits are not finite.
+        ValueError: when there is nothing to measure, the trigger changes no image, sizes don't
+            match, or logits are not finite.
     """
     images, truth = _with_classes(images, labels)
     targets = attack.targets(truth)
     other = truth != targets
     if not other.any():
         raise ValueError(f"labels: expected some outside the target class {attack.target}")
-    predict = partial(_predict, model, images, batch_size, mean, std, device, progress)
-    clean, triggered = predict("clean"), predict("triggered", attack.apply)
+    changed = False
+
+    def put(batch: Tensor) -> Tensor:
+        nonlocal changed
+        before = batch if changed else batch.clone()
+        batch = attack.apply(batch)
+        changed = changed or bool((batch - before).abs().max() > ROUNDING)
+        return batch
+
+    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
+    with _settled(pixel_model, images):
+        predict = partial(_predict, pixel_model, images, batch_size, progress)
+        clean, triggered = predict("clean"), predict("triggered", put)
+    if not changed:
+        raise ValueError("attack: expected a trigger that changes images, it changes none of these")
     hit, right = triggered == targets, clean == truth
     found = {
         "acc": _percent(right),
@@ -86,45 +106,45 @@ def accuracy(
     mean: Stat = None,
     std: Stat = None,
     device: torch.device | str | None = None,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> float:
     """Images classified right, in percent; arguments as for `evaluate`."""
     images, truth = _with_classes(images, labels)
-    found = _predict(model, images, batch_size, mean, std, device, progress, "clean")
+    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
+    with _settled(pixel_model, images):
+        found = _predict(pixel_model, images, batch_size, progress, "clean")
     return _percent(found == truth)
 
 
 @torch.inference_mode()
 def _predict(
-    model: nn.Module,
+    pixel_model: PixelModel,
     images: Tensor,
     batch_size: int,
-    mean: Stat,
-    std: Stat,
-    device: torch.device | str | None,
     progress: bool,
     what: str,
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The predicted class of each image (N,), int64 on the CPU."""
     check_value("batch_size", int, batch_size, 1)
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
     found = []
-    with _eval_mode(model.to(pixel_model.device)):
-        pixel_model.settle(images[:2].to(pixel_model.device))
-        for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
-            batch = batch.to(pixel_model.device)
-            batch = batch if transform is None else transform(batch)
-            found.append(check_finite(pixel_model(batch)).argmax(1).cpu())
+    for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
+        batch = batch.to(pixel_model.device)
+        batch = batch if transform is None else transform(batch)
+        found.append(check_finite(pixel_model(batch)).argmax(1).cpu())
     return torch.cat(found)
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has the mode it had, for modes may be mixed."""
+def _settled(pixel_model: PixelModel, images: Tensor) -> Iterator[None]:
+    """On its device, in eval mode, its output known; afterwards each module has the mode it had."""
+    model = pixel_model.model.to(pixel_model.device)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
+        with torch.inference_mode():
+            pixel_model.settle(images[:2].to(pixel_model.device))
         yield
     finally:
         for module in training:

@@ -231,9 +231,7 @@ def _check_images(images: Tensor) -> None:
         raise ValueError("images: expected finite values, got NaN or infinity")
     if images.min() < 0 or images.max() > 1:
         bytes_like = images.min() >= 0 and 2 < images.max() <= 255
-        hint = (
-            "divide by 255" if bytes_like else "give mean and std for a model fed normalised input"
-        )
+        hint = "divide by 255" if bytes_like else "leave out Normalize, give mean and std instead"
         raise ValueError(
             f"images: expected pixel values in [0, 1] ({hint}), "
             f"got {images.min():.3g} to {images.max():.3g}"

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from awm_defense.data.augment import draw_mirrored, mirror
+from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed, check_value
 
@@ -33,6 +34,7 @@ def synthesize(
     device: str | torch.device | None = None,
     flip: bool = True,
     seed: int = 0,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Images that a network takes for its classes and that BatchNorm finds as usual.
@@ -52,6 +54,8 @@ def synthesize(
         device: where to work; default: where the model is.
         flip: whether mirrored images still show their class.
         seed: of the noise that it starts from.
+        logits: from what the model returns to logits; by default they are looked for, as `purify`
+            does.
         progress: show a progress bar.
 
     Returns:
@@ -73,7 +77,8 @@ def synthesize(
     generator = torch.Generator().manual_seed(check_seed(seed))
     noise = torch.randn(len(labels), *size, generator=generator)
     start = noise.sigmoid()
-    pixel_model = PixelModel(model, start, mean=mean, std=std, device=device).copy(start)
+    given = PixelModel(model, start, mean=mean, std=std, device=device, logits=logits)
+    pixel_model = given.copy(start)
     work = pixel_model.model
     norms = [
         m for m in work.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None
@@ -89,12 +94,12 @@ def synthesize(
     for _ in tqdm(range(STEPS), "synthesize", unit="step", disable=not progress):
         images = raw.sigmoid()
         distances.clear()
-        logits = pixel_model(_moved(images, generator, flip))
-        if logits.shape[1] < classes:
+        found = pixel_model(_moved(images, generator, flip))
+        if found.shape[1] < classes:
             raise ValueError(
-                f"classes: expected at most the model's {logits.shape[1]}, got {classes}"
+                f"classes: expected at most the model's {found.shape[1]}, got {classes}"
             )
-        loss = cross_entropy(logits, targets) + STATISTICS * torch.stack(distances).sum()
+        loss = cross_entropy(found, targets) + STATISTICS * torch.stack(distances).sum()
         loss = loss + SMOOTH * _variation(images)
         optimizer.zero_grad()
         loss.backward()

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from awm_defense.commands import examine, networks
+from awm_defense.commands import examine, networks, pictures
 from awm_defense.commands.main import build_parser, main
 from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
 from awm_defense.models import build_model
@@ -40,6 +40,18 @@ def make(num_classes=4):
 
 def fails(): raise RuntimeError("no luck")
 def gives_a_number(): return 7
+def asks(num_classes): return make(num_classes)
+
+class Nested(nn.Sequential):
+    def forward(self, x):
+        return {"head": {"classes": super().forward(x)}}
+
+class Picked(Nested):
+    def forward(self, x):
+        return super().forward(x)["head"]["classes"]
+
+def nested(): return Nested(*make())
+def picked(): return Picked(*make())
 number = 7
 """
 
@@ -73,7 +85,7 @@ def test_own_code_and_a_folder_of_photographs(
     assert awm("purify", *own, "--images", "photos", *QUICK, "--out", "out") == 0
     told = capsys.readouterr().err
     made = "12x12, the middle 1 kept, bilinear"
-    assert f"images at photos: 8; {made}\n" in told
+    assert f"images at photos: 8 in 4 classes; {made}\n" in told
     report = json.loads(Path("out/report.json").read_text())
     assert (report["model"], report["arch"]) == ("net.py:make", None)
     assert (report["images_from"], report["images"]) == ("photos", 4)
@@ -97,7 +109,7 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
     assert awm("purify", *own, *QUICK, "--n", "5", "--out", "out") == 0
     told = capsys.readouterr().err
-    assert "no labels were given" in told
+    assert "no labels were given" in told and "images at flat: 8 without labels; " in told
     report = json.loads(Path("out/report.json").read_text())
     assert len(report["image_files"]) == report["images"] == 5
     assert any("no labels" in note for note in report["notes"])
@@ -107,6 +119,21 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert awm("evaluate", *own) == 2
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
+
+
+def test_classes_without_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "photos"]
+    (place / "photos" / "class3").rename(place / "class3")
+    assert awm("purify", *own, *QUICK, "--out", "out") == 0
+    assert (
+        "note: 1 of the 4 classes that the network knows have no image" in capsys.readouterr().err
+    )
+    for label in range(2):
+        (place / "photos" / f"class{label}").rename(place / f"class{label}")
+    for words in (["purify", *own, *QUICK, "--out", "out"], ["examine", *own]):
+        assert awm(*words) == 2
+        assert "images: expected some of at least two classes" in capsys.readouterr().err
+    assert awm("purify", *own, *QUICK, "--n", "2", "--out", "out") == 0
 
 
 def test_the_images_stay_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +183,7 @@ def test_a_warning_tells_what_accuracy_is_wrong(
         ("net.py:number", "expected a function or class number"),
         ("net.py:fails", "net.py:fails failed: RuntimeError: no luck"),
         ("net.py:gives_a_number", "to return a torch.nn.Module, got int"),
+        ("net.py:asks", "asks for num_classes, so give --num-classes"),
     ],
 )
 def test_own_code_that_is_no_factory(
@@ -163,6 +191,37 @@ def test_own_code_that_is_no_factory(
 ) -> None:
     line = fails(capsys, "evaluate", "own.pt", "--model", model, "--images", "photos")
     assert "--model: " in line and says in line
+
+
+@pytest.mark.filterwarnings("ignore:the network classifies")
+@pytest.mark.parametrize(
+    ("command", "images"),
+    [(command, "photos") for command in ("examine", "purify", "evaluate")]
+    + [(command, "flat") for command in ("examine", "purify")],
+)
+def test_own_code_that_returns_no_logits_is_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, images: str
+) -> None:
+    words = [command, "own.pt", "--images", images, "--size", "12"]
+    words += [*QUICK, "--out", "out"] if command == "purify" else []
+    assert awm(*words, "--model", "net.py:nested") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    expected = "awm: error: own.pt: model: expected logits (n, classes), got dict; let its forward"
+    assert line.startswith(expected)
+    assert awm(*words, "--model", "net.py:picked") == 0
+
+
+def test_one_logit_tells_two_classes_of_images_without_labels(place: Path) -> None:
+    class Brightness(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((1, 2, 3))[:, None] - 0.5
+
+    bright = torch.tensor([0.1, 0.2, 0.8, 0.9])[:, None, None, None].expand(4, 3, 8, 8)
+    np.savez("bright.npz", x=bright.numpy())
+    words = ["examine", "own.pt", "--model", "net.py:make", "--images", "bright.npz"]
+    given = pictures.open_pictures(build_parser().parse_args(words))
+    drawn = given.draw(Brightness(), per_class=1)
+    assert len(drawn.images) == 2
 
 
 def test_own_code_by_the_name_of_its_module(place: Path) -> None:
@@ -207,6 +266,21 @@ def test_the_number_of_classes_is_that_of_the_checkpoint(tmp_path: Path) -> None
     assert networks.count_classes(args, network, size) == 7
     fitting = build_to_fit(lambda count: build_named("small_vgg", count), {})
     assert networks.count_classes(args, fitting, size) == 10
+
+
+def test_own_code_is_told_the_number_of_classes_of_the_checkpoint(place: Path) -> None:
+    save_model(place / "seven.safetensors", build_own("net.py:make", 7))
+    args = build_parser().parse_args(
+        ["examine", "seven.safetensors", "--images", "photos", "--model", "net.py:make"]
+    )
+    network = networks.load_network(args, place / "seven.safetensors")
+    assert networks.count_classes(args, network, (3, 12, 12)) == 7
+    assert isinstance(build_to_fit(lambda count: nn.Identity(), {}), nn.Identity)
+
+
+def test_a_folder_in_the_place_of_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "evaluate", "photos", "--model", "net.py:make", "--images", "photos")
+    assert "photos: expected the file of the weights, such as model.safetensors" in line
 
 
 def test_options_count_more_than_what_the_package_says() -> None:

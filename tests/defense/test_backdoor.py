@@ -143,10 +143,13 @@ def test_goes_on_after_an_interruption(
     assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
 
 
-def test_a_finished_network_is_not_trained_again(tmp_path: Path, digits: Dataset) -> None:
+def test_a_finished_network_is_not_trained_again(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = make(tmp_path, digits)
     written = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    assert make(tmp_path, digits) == first
+    assert make(tmp_path, digits, progress=True) == first
+    assert "its figures are those of manifest.json" in capsys.readouterr().err
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
     for other, key in (
         (replace(ORDER, target=1), "target 8"),

@@ -25,6 +25,7 @@ from awm_defense.commands import demo, evaluate, info, networks, purify, train
 from awm_defense.commands.main import main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
+from awm_defense.files.door import OpenFile, read_file
 from awm_defense.models import build_model
 from tests.defense.cells import write_network
 
@@ -354,12 +355,19 @@ def test_checkpoints_that_cannot_be_read(
 def test_memory_that_runs_out_while_a_checkpoint_is_read(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(path: Path, *, limit: int) -> NoReturn:
+    def exhausted(*given: object, **options: object) -> NoReturn:
         raise MemoryError
 
-    monkeypatch.setattr(networks, "load_state_dict", exhausted)
-    line = fails(capsys, "evaluate", checkpoint, *MODEL)
-    assert f"{checkpoint}: expected enough memory to read it" in line
+    for step in ("load_state_dict", "load_into"):
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, step, exhausted)
+            line = fails(capsys, "evaluate", checkpoint, *MODEL)
+        assert f"{checkpoint}: expected enough memory to read it" in line
+    monkeypatch.setattr(OpenFile, "fill", exhausted)
+    assert f"{checkpoint}: can't be read" in (line := fails(capsys, "evaluate", checkpoint, *MODEL))
+    assert line.endswith("memory ran out\n")
+    with pytest.raises(ValueError, match=f"{checkpoint.name}: can't be read: memory ran out"):
+        read_file(checkpoint, 1 << 40)
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -403,19 +411,19 @@ import importlib.abc, os, signal, sys
 
 class Impatient(importlib.abc.MetaPathFinder):
     def find_spec(self, name, *_):
-        if name == "torch":
+        if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Impatient())
-from awm_defense.commands.main import main
-sys.argv = ["awm", "info"]
+from awm_defense.__main__ import main
 sys.exit(main())
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
-def test_interrupt_while_pytorch_is_imported() -> None:
-    argv = [sys.executable, "-c", WHILE_IMPORTING]
+@pytest.mark.parametrize("module", ["awm_defense.commands.main", "argparse", "torch"])
+def test_interrupt_while_modules_are_imported(module: str) -> None:
+    argv = [sys.executable, "-c", WHILE_IMPORTING, module]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
 
@@ -430,9 +438,10 @@ def test_a_full_standard_output_is_named() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
-def test_closed_standard_error_leaves_standard_output_alone(checkpoint: Path) -> None:
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_standard_error_that_takes_nothing_loses_no_work(where: str, checkpoint: Path) -> None:
     words = [sys.executable, "-m", "awm_defense", "evaluate", str(checkpoint), *MODEL]
-    argv = ["sh", "-c", f"{shlex.join(words)} --limit 9 --json 2>&-"]
+    argv = ["sh", "-c", f"{shlex.join(words)} --limit 9 --json {where}"]
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
     assert done.returncode == 0
     assert set(json.loads(done.stdout)) == {"acc"}

@@ -133,12 +133,12 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
     images, labels = (tensor.to(device) for tensor in data())
     recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
     batches = Batches(images, labels, recipe, True, 0)
-    sample = images.repeat(7, 1, 1, 1)[: 2 * batches.batch]
     pixel_model = PixelModel(make("depthwise"), torch.zeros(1, 3, 32, 32), device=device)
     original = "original" in (recipe.trigger_targets, recipe.mask_targets)
     network = WorkingNetwork(
         pixel_model.copy(torch.zeros(1, 3, 32, 32)),
-        sample,
+        images,
+        batch=2 * batches.batch,
         layers=recipe.layers,
         moments=2 if recipe.mask_optimizer == "adam" else 0,
         keeps_original=original,

@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from awm_defense import examine, get_recipe, purify
+from awm_defense.commands import examine as command
 from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Reach, Verdict, judge
+from awm_defense.files.checkpoint import save_model
+from awm_defense.models import build_model
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
 from tests.defense.test_verdict import reach
 
@@ -350,9 +354,6 @@ def test_command(
 ) -> None:
     for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
-    from awm_defense.files.checkpoint import save_model
-    from awm_defense.models import build_model
-
     path = tmp_path_factory.mktemp("examine") / "model.safetensors"
     torch.manual_seed(0)
     save_model(path, build_model("small_vgg", 10))
@@ -361,6 +362,36 @@ def test_command(
     (facts,) = json.loads(capsys.readouterr().out).values()
     assert set(facts) >= {"backdoored", "target", "norm", "unit", "score", "flips", "margins"}
     assert len(facts["margins"]) == 10
+
+
+@pytest.mark.parametrize("ended", [ValueError("model: odd"), KeyboardInterrupt()])
+def test_verdicts_before_a_failure_are_printed(
+    ended: BaseException,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [str(tmp_path / f"{number}.safetensors") for number in range(3)]
+    for name in names:
+        save_model(Path(name), build_model("small_vgg", 10))
+    verdict = judge([reach([9.0, 5.0, 4.0, 5.0, 4.5])])
+    answers: Iterator[Verdict | BaseException] = iter([verdict, ended])
+
+    def answer(*args: object, **options: object) -> Verdict:
+        found = next(answers)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(command, "examine", answer)
+    given = ["--arch", "small_vgg", "--num-classes", "10", "--dataset", "digits", "--json"]
+    code = main(["examine", *names[:2], *given])
+    found = json.loads(capsys.readouterr().out)
+    assert "backdoored" in found[names[0]]
+    if isinstance(ended, KeyboardInterrupt):
+        assert code == 130 and set(found) == {names[0]}
+    else:
+        assert code == 1 and found[names[1]] == {"error": f"{names[1]}: model: odd"}
 
 
 def test_without_a_scale_nothing_is_judged() -> None:

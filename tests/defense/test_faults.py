@@ -26,6 +26,7 @@ from awm_defense.files import atomic, together
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.folder import output_folder
 from awm_defense.files.text import escape
+from awm_defense.files.together import UNFINISHED
 from awm_defense.report import write as writing
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place
@@ -403,13 +404,63 @@ def test_two_runs_into_one_folder(
 
 def test_links_in_the_folder_are_not_followed(checkpoint: Path, tmp_path: Path) -> None:
     out, mine = tmp_path / "out", tmp_path / "mine"
-    out.mkdir()
+    assert purify(checkpoint, out) == 0
     mine.write_bytes(b"mine")
     for name in ("model.safetensors", "report.html", "trigger.png"):
+        (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(mine)
     assert purify(checkpoint, out) == 0
     assert mine.read_bytes() == b"mine"
     assert report_of(out) is not None and not any(path.is_symlink() for path in out.iterdir())
+
+
+OURS = {
+    "purify": ("model.safetensors", "masks.safetensors", "report.html", "report.json", "clean.png"),
+    "demo": ("backdoored.safetensors", "history.png"),
+    "train": ("model.safetensors", "training.pt", "manifest.json", "trigger_field.npy"),
+    "reproduce": ("table2.json", "table2.md"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in OURS for name in OURS[command]]
+)
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.usefixtures("no_work")
+def test_what_is_of_no_result_is_not_overwritten(
+    command: str,
+    name: str,
+    folder: bool,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    commands: dict[str, list[object]] = {
+        "purify": ["purify", checkpoint, *MODEL],
+        "demo": ["demo"],
+        "train": [*TRAIN],
+        "reproduce": ["reproduce", "table2", "--models", tmp_path],
+    }
+    if folder:
+        (out / name).mkdir()
+    else:
+        (out / name).write_text('{"mine": 1}')
+    line = line_of(capsys, 2, *commands[command], "--out", out)
+    assert str(out / name) in line
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).is_dir() or (out / name).read_text() == '{"mine": 1}'
+
+
+def test_a_result_that_a_kill_cut_off_is_written_anew(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert purify(checkpoint, out) == 0
+    (out / "report.json").unlink()
+    assert purify(checkpoint, out) == 2
+    (out / UNFINISHED.format("report.json")).touch()
+    assert purify(checkpoint, out) == 0
+    assert report_of(out) is not None and not [*out.glob(".awm*")]
 
 
 IMPATIENT = """

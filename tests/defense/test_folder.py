@@ -73,6 +73,7 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         ("file,label\na.png,7\nsub/b.png,3\n", [7, 3]),
         ("\ufeffFile, Label\na.png,dog\nsub/b.png, cat\n", [1, 0]),
         ("a.png,1\n\nsub/b.png,0", [1, 0]),
+        ("file_name,label\na.png,2\nsub/b.png,5\n", [2, 5]),
     ],
 )
 def test_a_flat_folder_with_a_table(tmp_path: Path, text: str, labels: list[int]) -> None:
@@ -135,10 +136,30 @@ def test_other_paths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: expected a folder of images .* got 0 images"):
         open_source(tmp_path / "empty", AS_THEY_ARE)
-    paint(tmp_path / "saved" / "a.png")
-    (tmp_path / "saved" / "dataset_info.json").write_text("{}")
-    with pytest.raises(ValueError, match="`datasets` of Hugging Face saved is read from Python"):
-        open_source(tmp_path / "saved", AS_THEY_ARE)
+
+
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        (("dataset_info.json", "state.json", "data-00000-of-00001.arrow"), ""),
+        (("dataset_dict.json", "train/state.json", "train/data-00000-of-00001.arrow"), ""),
+        (("README.md", "data/train-00000-of-00001.parquet"), ""),
+        (("train.parquet",), "train.parquet"),
+    ],
+    ids=["saved", "saved splits", "hub", "file"],
+)
+def test_data_sets_of_hugging_face_are_refused_with_a_way_out(
+    tmp_path: Path, files: tuple[str, ...], asked: str
+) -> None:
+    for file in files:
+        path = tmp_path / "set" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(ValueError, match=r"set.*: a data set .* a folder a class$"):
+        open_source(tmp_path / "set" / asked, AS_THEY_ARE)
+    # What else lies beside images is of no concern.
+    paint(tmp_path / "set" / "0" / "a.png")
+    assert names(open_source(tmp_path / "set", AS_THEY_ARE)) == ["0/a.png"]
 
 
 @pytest.mark.parametrize(

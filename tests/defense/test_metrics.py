@@ -57,6 +57,24 @@ def test_counts(batch_size: int) -> None:
     assert accuracy(Reader(), make_images(), LABELS, batch_size=batch_size) == pytest.approx(80)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        make_attack("wanet", 2, trigger_field=torch.zeros(4, 4, 2)),
+        make_attack("blended", 2, trigger_image=torch.ones(3, 4, 4), opacity=0.0),
+        make_attack(  # black on what is black
+            "l0_inv",
+            2,
+            trigger_image=torch.zeros(3, 4, 4),
+            trigger_mask=nn.functional.one_hot(torch.tensor(3), 4).float().expand(3, 4, 4),
+        ),
+    ],
+)
+def test_a_trigger_that_changes_nothing_is_not_measured(attack: Attack) -> None:
+    with pytest.raises(ValueError, match="attack: expected a trigger that changes images"):
+        evaluate(Reader(), make_images(), LABELS, attack)
+
+
 def test_trigger_is_put_on_before_normalisation() -> None:
     seen = []
 

@@ -3,7 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from awm_defense import BASELINES, examine, get_recipe, purify
-from awm_defense.metrics import accuracy
+from awm_defense import BASELINES, examine, get_recipe, purify, synthesize
+from awm_defense.attacks import make_attack
+from awm_defense.awm.engine import make_engine
+from awm_defense.metrics import accuracy, evaluate
 from awm_defense.networks.masked import find_weights
+from awm_defense.pixel_model import PixelModel
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -78,16 +82,91 @@ def test_logits_are_found_in_the_output(give: Callable[[Tensor], Any]) -> None:
     assert accuracy(small(give), X, Y) == accuracy(small(), X, Y)
     assert str(examine(small(give), X, Y)) == str(examine(small(), X, Y))
     for name in ("finetune", "ibau"):
-        rival = BASELINES[name].with_options({{"finetune": "epochs", "ibau": "rounds"}[name]: 1})
-        purify(small(give), X, Y, recipe=rival)
+        rival(name, small(give))
 
 
-def test_logits_can_be_named() -> None:
-    model = small(lambda logits: {"a": torch.zeros(6, 7), "b": {"c": logits}})
-    with pytest.raises(TypeError, match=r"model: expected logits \(n, classes\), got tuple"):
-        purify(small(lambda logits: {"b": {"c": logits}}), X, Y, recipe=QUICK)
-    result = erased(model, logits=lambda output: output["b"]["c"])
-    assert all(torch.equal(result.masks[key], mask) for key, mask in erased(small()).masks.items())
+def rival(name: str, model: nn.Module, **options: Any) -> dict[str, Any]:
+    """The weights that a rival makes in a few steps."""
+    fewest = {"epochs": 1, "rounds": 1, "steps": 2}
+    settings = BASELINES[name]
+    known = {field.name for field in fields(settings)}
+    few = settings.with_options({key: fewest[key] for key in known & fewest.keys()})
+    return purify(model, X, Y, recipe=few, precision="fp32", **options).model.state_dict()
+
+
+RUNS: dict[str, Callable[..., Any]] = {
+    "purify": lambda model, **options: (
+        purify(model, X, Y, recipe=QUICK, precision="fp32", **options).masks
+    ),
+    "examine": lambda model, **options: examine(model, X, Y, **options).margins,
+    "accuracy": lambda model, **options: accuracy(model, X, Y, **options),
+    "evaluate": lambda model, **options: evaluate(
+        model, X, Y, make_attack("badnets", 2), **options
+    ),
+    "synthesize": lambda model, **options: synthesize(model, (3, 8, 8), classes=3, **options)[0],
+    **{name: partial(rival, name) for name in BASELINES},
+}
+
+
+@pytest.mark.filterwarnings("ignore:the network classifies")
+@pytest.mark.parametrize("name", RUNS)
+def test_logits_can_be_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awm_defense.examination.search.STEPS", 2)
+    monkeypatch.setattr("awm_defense.synthesis.STEPS", 2)
+    run = RUNS[name]
+    model = small(lambda logits: {"a": logits[..., None], "b": {"c": logits}})
+    with pytest.raises(TypeError, match=r"^model: expected logits \(n, classes\), got dict; .*$"):
+        run(model)
+    with pytest.raises(ValueError, match=r"^logits: expected .* it failed: KeyError: 'x'$"):
+        run(model, logits=lambda output: output["x"])
+    found = run(model, logits=lambda output: output["b"]["c"])
+    torch.testing.assert_close(found, run(small()), atol=0, rtol=0, equal_nan=True)
+
+
+class Focusing(nn.Module):
+    """Attention by PyTorch's own op, and a weight that no forward pass uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.unused = nn.Linear(8, 3), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        return self.head(F.scaled_dot_product_attention(x, x, x).mean(1))
+
+
+def test_the_rival_that_needs_second_derivatives() -> None:
+    torch.manual_seed(0)
+    model = Focusing()
+    found = rival("ibau", model)
+    assert not torch.equal(found["head.weight"], model.head.weight)
+    assert torch.equal(found["unused"], model.unused)
+    with pytest.raises(ValueError, match=r"^model: .* second derivatives for ibau: .*hardsigmoid"):
+        rival("ibau", nn.Sequential(small(), nn.Hardsigmoid()))
+
+
+def test_what_names_the_logits_must_return_them() -> None:
+    with pytest.raises(TypeError, match="logits: expected a function or None, got str"):
+        accuracy(small(), X, Y, logits="head")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"logits: expected a function to logits .* to list"):
+        accuracy(small(), X, Y, logits=list)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"logits: expected a function to logits .* to \(2,\)"):
+        accuracy(small(), X, Y, logits=lambda output: output[:, 0])
+
+
+def test_a_network_is_tried_on_the_given_images_alone() -> None:
+    seen: list[Any] = []
+
+    def note(logits: Tensor) -> Tensor:
+        seen.append(logits.shape[0])
+        return logits
+
+    few, labels = X[:3], Y[:3]
+    purify(small(note), few, labels, recipe="clp", precision="fp32")
+    work = PixelModel(small(note), few).copy(few)
+    make_engine(work, *work.take(few, labels), QUICK, precision="fp32")
+    # Not numbers, but what stands for them, while torch.fx traces.
+    assert {count for count in seen if isinstance(count, int)} == {2, 3}
 
 
 def test_probabilities_become_logits() -> None:

@@ -89,13 +89,15 @@ def test_command_line_of_figures(
 def test_where_nothing_is_measured_nothing_is_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    earlier = '{"title": "", "measured": ""}'
+    (tmp_path / "fig3.json").write_text(earlier)
     (tmp_path / "fig3.png").write_text("an earlier figure")
     assert main(["reproduce", "fig3", "--models", str(tmp_path), "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert str(tmp_path / "resnet18" / "badnets") in err
     assert "nothing is measured" in err and "--arch" in err
     assert (tmp_path / "fig3.png").read_text() == "an earlier figure"
-    assert not (tmp_path / "fig3.json").exists()
+    assert (tmp_path / "fig3.json").read_text() == earlier
 
 
 def test_one_error_of_many_cells_is_told_once(

@@ -25,7 +25,7 @@ from awm_defense.attacks.stored import FIELD, MASK, write_attack
 from awm_defense.files import atomic, together
 from awm_defense.files.atomic import remove_parts, write_bytes, write_json
 from awm_defense.files.folder import LOCK, output_folder
-from awm_defense.files.together import write_together
+from awm_defense.files.together import UNFINISHED, write_together
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.report.write import write_report
 from tests.defense.test_report import make_result
@@ -198,6 +198,8 @@ def test_a_kill_at_any_step_leaves_no_sign_on_a_mixed_result(
                 write_together(out, NEW, sign="sign.json")
         remove_parts(out)
         found = held(out)
+        # What is left without a sign is known as ours.
+        assert found.pop(UNFINISHED.format("sign.json"), None) is not None or "sign.json" in found
         assert all(data in (OLD.get(name), new.get(name)) for name, data in found.items())
         state = "none"
         if "sign.json" in found:
@@ -262,10 +264,12 @@ def test_an_output_folder_is_made_and_kept_where_something_is_in_it(tmp_path: Pa
 
 def test_an_output_folder_is_freed_of_what_a_kill_left(tmp_path: Path) -> None:
     atomic.write_part(tmp_path / "model.safetensors", b"half")
-    (tmp_path / "mine.part").write_bytes(b"mine")
+    mine = {name: b"mine" for name in ("mine.part", ".awm-notes.part")}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
     with output_folder(tmp_path):
         pass
-    assert held(tmp_path) == {"mine.part": b"mine"}
+    assert held(tmp_path) == mine
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no lock of this kind")
@@ -284,11 +288,20 @@ def test_two_runs_are_kept_apart(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_is_no_link_to_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="can be written to"), output_folder(tmp_path):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.symlink_to(path.with_name("elsewhere")),
+        lambda path: path.mkdir(),
+        lambda path: path.write_bytes(b"mine"),
+    ],
+)
+def test_a_lock_is_an_empty_file(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / LOCK)
+    refused = pytest.raises(ValueError, match=rf"{LOCK}: expected an empty file")
+    with refused, output_folder(tmp_path):
         pass
-    assert not (tmp_path / "elsewhere").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 def test_no_output_folder_in_a_file(tmp_path: Path) -> None:
@@ -393,6 +406,7 @@ OPENERS = {
     "files/atomic.py",
     "files/folder.py",  # the lock
     "commands/main.py",  # /dev/null
+    "commands/stderr.py",  # the same
 }
 
 

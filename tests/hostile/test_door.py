@@ -100,6 +100,8 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
             file.read()
     with pytest.raises(ValueError, match="file: expected at most 1 MiB, got 38 MiB"):
         read_file(path, 1 << 20)
+    with pytest.raises(ValueError, match="at most 39999999 bytes, got 40000000 bytes"):
+        read_file(path, 39_999_999)
 
 
 def test_leaves_no_file_open(tmp_path: Path) -> None:

@@ -166,11 +166,10 @@ def make_engine(
         )
     recipe = recipe.for_layers(mean_inputs(weights.values()))
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
-    # As many images as a mask step under Δ alone holds.
-    size = 2 * data.batch
     network = WorkingNetwork(
         work,
-        images.repeat(-(-size // len(images)), 1, 1, 1)[:size],
+        images,
+        batch=2 * data.batch,  # of a mask step under Δ alone
         layers=recipe.layers,
         moments=2 if recipe.mask_optimizer == "adam" else 0,
         keeps_original="original" in (recipe.trigger_targets, recipe.mask_targets),

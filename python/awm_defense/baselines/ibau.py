@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
@@ -35,6 +36,8 @@ class Ibau(Baseline):
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 0.001
 
+    # The only attention of PyTorch that has second derivatives.
+    @sdpa_kernel(SDPBackend.MATH)
     def erase(self, task: Task) -> Erased:
         """Alternate between finding a perturbation and unlearning it."""
         model = task.model.requires_grad_(True)
@@ -51,9 +54,16 @@ class Ibau(Baseline):
                 trigger = self._ascend(task, batch, trigger)
             losses = []
             for batch, truth in zip(images, labels, strict=True):
-                loss, grads = self._hypergradient(
-                    task, trigger, (images[0], labels[0]), (batch, truth)
-                )
+                try:
+                    loss, grads = self._hypergradient(
+                        task, trigger, (images[0], labels[0]), (batch, truth)
+                    )
+                except RuntimeError as error:
+                    if "is not implemented" not in str(error):
+                        raise
+                    raise ValueError(
+                        f"model: expected one with second derivatives for {self.name}: {error}"
+                    ) from error
                 for parameter, grad in zip(model.parameters(), grads, strict=True):
                     parameter.grad = grad
                 optimizer.step()
@@ -85,6 +95,8 @@ class Ibau(Baseline):
     ) -> tuple[float, list[Tensor]]:
         """The outer loss, and its gradient in the weights through the perturbation too.
 
+        Of weights that the forward pass does not use, autograd has None in its place.
+
         With Φ(δ, θ) = δ − η ∇_δ inner(δ, θ), the perturbation is its fixed point, and the total
         gradient is ∂_θ outer + v ∂_θΦ, where v solves v = v ∂_δΦ + ∂_δ outer by iteration.
         """
@@ -96,7 +108,7 @@ class Ibau(Baseline):
         put_on = images.new_zeros(len(images), 1, 1, 1)
         put_on[chosen.to(images.device)] = 1
         outer = cross_entropy(task.logits(task.model, images + put_on * trigger), labels)
-        by_trigger, *by_weights = torch.autograd.grad(outer, [trigger, *weights])
+        by_trigger, *by_weights = torch.autograd.grad(outer, [trigger, *weights], allow_unused=True)
         (grad,) = torch.autograd.grad(
             self._inner_loss(task, *first, trigger), trigger, create_graph=True
         )

@@ -34,14 +34,14 @@ def make_task(
     `work` is a copy, for the rival to change; images and labels are on the device to work
     on.
     """
-    if len(images) <= len(labels.unique()):
-        # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
-        images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
     if next(work.model.parameters(), None) is None:
         raise ValueError("model: expected one with parameters, got none")
     with torch.no_grad():
         logits = check_logits(work(images[:SAMPLE]), labels[:SAMPLE])
     check_labels(labels, logits.shape[1])
+    if len(images) <= len(labels.unique()):
+        # In the one-shot setting rivals get the fixed augmented copies that AWM's authors make.
+        images, labels = with_copies(images, labels, torch.Generator().manual_seed(seed))
     sample = work.normalise(images[:SAMPLE])
     compute, used = _compute(settings, precision, work, sample)
     compute.prepare(work.model, work.device)

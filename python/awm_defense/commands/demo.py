@@ -9,7 +9,7 @@ import torch
 from awm_defense.attacks import make_attack
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import options
-from awm_defense.commands.output import check_no_manifest
+from awm_defense.commands.output import WEIGHTS, check_report_folder
 from awm_defense.commands.purify import check_begun, weights
 from awm_defense.data import load_dataset
 from awm_defense.files.checkpoint import as_safetensors
@@ -19,7 +19,7 @@ from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.metrics import evaluate
 from awm_defense.models import build_model
 from awm_defense.purification import purify
-from awm_defense.report.write import PAGE, write_report
+from awm_defense.report.write import PAGE, WRITTEN, write_report
 from awm_defense.training.loop import Plan, train
 
 BACKDOORED = "backdoored.safetensors"
@@ -64,7 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Train a backdoored network on the digits, purify it from one image a class, report."""
     device = options.get_device(args.device)
-    check_no_manifest(args.out)
+    check_report_folder(args.out, (BACKDOORED, *WEIGHTS, *WRITTEN))
     with output_folder(args.out):
         return _run(args, device)
 

@@ -1,9 +1,15 @@
 """`awm examine`: whether checkpoints look backdoored, by a few clean images."""
 
 import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from awm_defense.commands import networks, options, pictures
+from awm_defense.commands.errors import explain
 from awm_defense.examination.examine import examine
+from awm_defense.examination.verdict import Verdict
 from awm_defense.files.text import escape
 
 
@@ -26,31 +32,53 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict on each checkpoint."""
+    """Print the verdict on each checkpoint; 1 where some of several could not be examined."""
     device = options.get_device(args.device)
-    mean, std = networks.get_normalisation(args)
+    networks.get_normalisation(args)
     # What can't be read is found before the work; the first network is kept.
     for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
     given = pictures.open_pictures(args)
-    drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
-    found = {}
-    for checkpoint in args.checkpoint:
-        with options.warnings_said(), networks.of_checkpoint(checkpoint):
-            verdict = examine(
-                networks.load_network(args, checkpoint),
-                drawn.images,
-                drawn.labels,
-                mean=mean,
-                std=std,
-                device=device,
-                seed=args.seed,
-                max_memory=args.max_memory,
-                progress=True,
-            )
-        if not args.json:
-            print(f"{escape(str(checkpoint))}: {verdict}")
-        found[str(checkpoint)] = verdict.facts()
-    if args.json:
-        options.print_json(found)
-    return 0
+    with networks.of_checkpoint(args.checkpoint[0]):
+        drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
+        known = networks.count_classes(args, network, drawn.images.shape[1:])
+    pictures.check_classes(drawn, known, of_each=True)
+    found: dict[str, dict[str, Any]] = {}
+    failed = False
+    try:
+        for checkpoint in args.checkpoint:
+            try:
+                verdict = _examine(args, checkpoint, drawn, device)
+            except Exception as error:
+                if len(args.checkpoint) == 1:
+                    raise
+                failed = True
+                line, _ = explain(error)
+                options.say(f"failed: {checkpoint}: {line}")
+                found[str(checkpoint)] = {"error": line}
+                continue
+            if not args.json:
+                print(f"{escape(str(checkpoint))}: {verdict}")
+            found[str(checkpoint)] = verdict.facts()
+    finally:  # after Ctrl-C, too
+        if args.json and found:
+            options.print_json(found)
+    return 1 if failed else 0
+
+
+def _examine(
+    args: argparse.Namespace, checkpoint: Path, drawn: pictures.Drawn, device: torch.device
+) -> Verdict:
+    mean, std = networks.get_normalisation(args)
+    with options.warnings_said(), networks.of_checkpoint(checkpoint):
+        return examine(
+            networks.load_network(args, checkpoint),
+            drawn.images,
+            drawn.labels,
+            mean=mean,
+            std=std,
+            device=device,
+            seed=args.seed,
+            max_memory=args.max_memory,
+            progress=True,
+        )

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-# What imports PyTorch is imported below: that takes seconds, in which Ctrl-C is one line, too.
+# What imports PyTorch is imported below: `awm_defense.__main__` does so while Ctrl-C is one line.
 from awm_defense.commands.signals import interruptible
 
 
@@ -49,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # Also where the words can't be parsed.
     debug = "--debug" in words or bool(os.environ.get("AWM_DEBUG"))
-    if sys.stderr is None:  # it is closed: `print` would take standard output instead
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     with interruptible(restore=argv is not None) as ending:
         try:
             args = build_parser().parse_args(words)

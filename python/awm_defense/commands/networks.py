@@ -93,8 +93,13 @@ def add_model_options(
 
 def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     """The network that the options name with the weights of `checkpoint`, in eval mode."""
+    if checkpoint.is_dir():
+        raise ValueError(
+            f"{checkpoint}: expected the file of the weights, such as model.safetensors, got a "
+            "folder"
+        )
     try:
-        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+        return _load_network(args, checkpoint)
     except TooLargeError as error:
         raise ValueError(f"{error}; --max-file-size sets the limit") from error
     except Exception as error:
@@ -104,13 +109,17 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
             f"{checkpoint}: expected enough memory to read it, got too little"
         ) from error
 
+
+def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
+    state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:
             return build_own(args.model, num_classes)
         return build_named(args.arch, num_classes, grey=bool(getattr(args, "grey", None)))
 
-    given = args.num_classes is not None or args.model is not None
-    model = build(args.num_classes) if given else build_to_fit(build, state)
+    classes = args.num_classes
+    model = build_to_fit(build, state) if classes is None else build(classes)
     try:
         named = state if args.arch is None else rename_for(args.arch, model, state)
         load_into(model, Weights(named, checkpoint))
@@ -127,7 +136,7 @@ def of_checkpoint(checkpoint: Path) -> Iterator[None]:
     """Have an error of the network name its file, too."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not str(error).startswith("model: "):
             raise
         raise ValueError(f"{checkpoint}: {error}") from error

@@ -1,10 +1,12 @@
 """What a command may write to, found before the work."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from awm_defense.files.manifest import NAME
+from awm_defense.files.together import check_replaceable
+from awm_defense.report.write import ENTRIES, REPORT
 
 WEIGHTS = ("model.safetensors", "masks.safetensors")
 """Of a purified network."""
@@ -25,10 +27,16 @@ def check_inputs(inputs: Iterable[Path], folder: Path, names: Iterable[str]) -> 
                 raise ValueError(f"--out: {path} is the input {one}, which would be overwritten")
 
 
-def check_no_manifest(folder: Path) -> None:
-    """Raise ValueError where a folder holds a network that `awm train` made."""
+def check_report_folder(folder: Path, names: Sequence[str]) -> None:
+    """Raise ValueError or OSError where a report and its files can't or must not be written.
+
+    Args:
+        folder: that is written to; an earlier report in it may be replaced.
+        names: of all files that may be written or removed there.
+    """
     if (folder / NAME).exists():
         raise ValueError(f"--out: {folder} holds a network that would be overwritten")
+    check_replaceable(folder, names, sign=REPORT, entries=ENTRIES)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

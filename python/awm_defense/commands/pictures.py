@@ -31,6 +31,8 @@ class Drawn(NamedTuple):
     """Int64 (n,), `UNKNOWN` where no class is given."""
     files: Sequence[str]
     """That they come from; of data sets and arrays none."""
+    classes: int | None = None
+    """How many they are of, by their labels or by what the network says; None if none is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +75,17 @@ class Pictures:
     ) -> Drawn:
         """A defender's few images; where none has a label, by what the network says of them."""
         if self.dataset is not None:
-            return Drawn(*self.dataset.draw(per_class=per_class, n=n, seed=seed), [])
+            images, labels = self.dataset.draw(per_class=per_class, n=n, seed=seed)
+            return Drawn(images, labels, [], len(labels.unique()))
         assert self.source is not None
         labels = self.source.labels
         if self.labelled:
             chosen = draw(labels, per_class=per_class, n=n, seed=seed)
-            return self._drawn(chosen, self.source.read(chosen))
+            kinds = labels[chosen]
+            return self._drawn(chosen, self.source.read(chosen), kinds[kinds != UNKNOWN])
         chosen = draw(labels, n=n or min(len(labels), POOL), seed=seed)
         images = self.source.read(chosen)
+        said = None
         if n is None:
             shown = PixelModel(
                 network,
@@ -89,14 +94,17 @@ class Pictures:
                 std=self.preparation.std,
                 device=device,
             )
+            with torch.no_grad():
+                shown.settle(images[:2].to(shown.device))
             said = predict(shown, images).argmax(1)
             few = draw(said, per_class=per_class, seed=seed)
-            chosen, images = chosen[few], images[few]
-        return self._drawn(chosen, images)
+            chosen, images, said = chosen[few], images[few], said[few]
+        return self._drawn(chosen, images, said)
 
-    def _drawn(self, chosen: Tensor, images: Tensor) -> Drawn:
+    def _drawn(self, chosen: Tensor, images: Tensor, kinds: Tensor | None) -> Drawn:
         assert self.source is not None
-        return Drawn(images, self.source.labels[chosen], self.source.names(chosen))
+        classes = None if kinds is None else len(kinds.unique())
+        return Drawn(images, self.source.labels[chosen], self.source.names(chosen), classes)
 
     def test(self, limit: int | None) -> tuple[Tensor, Tensor]:
         """Images to measure with, and their classes; at most `limit`."""
@@ -108,6 +116,23 @@ class Pictures:
         count = len(labels) if limit is None else min(limit, len(labels))
         chosen = draw(labels, n=count) if count < len(labels) else torch.arange(count)
         return self.source.read(chosen), labels[chosen]
+
+
+def check_classes(drawn: Drawn, known: int, *, of_each: bool) -> None:
+    """Say how many of the classes that a network knows have no image.
+
+    Raises:
+        ValueError: only one has some, though images of each were drawn.
+    """
+    if drawn.classes is None:
+        return
+    if of_each and drawn.classes == 1:
+        raise ValueError("images: expected some of at least two classes, got those of one alone")
+    if drawn.classes < known:
+        options.say(
+            f"note: {known - drawn.classes} of the {known} classes that the network knows have no "
+            "image"
+        )
 
 
 def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -154,5 +179,7 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
         with options.warnings_said():
             return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
     source = open_source(args.images, preparation)
-    options.say(f"images at {args.images}: {len(source.labels)}; {preparation}")
+    classes = len(source.labels[source.labels != UNKNOWN].unique())
+    labels = f"in {classes} classes" if classes else "without labels"
+    options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
     return Pictures(None, source, preparation)

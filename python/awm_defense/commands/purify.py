@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from awm_defense.commands import networks, options, pictures
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_no_manifest, is_inside
+from awm_defense.commands.output import WEIGHTS, check_inputs, check_report_folder, is_inside
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
 from awm_defense.files.text import escape
-from awm_defense.files.together import check_no_folders
 from awm_defense.files.uninterrupted import uninterrupted
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
@@ -101,9 +100,8 @@ def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
         )
     folders = folders if len(checkpoints) > 1 else [out]
     for folder in folders:
-        check_no_manifest(folder)
-        check_no_folders(folder, (*WEIGHTS, *WRITTEN))
         check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
+        check_report_folder(folder, (*WEIGHTS, *WRITTEN))
     return folders
 
 
@@ -117,7 +115,10 @@ def get_images(
     """The defender's clean images and their labels; without data, some made of the network."""
     if given is not None:
         per_class = None if args.n else (args.per_class or 1)
-        return given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
+        drawn = given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
+        known = networks.count_classes(args, network, drawn.images.shape[1:])
+        pictures.check_classes(drawn, known, of_each=args.n is None)
+        return drawn
     wanted = networks.get_preparation(args)
     size = (wanted.channels, *(wanted.size or SIDES))
     images, labels = synthesize(
@@ -157,7 +158,8 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(output_folder(folder))
-        images, labels, files = get_images(args, given, recipe, network, device)
+        with networks.of_checkpoint(args.checkpoint[0]):
+            images, labels, files, _ = get_images(args, given, recipe, network, device)
         del network
         names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
         kind = "clean" if given is not None else "synthetic"
@@ -175,7 +177,9 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
-        for checkpoint, folder, result in zip(args.checkpoint, folders, results, strict=False):
+        for checkpoint, folder in zip(args.checkpoint, folders, strict=True):
+            with networks.of_checkpoint(checkpoint):
+                result = next(results)
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left

@@ -12,7 +12,7 @@ from awm_defense.commands import options
 from awm_defense.files.atomic import as_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.text import escape
-from awm_defense.files.together import write_together
+from awm_defense.files.together import check_replaceable, write_together
 from awm_defense.models import MODELS
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.figures import (
@@ -148,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
         plot = FIGURES[args.what](arch, args.attack or ONE_ATTACK.get(args.what, ""))
         cells = figure_cells(plot, **amount)
     chosen = select(cells, args.cells) if args.cells else cells
+    names = f"{args.what}.json", f"{args.what}.{'md' if args.what in TABLES else 'png'}"
+    check_replaceable(args.out, names, sign=names[0], entries=("title", "measured"))
     with output_folder(args.out):
         try:
             report = run_grid(

@@ -4,16 +4,15 @@ import argparse
 from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
-from awm_defense.attacks.stored import FIELD, IMAGE, MASK, read_trigger_mask
+from awm_defense.attacks.stored import read_trigger_mask
 from awm_defense.commands import options
 from awm_defense.commands.output import check_inputs
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_image
-from awm_defense.files.manifest import NAME
 from awm_defense.files.text import escape
 from awm_defense.models import MODELS
 from awm_defense.report.write import REPORT
-from awm_defense.training.backdoor import MODEL, NO_ATTACK, TRAINING, Order, make_network
+from awm_defense.training.backdoor import NO_ATTACK, WRITTEN, Order, make_network
 from awm_defense.training.loop import Plan
 from awm_defense.working.compute import Compute
 
@@ -120,8 +119,7 @@ def check_out(args: argparse.Namespace) -> None:
     if (args.out / REPORT).exists():
         raise ValueError(f"--out: {args.out} holds a purified network that would be overwritten")
     given = (args.init, args.clean_model, args.trigger_image, args.trigger_mask)
-    written = (MODEL, TRAINING, NAME, IMAGE, MASK, FIELD)
-    check_inputs((path for path in given if path is not None), args.out, written)
+    check_inputs((path for path in given if path is not None), args.out, WRITTEN)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from awm_defense.examination.search import BATCH, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge
 from awm_defense.inputs.images import Images, Labels, read_images
 from awm_defense.inputs.take import take
+from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed
 from awm_defense.triggers import Sparse
@@ -30,6 +31,7 @@ def examine(
     device: str | torch.device | None = None,
     seed: int = 0,
     max_memory: float | None = None,
+    logits: Pick | None = None,
     progress: bool = False,
 ) -> Verdict:
     """Whether a network looks backdoored, and toward which class.
@@ -53,6 +55,8 @@ def examine(
         seed: of the first, small warps, of noise, and of the classes to compare with.
         max_memory: GiB to stay within, by fewer images at a time; default: 6 on a CPU, and what a
             GPU has. The network's weights must leave half of it free.
+        logits: from what the model returns to logits; by default they are looked for, as `purify`
+            does.
         progress: show a progress bar.
 
     Returns:
@@ -65,7 +69,7 @@ def examine(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     given, seed = read_images(images, labels), check_seed(seed)
-    pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device)
+    pixel_model = PixelModel(model, given.images, mean=mean, std=std, device=device, logits=logits)
     portions = pixel_model.portions
     work = portions.fit(lambda: pixel_model.copy(given.images))
     portions.most = portions.fit(lambda: images_at_once(work, given.images, max_memory))

@@ -93,5 +93,5 @@ def sync(folder: Path) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove what kills have left of files half written; no one may be writing to the folder."""
-    for part in folder.glob(PART.format("*")):
+    for part in folder.glob(PART.format("[0-9a-f]" * 16)):
         part.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from awm_defense.files.text import PATH, shown
+from awm_defense.files.text import PATH, sentence, shown
 
 MIB = 1 << 20
 # Neither waits for a pipe's other end, nor takes over a terminal, nor is left to child processes.
@@ -92,9 +92,10 @@ def open_file(path: Path, limit: int) -> Iterator[OpenFile]:
             kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
             raise ValueError(f"{name}: expected a regular file, got {kind}")
         if found.st_size > limit:
-            raise TooLargeError(
-                f"{name}: expected at most {limit / MIB:g} MiB, got {found.st_size / MIB:.0f} MiB"
-            )
+            most, size = f"{limit / MIB:g} MiB", f"{found.st_size / MIB:.0f} MiB"
+            if found.st_size < limit + MIB:  # both could read the same
+                most, size = f"{limit} bytes", f"{found.st_size} bytes"
+            raise TooLargeError(f"{name}: expected at most {most}, got {size}")
         file = OpenFile(descriptor, path, found.st_size)
     except BaseException:
         os.close(descriptor)
@@ -108,5 +109,5 @@ def read_file(path: Path, limit: int) -> bytearray:
     with open_file(path, limit) as file:
         try:
             return file.part(0, file.size)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{shown(path, PATH)}: can't be read: {error}") from error
+        except (OSError, ValueError, MemoryError) as error:
+            raise ValueError(f"{shown(path, PATH)}: can't be read: {sentence(error)}") from error

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def output_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         OSError: naming the folder, when it is none or can't be written to.
-        ValueError: naming the folder, when another run is writing to it.
+        ValueError: naming the folder, when another run is writing to it; or the lock file, when it
+            is of someone else.
     """
     made: list[Path] = []
     try:
@@ -61,6 +63,11 @@ def _lock(folder: Path) -> int | None:
     Also shows whether the folder can be written to at all.
     """
     path = folder / LOCK
+    if not _is_lock(path):
+        raise ValueError(
+            f"{path}: expected an empty file, by which runs are kept apart, or none; move it away "
+            "or choose another folder"
+        )
     try:
         # A link of that name is not followed, where the system can tell.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -77,6 +84,15 @@ def _lock(folder: Path) -> int | None:
         raise
     os.close(handle)
     return None
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a run may have made what is there, if anything is."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _unlock(handle: int, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Text from a file, made fit to be shown in a message."""
 
+from awm_defense.portions import is_of_memory
+
 # Characters of a name that a message shows, and of a path.
 NAME, PATH = 80, 400
 
@@ -22,6 +24,8 @@ def shown(text: object, longest: int = NAME) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
+    """The first line of an error, or its type where it says nothing; of memory in plain words."""
+    if is_of_memory(error):
+        return "memory ran out"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return shown(lines[0], PATH)

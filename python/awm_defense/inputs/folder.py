@@ -22,11 +22,17 @@ from awm_defense.inputs.preparation import Preparation
 MOST_FILES = 1_000_000
 MOST_BYTES = 4096 * MIB
 CSV_LIMIT = 64 * MIB
+HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAYS = (".npz", ".npy")
 WHAT = f"a folder of images ({', '.join(ENDINGS)}), or a file {' or '.join(ARRAYS)}"
-# What `datasets.save_to_disk` of Hugging Face writes beside the images.
-SAVED_DATASET = ("dataset_info.json", "dataset_dict.json", "state.json")
+# Data sets of Hugging Face, as `save_to_disk` writes them and as the Hub holds them. Only pyarrow
+# reads these, which would parse a stranger's bytes in C++.
+TABLES = (".arrow", ".parquet")
+IN_TABLES = (
+    "a data set of Hugging Face (arrow, parquet) is read from Python alone: open it with "
+    "`datasets` and give it to purify, or save its rows as images, a folder a class"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +120,8 @@ def open_source(path: Path, preparation: Preparation) -> Source:
         raise FileNotFoundError(f"{shown(path, PATH)}: no such file or folder")
     if path.is_dir():
         return _open_folder(path, preparation)
+    if path.suffix.lower() in TABLES:
+        raise ValueError(f"{shown(path, PATH)}: {IN_TABLES}")
     if path.suffix.lower() not in ARRAYS:
         raise ValueError(f"{shown(path, PATH)}: expected {WHAT}")
     arrays = read_arrays(path)
@@ -149,11 +157,6 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:
     inside = sorted(root.iterdir())
-    if any((root / name).is_file() for name in SAVED_DATASET):
-        raise ValueError(
-            f"{shown(root, PATH)}: a data set that `datasets` of Hugging Face saved is read from "
-            "Python alone: purify(model, load_from_disk(...)); or save its images as files"
-        )
     folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
     tables = [path for path in inside if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
@@ -174,6 +177,8 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
         ]
     else:
         rows = [(path, UNKNOWN) for path in inside if _is_image(path)]
+    if not rows and any(path.suffix.lower() in TABLES for path in root.rglob("*")):
+        raise ValueError(f"{shown(root, PATH)}: {IN_TABLES}")
     if not 1 <= len(rows) <= MOST_FILES:
         raise ValueError(
             f"{shown(root, PATH)}: expected {WHAT}, got {len(rows)} images"
@@ -196,7 +201,7 @@ def _rows(table: Path) -> list[tuple[Path, int]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name}: expected lines of file,label, got {shown(error)}") from error
     rows = [line for line in lines if line]
-    if rows and [word.strip().lower() for word in rows[0]][:2] == ["file", "label"]:
+    if rows and [word.strip().lower() for word in rows[0]][:2] in HEADERS:
         rows = rows[1:]
     for row in rows:
         inside = Path(row[0])

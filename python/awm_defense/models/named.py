@@ -77,9 +77,9 @@ def build_to_fit(
         state: the weights; the last one of the network has a row a class.
     """
     model = build(None)
-    *_, (name, last) = model.named_parameters()
+    name, last = next(reversed(list(model.named_parameters())), ("", torch.empty(0)))
     found = without_prefix(state, model.state_dict()).get(name)
-    if found is None or found.dim() == 0 or len(found) == len(last):
+    if found is None or found.dim() == 0 or found.shape[:1] == last.shape[:1]:
         return model
     return build(len(found))
 

@@ -26,8 +26,11 @@ def build_own(where: str, num_classes: int | None = None) -> nn.Module:
     factory = _find(where)
     options: dict[str, Any] = {}
     try:
-        if num_classes is not None and "num_classes" in inspect.signature(factory).parameters:
+        asked = inspect.signature(factory).parameters.get("num_classes")
+        if asked is not None and num_classes is not None:
             options["num_classes"] = num_classes
+        elif asked is not None and asked.default is asked.empty:
+            raise TypeError("it asks for num_classes, so give --num-classes")
         model = factory(**options)
     except Exception as error:
         raise _failed(where, error) from error

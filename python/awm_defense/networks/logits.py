@@ -17,6 +17,9 @@ class Reading(nn.Module):
         pick: from the output to logits; None looks for them: the output itself, its `logits`, or
             the first matrix in a tuple or a dictionary.
 
+    Raises:
+        TypeError: `pick` is no function.
+
     Attributes:
         binary: whether the one logit is the second of two classes, of which the first has 0.
         log: whether the output holds probabilities, of which the logarithm is taken.
@@ -35,16 +38,15 @@ class Reading(nn.Module):
         Raises:
             TypeError, ValueError: it has none.
         """
-        found = _find(output) if self.pick is None else self.pick(output)
-        if not isinstance(found, Tensor):
-            raise TypeError(
-                f"model: expected logits (n, classes), got {type(found).__name__}; "
-                "`logits=` takes a function from the output to them"
-            )
-        if found.dim() != 2:
-            raise ValueError(
-                f"model: expected logits (n, classes), got {tuple(found.shape)}; "
-                "`logits=` takes a function from the output to them"
+        found = _find(output) if self.pick is None else _picked(self.pick, output)
+        if not isinstance(found, Tensor) or found.dim() != 2:
+            kind = ValueError if isinstance(found, Tensor) else TypeError
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            if self.pick is not None:
+                raise kind(f"logits: expected a function to logits (n, classes), got one to {got}")
+            raise kind(
+                f"model: expected logits (n, classes), got {got}; let its forward return them, or "
+                "give `logits=` a function from what it returns to them"
             )
         if self.binary:
             return torch.cat([torch.zeros_like(found), found], 1)
@@ -68,15 +70,26 @@ class Reading(nn.Module):
 def _find(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output
+    items: Any = output
     if isinstance(output, Mapping):
         for name in NAMES:
             if isinstance(output.get(name), Tensor):
                 return output[name]
-        output = tuple(output.values())
+        items = tuple(output.values())
     elif isinstance(getattr(output, "logits", None), Tensor):
         return output.logits
-    if isinstance(output, tuple | list):
-        for item in output:
+    if isinstance(items, tuple | list):
+        for item in items:
             if isinstance(item, Tensor) and item.dim() == 2:
                 return item
     return output
+
+
+def _picked(pick: Pick, output: Any) -> Any:
+    try:
+        return pick(output)
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"logits: expected a function from what the model returns, {type(output).__name__}, "
+            f"to logits; it failed: {type(error).__name__}: {error}"
+        ) from error

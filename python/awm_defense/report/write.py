@@ -38,6 +38,8 @@ PICTURES = (
 )
 WRITTEN = (REPORT, PAGE, *PICTURES)
 """The names of all files that a report may have."""
+ENTRIES = ("title", "recipe", "history")
+"""Some that every report.json has."""
 
 
 def write_report(

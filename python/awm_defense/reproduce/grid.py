@@ -12,6 +12,7 @@ from awm_defense.files.atomic import write_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.json_file import read_json
 from awm_defense.files.manifest import PERCENT, check
+from awm_defense.files.together import check_no_folders
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import THRESHOLDS
@@ -106,6 +107,7 @@ def run_grid(
 
 def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> list[Cell]:
     """Cells that have a network and no result; checks that results are of what would be run."""
+    check_no_folders(out / CELLS, (cell_path(out, cell).name for cell in cells))
     results = read_results(out, cells)
     checksums = {place.folder(cell): place.checksum(cell) for cell in _one_a_network(cells)}
     report.missing = [folder for folder, checksum in checksums.items() if checksum is None]

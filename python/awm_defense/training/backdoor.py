@@ -13,17 +13,21 @@ from tqdm import tqdm
 
 import awm_kernels
 from awm_defense.attacks import ATTACKS, Attack, craft_attack, with_model
-from awm_defense.attacks.stored import read_attack, write_attack
+from awm_defense.attacks.stored import FIELD, IMAGE, MASK, read_attack, write_attack
 from awm_defense.data import Dataset, as_float, draw_defender
 from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, save_model
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
+from awm_defense.files.text import escape
+from awm_defense.files.together import check_replaceable, unfinished
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
 from awm_defense.training.loop import SEEDS_APART, Plan, train
 from awm_defense.working.compute import Compute, fastest
 
 MODEL, TRAINING, CLEAN = "model.safetensors", "training.pt", "clean"
+WRITTEN = (MODEL, TRAINING, NAME, IMAGE, MASK, FIELD)
+"""The names of all files that may be written."""
 NO_ATTACK = "none"
 # Images that a trigger is crafted on, that an epoch is measured on, and that speed is measured on.
 CRAFT_IMAGES = 128
@@ -124,11 +128,16 @@ def _make(
                 model = build_model(order.arch, len(data.classes))
             load_into(model, load_state_dict(folder / MODEL))
             (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
+            if progress:
+                tqdm.write(
+                    f"{escape(str(folder))} holds the finished network; its figures are those of "
+                    f"{NAME}, and `awm evaluate` measures anew",
+                    sys.stderr,
+                )
             return old
         manifest = old
     else:
-        # One of another network must not be taken for that of the trigger that is written now.
-        (folder / NAME).unlink(missing_ok=True)
+        check_replaceable(folder, WRITTEN, sign=NAME, entries=("arch", "dataset", "attack"))
 
     if order.attack != NO_ATTACK:
         clean = None
@@ -140,7 +149,6 @@ def _make(
             attack = with_model(read_attack(folder, manifest), clean)
         else:
             attack = attack or _craft(data, order, clean, device)
-            manifest |= write_attack(folder, attack)
 
     with torch.random.fork_rng([]):
         torch.manual_seed(order.plan.seed)
@@ -149,8 +157,14 @@ def _make(
         load_into(model, initial)
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
-        manifest["compute"] = asdict(compute or fastest(model, images, device))
-        write_manifest(folder, manifest)
+        arithmetic = asdict(compute or fastest(model, images, device))
+        with unfinished(folder, NAME):
+            # One of another network must not be taken for that of the trigger that is written now.
+            (folder / NAME).unlink(missing_ok=True)
+            if attack is not None:
+                manifest |= write_attack(folder, attack)
+            manifest["compute"] = arithmetic
+            write_manifest(folder, manifest)
 
     start = time.perf_counter()
     _train(model, folder, data, order, manifest, attack, device, progress)
@@ -217,7 +231,8 @@ def _clean_network(
         checkpoint = folder / CLEAN / MODEL
         if progress and not checkpoint.exists():
             tqdm.write(
-                f"{order.attack}: training a clean network first, in {checkpoint.parent}",
+                f"{order.attack}: training a clean network first, in "
+                + escape(str(checkpoint.parent)),
                 sys.stderr,
             )
         benign = replace(order, attack=NO_ATTACK, target=None, poison_rate=None)

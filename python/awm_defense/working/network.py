@@ -25,7 +25,8 @@ class WorkingNetwork:
 
     Args:
         pixel_model: a copy of the network to work from; it stays as it is.
-        sample: images of the size of a mask step's batch, (2b, c, h, w), in the model's dtype.
+        sample: images that the copy is tried on, (n, c, h, w), in the model's dtype.
+        batch: images of a mask step, for which the precision is measured.
         layers: which weights get masks, as `find_weights` takes it.
         moments: of the mask optimiser, as `FlatMasks` takes it.
         keeps_original: whether a copy without masks is kept, to compare with.
@@ -43,6 +44,7 @@ class WorkingNetwork:
         pixel_model: PixelModel,
         sample: Tensor,
         *,
+        batch: int,
         layers: str,
         moments: int,
         keeps_original: bool,
@@ -51,7 +53,8 @@ class WorkingNetwork:
     ) -> None:
         self.normalise, self.read = pixel_model.normalise, pixel_model.read
         self.portions = pixel_model.portions
-        self.sample, self.channels_last = sample, pixel_model.channels_last
+        self.sample, self.channels_last = sample[:batch], pixel_model.channels_last
+        self.batch = batch
         self.names = list(find_weights(pixel_model.model, layers))
         self.dtype = sample.dtype
         self.folds = True
@@ -171,9 +174,9 @@ class WorkingNetwork:
         if self.sample.device.type == "cuda" and torch.cuda.is_bf16_supported():
             chosen = Precision(torch.bfloat16)
         elif self.sample.device.type == "cpu":
-            chosen = measure(
-                self.module, lambda: self.forward(self.module, self.layout(self.sample))
-            )
+            as_many = torch.arange(self.batch) % len(self.sample)
+            batch = self.layout(self.sample[as_many])
+            chosen = measure(self.module, lambda: self.forward(self.module, batch))
         if chosen.dtype == self.dtype:
             return chosen
         expected = self.forward(self._scaled(self.module, scales), self.layout(self.sample))
