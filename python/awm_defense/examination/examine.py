@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import BATCH, Search, pick_images
-from awm_defense.examination.verdict import Verdict, confirm, judge
+from awm_defense.examination.verdict import Verdict, confirm, judge, planted
 from awm_defense.inputs.images import Images, Labels, read_images
 from awm_defense.inputs.take import take
 from awm_defense.networks.logits import Pick
@@ -100,6 +100,9 @@ def examine_images(
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
     search = Search(logits, images, labels, generator, batch)
+    radii = search.radii(progress=progress)
+    if radii.planted:
+        return planted(radii, search.flips(radii))
     reaches = search.every_class(progress=progress)
     verdict = judge(reaches)
     if verdict.narrow:

@@ -4,7 +4,8 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from awm_defense.examination.margins import STEPS, beside, condense, grow, target_margins
+from awm_defense.examination.condense import condense, shrinking
+from awm_defense.examination.margins import beside, grow, target_margins
 from awm_defense.examination.search import Logits
 from awm_defense.examination.verdict import Verdict
 from awm_defense.triggers import Family, Sparse
@@ -20,6 +21,8 @@ STRONGEST = 2.0
 """The bound that sparse triggers end within, in units of the largest they are searched in."""
 ALIVE = 0.1
 """The share of images led to the class up to which grown triggers count as dead."""
+STEPS = 40
+"""Of growth from noise."""
 PROBES = 4
 """Triggers that masks are never learnt under, which tell whether a backdoor is back."""
 AT_ONCE = 2
@@ -89,9 +92,11 @@ class Growth:
             if self.around_found:
                 part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
             else:
-                bounds = shrinking(part[0].numel() / 2, STRONGEST * self.family.bounds[0])
                 noise = 2 * torch.rand(part.shape, generator=self.generator).to(room) - 1
-                part.copy_(condense(margins, noise * room, step, bounds))
+                size = part[0].numel()
+                bounds = shrinking(size, STRONGEST * self.family.bounds[0], STEPS)
+                *_, (_, triggers, _) = condense(margins, noise * room, step, bounds)
+                part.copy_(triggers)
 
     @property
     def around_found(self) -> bool:
@@ -123,10 +128,3 @@ class Growth:
         triggers = self.grown[(which * len(self.grown)).long()]
         amounts = FAINTEST + (1 - FAINTEST) * amounts.to(triggers)
         return self.family.apply(images, triggers * beside(amounts, triggers))
-
-
-def shrinking(first: float, last: float) -> list[float]:
-    """Bounds of twice the usual number of steps, from one to the other in equal ratios."""
-    count = 2 * STEPS
-    ratio = (last / first) ** (1 / (count - 1))
-    return [first * ratio**step for step in range(count)]

@@ -1,6 +1,6 @@
 """Margins of a class, and triggers that are grown up them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,34 +43,6 @@ def grow(
         larger = (grown + (most - least) / STEPS * slope.sign()).clamp(least, most)
         grown = torch.where(beside(reached < enough, grown), larger, grown).detach()
     return grown
-
-
-def condense(
-    margins: Callable[[Tensor], Tensor],
-    start: Tensor,
-    step: Callable[[Tensor, Tensor, float], Tensor],
-    bounds: Iterable[float],
-) -> Tensor:
-    """Triggers of the largest margin within a bound that shrinks, from nothing.
-
-    A planted trigger that does nothing while it is faint is found while the bound is large.
-
-    Args:
-        margins: of triggers (n,...), each one's margin, (n,).
-        start: where they start, (n,...).
-        step: triggers, the gradient of what is to fall, both (n,...), and the bound, to the next
-            triggers.
-        bounds: of each step.
-
-    Returns:
-        The triggers, (n,...).
-    """
-    found = start
-    for bound in bounds:
-        found = found.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(-margins(found).sum(), found)
-        found = step(found.detach(), slope, bound)
-    return found
 
 
 def largest_margins(
