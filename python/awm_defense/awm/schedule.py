@@ -5,9 +5,8 @@ from enum import Flag, auto
 
 from awm_defense.awm.recipe import Recipe
 
-PRESSURE = 3.0
-"""By how much the weight of triggers rises, against that of clean images, in each further epoch
-that grown triggers survived until."""
+PRESSURE = 9.0
+"""What the weight β of losses under triggers is multiplied by once a backdoor has come back."""
 
 
 class Under(Flag):
@@ -24,13 +23,12 @@ class Epoch:
     Attributes:
         number: from 0.
         under: what its mask steps are under.
-        held: whether recovery is held under grown triggers from here on.
+        held: whether the backdoor has come back before: recovery is under grown triggers, too.
         natural: whether they go down the natural gradient.
         weighs: whether that is computed in this epoch.
         searches_again: whether grown triggers are sought anew in it.
         forgets: whether the optimiser starts afresh: its momentum is of other gradients.
         rate: of its mask steps.
-        pressure: what the weight β of losses under triggers is multiplied by.
     """
 
     number: int
@@ -41,12 +39,11 @@ class Epoch:
     searches_again: bool
     forgets: bool
     rate: float
-    pressure: float
 
     def weights(self, recipe: Recipe) -> tuple[float, float]:
         """Of the clean loss and of those under triggers; their sum is that of α and β."""
         assert recipe.alpha is not None and recipe.beta is not None
-        beta = recipe.beta * self.pressure
+        beta = recipe.beta * (PRESSURE if self.held else 1.0)
         scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
         return recipe.alpha * scale, beta * scale
 
@@ -60,8 +57,8 @@ def plan(
         recipe: resolved.
         number: of the epoch, from 0.
         growing: whether there are grown triggers.
-        alive: whether they still lead to their class.
-        before: the epoch before it; by default what is planned if none stays alive.
+        alive: whether they lead to their class again.
+        before: the epoch before it; by default what is planned if the backdoor stays away.
     """
     assert recipe.mask_lr is not None
     if number and before is None:
@@ -76,15 +73,13 @@ def plan(
     natural = both and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step
-    pressure = 1.0 if before is None else before.pressure
     return Epoch(
         number=number,
         under=under,
         held=held,
         natural=natural,
         weighs=natural and number == 0,
-        searches_again=both and number > 0 and recipe.search_again,
+        searches_again=Under.GROWN in under and number > 0 and recipe.search_again,
         forgets=before is not None and before.natural != natural,
         rate=rate * recipe.mask_lr_decay**number,
-        pressure=pressure * PRESSURE if both and not due else pressure,
     )

@@ -76,8 +76,6 @@ class Growth:
         if not (keep or self.around_found):
             parts += self.probes.split(AT_ONCE)
         for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
-            free = torch.rand(part.shape, generator=self.generator) < KEEP
-            room = free.to(self.grown)
             images = self.images.repeat(len(part), 1, 1, 1)
             targets = torch.full((len(images),), target, device=images.device)
 
@@ -86,16 +84,13 @@ class Growth:
                 rows = target_margins(logits(self.family.apply(images, spread)), to)
                 return rows.view(len(triggers), -1) @ weights
 
-            def step(triggers: Tensor, grad: Tensor, bound: float, room: Tensor = room) -> Tensor:
-                return self.family.step(triggers, grad * room, bound)
-
+            random = torch.rand(part.shape, generator=self.generator).to(part)
             if self.around_found:
+                room = (random < KEEP).to(part)
                 part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
             else:
-                noise = 2 * torch.rand(part.shape, generator=self.generator).to(room) - 1
-                size = part[0].numel()
-                bounds = shrinking(size, STRONGEST * self.family.bounds[0], STEPS)
-                *_, (_, triggers, _) = condense(margins, noise * room, step, bounds)
+                bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
+                *_, (_, triggers, _) = condense(margins, 2 * random - 1, self.family.step, bounds)
                 part.copy_(triggers)
 
     @property
