@@ -18,7 +18,7 @@ from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
 from awm_defense.networks.masked import find_weights
 from awm_defense.pixel_model import PixelModel, check_labels
-from awm_defense.triggers import family_of
+from awm_defense.triggers import Sparse, family_of
 from awm_defense.working.flat import mean_inputs
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision
@@ -61,14 +61,11 @@ class Engine:
             few = pick_images(data.labels)
             given = family_of(unit, data.images), data.images[few], data.labels[few]
             growth = Growth(*given, self.recipe.grown, data.generator)
-            natural = self.recipe.natural_step is not None
-            both = Under.DELTA | Under.GROWN
             self.growths[unit] = growth
-            self.under_grown[unit, both] = MaskPhase(
-                self.work, under=both, natural=natural, growth=growth
-            )
-            for under in (Under.GROWN, Under(0)):
-                self.under_grown[unit, under] = MaskPhase(self.work, under=under, growth=growth)
+            for under in (Under.BOTH, Under.GROWN, Under.NOTHING):
+                natural = under is Under.BOTH and self.recipe.natural_step is not None
+                phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
+                self.under_grown[unit, under] = phase
         self.growth.start(self.verdict, self.network.logits, progress=progress)
 
     @property
@@ -80,12 +77,13 @@ class Engine:
     def plan(self, number: int) -> Epoch:
         """What the epoch of that number, from 0, will do."""
         before = self.last if self.last is not None and self.last.number == number - 1 else None
+        most = self.recipe.trigger_epochs
         alive = (
             self.verdict is not None
             and before is not None
-            and self.recipe.trigger_epochs is not None
-            and number >= self.recipe.trigger_epochs
-            and self.growth.alive(self.verdict, self.network.logits)
+            and most is not None
+            and number >= most
+            and self.growth.alive(self.verdict.target, self.network.logits)
         )
         growing = self.verdict is not None
         return plan(self.recipe, number, growing=growing, alive=alive, before=before)
@@ -117,12 +115,12 @@ class Engine:
         """Grow triggers anew, from what still leads to the verdict's class."""
         assert self.verdict is not None
         growth, again = self.growth, self.verdict
-        if growth.around_found:
+        if not isinstance(growth.family, Sparse):  # those come from noise
             search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
             found = search.one_class(self.verdict.target, growth.family)
             again = dataclasses.replace(self.verdict, trigger=found)
         # What grew first must not come back meanwhile.
-        growth.start(again, self.network.logits, keep=growth.first)
+        growth.start(again, self.network.logits, keep=len(growth.grown) // 2)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:
         buffers, flat = self.buffers, self.network.flat

@@ -14,10 +14,10 @@ from awm_kernels import perturb
 
 # Where in `Buffers.mask_losses` the losses of each sort of step stand.
 COLUMNS = {
-    Under(0): slice(1),
+    Under.NOTHING: slice(1),
     Under.DELTA: slice(2),
     Under.GROWN: slice(0, 3, 2),
-    Under.DELTA | Under.GROWN: slice(3),
+    Under.BOTH: slice(3),
 }
 
 

@@ -12,8 +12,10 @@ PRESSURE = 9.0
 class Under(Flag):
     """What mask steps are under, besides clean images."""
 
+    NOTHING = 0
     DELTA = auto()
     GROWN = auto()
+    BOTH = DELTA | GROWN
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,9 @@ def plan(
     held = alive or (before is not None and before.held)
     under = Under.DELTA
     if growing:
-        recovering = Under.GROWN if held else Under(0)
-        under = Under.DELTA | Under.GROWN if due or alive else recovering
-    both = under == Under.DELTA | Under.GROWN
-    natural = both and recipe.natural_step is not None
+        recovering = Under.GROWN if held else Under.NOTHING
+        under = Under.BOTH if due or alive else recovering
+    natural = under is Under.BOTH and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step
     return Epoch(

@@ -1,6 +1,5 @@
 """Whether a network looks backdoored."""
 
-import dataclasses
 import warnings
 
 import torch
@@ -14,7 +13,6 @@ from awm_defense.inputs.take import take
 from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed
-from awm_defense.triggers import Sparse
 from awm_defense.working.at_once import images_at_once
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
@@ -110,7 +108,4 @@ def examine_images(
             logits, images, verdict.searched, generator, batch=batch, progress=progress
         )
         return confirm(reaches, over_all.cpu())
-    sparse = Sparse(images)
-    if verdict.backdoored and verdict.unit == sparse.unit and verdict.norm > sparse.bounds[-1]:
-        return dataclasses.replace(verdict, second=search.second(verdict, reaches))
     return verdict

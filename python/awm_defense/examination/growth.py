@@ -1,4 +1,6 @@
-"""Grows the small trigger that a verdict names to the strength of a planted one."""
+"""Grows triggers to the class that a verdict names, of the strength of planted ones."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -14,17 +16,16 @@ STRENGTH = 15.0
 """Margin at which a trigger is grown, in units of the margin of clean images: that of planted
 triggers is 3 to 15."""
 KEEP = 0.7
-"""The share of its room that each trigger gets, so that no two are alike."""
+"""The share of its room that a trigger grown around what was found gets, so that no two are
+alike."""
+STRONGEST, STEPS = 2.0, 40
+"""The bound that sparse triggers are condensed to, in units of the largest that they are searched
+in, and the steps to it."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
-STRONGEST = 2.0
-"""The bound that sparse triggers end within, in units of the largest they are searched in."""
-ALIVE = 0.1
-"""The share of images led to the class up to which grown triggers count as dead."""
-STEPS = 40
-"""Of growth from noise."""
-PROBES = 4
-"""Triggers that masks are never learnt under, which tell whether a backdoor is back."""
+PROBES, ALIVE = 4, 0.1
+"""Triggers that masks are not learnt under, and the share of images that they lead to the class
+from which the backdoor is back."""
 AT_ONCE = 2
 """Triggers that grow in one batch: memory is that of so many times the images."""
 
@@ -33,10 +34,14 @@ class Growth:
     """Triggers toward a verdict's class, as strong as planted ones.
 
     The smallest trigger is the faint end of what a backdoor answers to: masks that undo it leave
-    alive the planted one, which has many times its effect. Around the smallest, steps up the margin
-    of the class find triggers that excite the same features as strongly as the planted one. Sparse
-    ones are sought from nothing instead, within a bound that shrinks: so they share elements with
-    the planted one, which may do nothing while a part of it is missing.
+    alive the planted one, which has many times its effect.
+
+    Sparse triggers are condensed from noise. A planted one may do nothing while a part of it is
+    missing; noise excites it, and as the bound shrinks what the network answers to the most stays.
+    Some of them are kept apart: they tell whether the backdoor is back.
+
+    Around the smallest trigger of another family, steps up the margin of the class find triggers
+    that excite the same features as strongly as the planted one.
 
     The triggers grown lie in one buffer, which `apply` reads: it stays where it is.
 
@@ -55,7 +60,7 @@ class Growth:
         self.images, self.labels = images, labels
         shape = family.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
-        self.probes = images.new_zeros(PROBES, *shape)
+        self.probes = images.new_zeros(PROBES if isinstance(family, Sparse) else 0, *shape)
 
     def start(
         self, verdict: Verdict, logits: Logits, *, keep: int = 0, progress: bool = False
@@ -63,60 +68,56 @@ class Growth:
         """Forget what was grown, and grow this verdict's triggers as often as there is room for.
 
         `logits` is the network as it is, from images in pixel space. The first `keep` of the
-        triggers stay what they are.
+        triggers stay what they are, and with them those that tell whether the backdoor is back.
         """
-        target = verdict.target
-        # Images of the class itself don't count.
-        counts = (self.labels != target).to(self.grown)
-        weights = counts / counts.sum()
-        least, most = self.family.limits(verdict.trigger.to(self.grown), self.images)
+        parts = [*self.grown[keep:].split(AT_ONCE)]
+        if not keep and len(self.probes):
+            parts += self.probes.split(AT_ONCE)
+        anew = self._condensed if isinstance(self.family, Sparse) else self._around
+        for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
+            part.copy_(anew(part, verdict, logits))
+
+    def _condensed(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
+        """As many triggers as `part` (n,...) holds, from noise."""
+        noise = 2 * torch.rand(part.shape, generator=self.generator).to(part) - 1
+        bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
+        margins = self._margins(len(part), verdict.target, logits)
+        *_, (_, triggers, _) = condense(margins, noise, self.family.step, bounds)
+        return triggers
+
+    def _around(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
+        """As many triggers as `part` (n,...) holds, each over a share of the room of the found."""
+        least, most = self.family.limits(verdict.trigger.to(part), self.images)
+        free = torch.rand(part.shape, generator=self.generator) < KEEP
+        room = free.to(least.device)
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
-        parts = [*self.grown[keep:].split(AT_ONCE)]
-        if not (keep or self.around_found):
-            parts += self.probes.split(AT_ONCE)
-        for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
-            images = self.images.repeat(len(part), 1, 1, 1)
-            targets = torch.full((len(images),), target, device=images.device)
+        margins = self._margins(len(part), verdict.target, logits)
+        return grow(margins, least * room, most * room, STRENGTH * ease)
 
-            def margins(triggers: Tensor, images: Tensor = images, to: Tensor = targets) -> Tensor:
-                spread = triggers.repeat_interleave(len(self.images), dim=0)
-                rows = target_margins(logits(self.family.apply(images, spread)), to)
-                return rows.view(len(triggers), -1) @ weights
+    def _margins(self, count: int, target: int, logits: Logits) -> Callable[[Tensor], Tensor]:
+        """Of that many triggers the margin of a class, mean over the images of others."""
+        counts = (self.labels != target).to(self.grown)
+        weights = counts / counts.sum()
+        images = self.images.repeat(count, 1, 1, 1)
+        targets = torch.full((len(images),), target, device=images.device)
 
-            random = torch.rand(part.shape, generator=self.generator).to(part)
-            if self.around_found:
-                room = (random < KEEP).to(part)
-                part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
-            else:
-                bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
-                *_, (_, triggers, _) = condense(margins, 2 * random - 1, self.family.step, bounds)
-                part.copy_(triggers)
+        def margins(triggers: Tensor) -> Tensor:
+            spread = triggers.repeat_interleave(len(self.images), dim=0)
+            rows = target_margins(logits(self.family.apply(images, spread)), targets)
+            return rows.view(count, -1) @ weights
 
-    @property
-    def around_found(self) -> bool:
-        """Whether triggers grow around the one that a verdict names."""
-        return not isinstance(self.family, Sparse)
-
-    @property
-    def first(self) -> int:
-        """How many of the triggers stay, where others are grown anew."""
-        return len(self.grown) // 2
+        return margins
 
     @torch.no_grad()
-    def alive(self, verdict: Verdict, logits: Logits) -> bool:
-        """Whether the triggers grown first still lead more than a few images to their class.
-
-        Of those that were grown on masked networks even honest ones do.
-        """
-        if self.around_found:
-            return False
-        others = self.images[self.labels != verdict.target]
+    def alive(self, target: int, logits: Logits) -> bool:
+        """Whether triggers that masks are not learnt under lead to the class again."""
+        others = self.images[self.labels != target]
         led = [
-            logits(self.family.apply(others, trigger[None].repeat_interleave(len(others), 0)))
-            for trigger in self.probes
+            logits(self.family.apply(others, probe.expand(len(others), *probe.shape))).argmax(1)
+            for probe in self.probes
         ]
-        return float((torch.cat(led).argmax(1) == verdict.target).double().mean()) > ALIVE
+        return bool(led) and float((torch.cat(led) == target).double().mean()) > ALIVE
 
     def apply(self, images: Tensor, which: Tensor, amounts: Tensor) -> Tensor:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""

@@ -152,9 +152,6 @@ class Verdict:
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
             under its own trigger, grown as far as its family allows, mean over images.
-        second: another trigger that makes the class stand out, (c,h,w), on pixels into which
-            `trigger` can't grow. Sought where that is a sparse one and not within the smallest
-            bound; None where there is none.
         surest: of a network that would be clean by little, the class with the largest margin over
             all images. Where that is `target` and stands out by three quarters of the threshold,
             the network counts as backdoored. None elsewhere.
@@ -177,7 +174,6 @@ class Verdict:
     flips: float
     trigger: Tensor
     margins: Tensor
-    second: Tensor | None = None
     surest: int | None = None
     surest_score: float | None = None
     recognised: bool = True
@@ -250,7 +246,7 @@ class Verdict:
         return "" if self.screening is None else f"; {self.screening}"
 
     def facts(self) -> dict[str, Any]:
-        """As JSON holds it: without the triggers, but for whether there is a second."""
+        """As JSON holds it: without the trigger."""
         return {
             "backdoored": self.backdoored,
             "target": self.target,
@@ -262,7 +258,6 @@ class Verdict:
             "recognised": self.recognised,
             "flips": self.flips,
             "margins": self.margins.tolist(),
-            "second": self.second is not None,
             "surest": self.surest,
             "surest_score": self.surest_score,
             "radii": None if self.radii is None else self.radii.tolist(),
