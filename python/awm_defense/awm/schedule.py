@@ -66,11 +66,12 @@ def plan(
     if number and before is None:
         before = plan(recipe, number - 1, growing=growing)
     due = recipe.trigger_epochs is None or number < recipe.trigger_epochs
+    back = alive and not (before is not None and before.held)
     held = alive or (before is not None and before.held)
     under = Under.DELTA
     if growing:
         recovering = Under.GROWN if held else Under.NOTHING
-        under = Under.BOTH if due or alive else recovering
+        under = Under.BOTH if due or back else recovering
     natural = under is Under.BOTH and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step

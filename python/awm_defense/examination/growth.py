@@ -23,7 +23,7 @@ STRONGEST, STEPS = 2.0, 40
 in, and the steps to it."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
-PROBES, ALIVE = 4, 0.1
+PROBES, ALIVE = 4, 0.05
 """Triggers that masks are not learnt under, and the share of images that they lead to the class
 from which the backdoor is back."""
 AT_ONCE = 2
