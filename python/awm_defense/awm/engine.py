@@ -18,7 +18,7 @@ from awm_defense.examination.search import Search, pick_images
 from awm_defense.examination.verdict import Verdict
 from awm_defense.networks.masked import find_weights
 from awm_defense.pixel_model import PixelModel, check_labels
-from awm_defense.triggers import Sparse, family_of
+from awm_defense.triggers import family_of
 from awm_defense.working.flat import mean_inputs
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision
@@ -105,22 +105,24 @@ class Engine:
         if Under.DELTA in epoch.under:
             self.trigger_phase.run()
         if epoch.searches_again:
-            self._search_again()
+            assert self.verdict is not None
+            self._search_again(condensed=epoch.held or self.verdict.radii is not None)
         if epoch.weighs:
             mask_phase.weigh()
         mask_phase.run(epoch.rate)
         return self._history(epoch)
 
-    def _search_again(self) -> None:
-        """Grow triggers anew, from what still leads to the verdict's class."""
+    def _search_again(self, *, condensed: bool) -> None:
+        """Grow triggers anew, from what still leads to the verdict's class, or from noise."""
         assert self.verdict is not None
         growth, again = self.growth, self.verdict
-        if not isinstance(growth.family, Sparse):  # those come from noise
+        if not condensed:
             search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
             found = search.one_class(self.verdict.target, growth.family)
-            again = dataclasses.replace(self.verdict, trigger=found)
+            again = dataclasses.replace(self.verdict, trigger=found, second=None)
         # What grew first must not come back meanwhile.
-        growth.start(again, self.network.logits, keep=len(growth.grown) // 2)
+        keep = len(growth.grown) // 2
+        growth.start(again, self.network.logits, keep=keep, condensed=condensed)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:
         buffers, flat = self.buffers, self.network.flat

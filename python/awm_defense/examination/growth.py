@@ -36,12 +36,13 @@ class Growth:
     The smallest trigger is the faint end of what a backdoor answers to: masks that undo it leave
     alive the planted one, which has many times its effect.
 
-    Sparse triggers are condensed from noise. A planted one may do nothing while a part of it is
-    missing; noise excites it, and as the bound shrinks what the network answers to the most stays.
-    Some of them are kept apart: they tell whether the backdoor is back.
+    Around the smallest, steps up the margin of the class find triggers that excite the same
+    features as strongly as the planted one.
 
-    Around the smallest trigger of another family, steps up the margin of the class find triggers
-    that excite the same features as strongly as the planted one.
+    A planted trigger may do nothing while a part of it is missing, so that no small one leads to
+    it. Noise excites it, and what is left when the bound shrinks is condensed from that. A few
+    such triggers are kept apart: masks are not learnt under them, and they tell whether the
+    backdoor is back.
 
     The triggers grown lie in one buffer, which `apply` reads: it stays where it is.
 
@@ -57,37 +58,51 @@ class Growth:
         self, family: Family, images: Tensor, labels: Tensor, room: int, generator: Generator
     ) -> None:
         self.family, self.generator = family, generator
+        self.noise = Generator().manual_seed(generator.initial_seed())
         self.images, self.labels = images, labels
         shape = family.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
         self.probes = images.new_zeros(PROBES if isinstance(family, Sparse) else 0, *shape)
 
     def start(
-        self, verdict: Verdict, logits: Logits, *, keep: int = 0, progress: bool = False
+        self,
+        verdict: Verdict,
+        logits: Logits,
+        *,
+        keep: int = 0,
+        condensed: bool = False,
+        progress: bool = False,
     ) -> None:
         """Forget what was grown, and grow this verdict's triggers as often as there is room for.
 
         `logits` is the network as it is, from images in pixel space. The first `keep` of the
-        triggers stay what they are, and with them those that tell whether the backdoor is back.
+        triggers stay what they are. Where none does, the network is as it came, and what tells
+        whether its backdoor is back is condensed from noise, too. `condensed`: so are all, not
+        only those to a class that was found so.
         """
-        parts = [*self.grown[keep:].split(AT_ONCE)]
-        if not keep and len(self.probes):
-            parts += self.probes.split(AT_ONCE)
-        anew = self._condensed if isinstance(self.family, Sparse) else self._around
-        for part in tqdm(parts, desc="grow", unit="batch", disable=not progress):
-            part.copy_(anew(part, verdict, logits))
+        condensed = condensed or verdict.radii is not None
+        if not keep:
+            for probe in self.probes.split(AT_ONCE):
+                probe.copy_(self._condensed(probe, verdict, logits))
+        parts = self.grown[keep:].split(AT_ONCE)
+        for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
+            if condensed:
+                part.copy_(self._condensed(part, verdict, logits))
+            else:
+                part.copy_(self._around(part, verdict, logits, turn))
 
     def _condensed(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
         """As many triggers as `part` (n,...) holds, from noise."""
-        noise = 2 * torch.rand(part.shape, generator=self.generator).to(part) - 1
+        noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
         bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
         margins = self._margins(len(part), verdict.target, logits)
         *_, (_, triggers, _) = condense(margins, noise, self.family.step, bounds)
         return triggers
 
-    def _around(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
-        """As many triggers as `part` (n,...) holds, each over a share of the room of the found."""
-        least, most = self.family.limits(verdict.trigger.to(part), self.images)
+    def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
+        """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
+        both = [t.to(part) for t in (verdict.trigger, verdict.second) if t is not None]
+        least, most = self.family.limits(both[turn % len(both)], self.images)
         free = torch.rand(part.shape, generator=self.generator) < KEEP
         room = free.to(least.device)
         with torch.no_grad():

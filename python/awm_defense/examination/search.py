@@ -12,7 +12,7 @@ from awm_defense.examination.condense import LAST, condense, shrinking, smallest
 from awm_defense.examination.condense import STEPS as CONDENSING
 from awm_defense.examination.margins import grow, target_margins
 from awm_defense.examination.screen import MOST, Screening, screen
-from awm_defense.examination.verdict import Radii, Reach
+from awm_defense.examination.verdict import THRESHOLD, Radii, Reach, Verdict
 from awm_defense.pixel_model import check_logits
 from awm_defense.triggers import Family, Sparse, families
 from awm_defense.triggers.family import STEPS
@@ -139,10 +139,30 @@ class Search:
 
     def one_class(self, target: int, family: Family) -> Tensor:
         """The trigger of one family, within its largest bound, that leads there; on the CPU."""
+        return self._climbed(target, family).triggers[0].cpu()
+
+    def second(self, verdict: Verdict, reaches: list[Reach]) -> Tensor | None:
+        """A trigger apart from a verdict's that makes its class stand out as well, or None.
+
+        A backdoor answers to several. One that loses its effect while the bounds shrink may share
+        little with the planted one.
+
+        Args:
+            verdict: with a sparse trigger; the second one lies where that can't grow.
+            reaches: what the verdict was made of: within the largest bound of sparse triggers, how
+                strongly the usual class is reached.
+        """
+        forbidden = Sparse(self.images).farthest(verdict.trigger.to(self.images)) > 0
+        family = Sparse(self.images, forbidden)
+        climb = self._climbed(verdict.target, family)
+        widest = next(reach for reach in reaches if reach.unit == family.unit)
+        return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
+
+    def _climbed(self, target: int, family: Family) -> "_Climb":
         targets = torch.tensor([target], device=self.images.device)
         climb = _Climb(self, family, targets, family.start(1, self.generator))
         climb.climb(family.bounds[0])
-        return climb.triggers[0].cpu()
+        return climb
 
 
 class _Climb:

@@ -106,8 +106,13 @@ class Radii:
 
     @property
     def top(self) -> int:
-        """The class with the smallest trigger, of those searched."""
+        """Which of those searched has the smallest trigger."""
         return int(self.norms.argmin())
+
+    @property
+    def target(self) -> int:
+        """That class."""
+        return _number(self.top, self.screening)
 
     @property
     def ratio(self) -> float:
@@ -152,6 +157,9 @@ class Verdict:
         trigger: its parameters, on the CPU: Δ (c,h,w), or shifts (2,4,4).
         margins: of each class, (classes,), within `norm`: its logit above the largest other one
             under its own trigger, grown as far as its family allows, mean over images.
+        second: another trigger that makes the class stand out, (c,h,w), on pixels into which
+            `trigger` can't grow. Sought where that is a sparse one and not within the smallest
+            bound; None where there is none.
         surest: of a network that would be clean by little, the class with the largest margin over
             all images. Where that is `target` and stands out by three quarters of the threshold,
             the network counts as backdoored. None elsewhere.
@@ -174,6 +182,7 @@ class Verdict:
     flips: float
     trigger: Tensor
     margins: Tensor
+    second: Tensor | None = None
     surest: int | None = None
     surest_score: float | None = None
     recognised: bool = True
@@ -246,7 +255,7 @@ class Verdict:
         return "" if self.screening is None else f"; {self.screening}"
 
     def facts(self) -> dict[str, Any]:
-        """As JSON holds it: without the trigger."""
+        """As JSON holds it: without the triggers, but for whether there is a second."""
         return {
             "backdoored": self.backdoored,
             "target": self.target,
@@ -258,6 +267,7 @@ class Verdict:
             "recognised": self.recognised,
             "flips": self.flips,
             "margins": self.margins.tolist(),
+            "second": self.second is not None,
             "surest": self.surest,
             "surest_score": self.surest_score,
             "radii": None if self.radii is None else self.radii.tolist(),
@@ -296,7 +306,7 @@ def planted(radii: Radii, flips: float) -> Verdict:
     """
     return Verdict(
         backdoored=True,
-        target=_number(radii.top, radii.screening),
+        target=radii.target,
         kind=Sparse.kind,
         norm=float(radii.norms[radii.top]),
         unit=Sparse.unit,

@@ -26,8 +26,10 @@ class Sparse(Added):
     AROUND = 3
     """How many pixels around them it may grow over, in an image of 32x32."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, forbidden: Tensor | None = None) -> None:
+        """`forbidden` elements, bool (c,h,w), stay as they are."""
         super().__init__(images)
+        self.forbidden = forbidden
         self.bounds = tuple(self.scaled(bound) for bound in self.BOUNDS)
 
     def scaled(self, bound: float) -> float:
@@ -35,6 +37,8 @@ class Sparse(Added):
         return bound * self.like.numel() / (3 * 32 * 32)
 
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
+        if self.forbidden is not None:
+            grad = grad.masked_fill(self.forbidden, 0)
         slope = grad.flatten(1)
         some = max(1, int(self.SHARE * slope.shape[1]))
         least = slope.abs().topk(some, dim=1).values[:, -1:]
