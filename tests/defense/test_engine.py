@@ -171,8 +171,8 @@ RECIPES = {
 }
 EPOCHS = {"default, on clean images alone": 2}
 UNDER = {
-    "default": Under.DELTA | Under.GROWN,
-    "default, on clean images alone": Under.GROWN,
+    "default": Under.DELTA_AND_GROWN,
+    "default, on clean images alone": Under.NOTHING,
 }
 
 

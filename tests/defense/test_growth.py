@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from awm_defense import get_recipe, purify, purify_many
 from awm_defense.attacks import Attack, make_attack
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examination.growth import FAINTEST, STRENGTH, STRONGEST, Growth
+from awm_defense.examination.growth import FAINTEST, STRENGTH, Growth
 from awm_defense.examination.margins import target_margins
 from awm_defense.examination.verdict import Verdict
 from awm_defense.metrics import evaluate
 from awm_defense.training.loop import Plan, train
-from awm_defense.triggers import Faint, Family, Sparse, Warp
+from awm_defense.triggers import Family, Sparse, Warp
 from tests.defense.conftest import tiny_network
 
 TARGET = 3
@@ -57,27 +57,41 @@ def pixel(row: int, column: int) -> Tensor:
     return trigger
 
 
-def test_sparse_triggers_grow_where_the_network_answers(images: Tensor) -> None:
+def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
     family = Sparse(images)
     growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
-    growth.start(verdict(family, pixel(20, 20)), brightness(0.1))
-    # Only pixel (4, 4) matters; a channel may change or, 3 times in 10, not.
+    growth.start(verdict(family, pixel(6, 6)), brightness(0.1))
+    # Only pixel (4, 4) matters; a channel has it in reach or, 3 times in 10, not.
     changed = growth.grown.flatten(2).sum((0, 1)).nonzero().flatten().tolist()
     assert changed == [4 * 32 + 4]
     found = growth.grown[:, :, 4, 4]
-    assert (found[found > 0] > 1).all()
+    # As far as the darkest of the images still gets brighter.
+    saturated = (1 - images[:, :, 4, 4].amin(0)).expand(8, 3)
+    torch.testing.assert_close(found[found > 0], saturated[found > 0])
     assert 0.4 < float((found > 0).double().mean()) < 0.95
-    assert float(growth.grown.abs().sum((1, 2, 3)).max()) <= STRONGEST * family.bounds[0] + 1e-3
     before = growth.grown.clone()
     growth.start(verdict(family, pixel(20, 20)), brightness(0.1), keep=3)
-    assert torch.equal(growth.grown[:3], before[:3])
-    assert not torch.equal(growth.grown[3:], before[3:])
+    assert torch.equal(growth.grown[:3], before[:3]) and before[3:].any()
+    assert not growth.grown[3:].any()
+    growth.start(verdict(family, pixel(20, 20)), brightness(0.1))
+    assert not growth.grown.any()
+
+
+def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    both = replace(verdict(family, pixel(20, 20)), second=pixel(4, 4))
+    growth.start(both, brightness(0.1))
+    # Pixel (4, 4), which alone matters, is in reach of every other pair.
+    first, second = growth.grown.view(2, 2, 2, -1).unbind(1)
+    assert not first.any()
+    assert second.any(-1).any(-1).all()
 
 
 @pytest.mark.parametrize("ease", [1.0, 2.0])
-def test_others_stop_where_they_are_strong_enough(images: Tensor, ease: float) -> None:
+def test_it_stops_where_it_is_strong_enough(images: Tensor, ease: float) -> None:
     """Clean images have a margin of `ease`, so `STRENGTH` times that is enough."""
-    family, labels = Faint(images), torch.zeros(10, dtype=torch.int64)
+    family, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
     growth = Growth(family, images * 0, labels, 4, generator())
     plain = brightness(20)
     growth.start(verdict(family, pixel(4, 4)), lambda batch: ease * plain(batch))
@@ -85,20 +99,6 @@ def test_others_stop_where_they_are_strong_enough(images: Tensor, ease: float) -
         margins = target_margins(plain(trigger[None]), torch.tensor([TARGET]))
         # One step of a tenth, in up to three channels, lies beyond.
         assert STRENGTH <= float(margins) <= STRENGTH + 6
-
-
-@pytest.mark.parametrize(("gain", "alive"), [(10.0, True), (0.0, False)])
-def test_triggers_are_alive_while_they_lead_to_the_class(
-    images: Tensor, gain: float, alive: bool
-) -> None:
-    family = Sparse(images)
-    growth = Growth(family, images * 0, torch.zeros(10, dtype=torch.int64), 4, generator())
-    growth.grown[: growth.first] = pixel(4, 4)
-    assert growth.alive(verdict(family, pixel(4, 4)), brightness(gain)) == alive
-    # Those grown on masked networks don't count.
-    growth.grown[:] = 0
-    growth.grown[growth.first :] = pixel(4, 4)
-    assert not growth.alive(verdict(family, pixel(4, 4)), brightness(gain))
 
 
 def test_warps_grow_too(images: Tensor) -> None:
@@ -151,7 +151,8 @@ def test_the_network_forgets_what_was_grown(
     networks: list[nn.Module], digits: Dataset, attack: Attack
 ) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
-    recipe = replace(get_recipe("default"), epochs=6)
+    # Networks of digits, trained in seconds, learn a backdoor again from clean images alone.
+    recipe = replace(get_recipe("default"), flip=False, trigger_epochs=None, epochs=4)
     test_images, test_labels = digits.test()
     before = evaluate(networks[0], test_images, test_labels, attack)
     assert before["asr"] > 90
@@ -170,15 +171,15 @@ def test_what_is_left_is_sought_again(networks: list[nn.Module], digits: Dataset
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
     recipe = replace(get_recipe("default"), flip=False, epochs=3)
     result = purify(networks[0], images, labels, recipe=recipe, precision="fp32")
-    # Two epochs under Δ and grown triggers, then under grown triggers alone.
-    assert ["perturbed_loss" in entry for entry in result.history] == [True, True, False]
-    assert all("grown_loss" in entry for entry in result.history)
+    # Two epochs under Δ and grown triggers, then clean images alone.
+    for loss in ("perturbed_loss", "grown_loss"):
+        assert [loss in entry for entry in result.history] == [True, True, False]
     # Only the second epoch differs: under the same triggers, or under new ones.
     same = purify(
         networks[0], images, labels, recipe=replace(recipe, search_again=False), precision="fp32"
     )
     assert result.history[0] == same.history[0]
-    assert result.history[1]["grown_loss"] > same.history[1]["grown_loss"]
+    assert result.history[1]["grown_loss"] > 1.1 * same.history[1]["grown_loss"]
 
 
 # As it is, and without what makes later epochs and networks depend on earlier ones.

@@ -61,10 +61,7 @@ def purify(
         if planted is None:
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
-        elif epoch < under_triggers or run.alive(planted):
-            if epoch >= under_triggers:
-                # What two epochs did not undo weighs more.
-                run.pressure *= 3
+        elif epoch < under_triggers:
             run.trigger_phase()
             if epoch > 0 and recipe.search_again:
                 run.grow_triggers(run.sought_again(planted), keep=recipe.grown // 2)
@@ -76,7 +73,7 @@ def purify(
                     run.weigh(changes)
                 run.mask_phase(run.natural, rate * recipe.natural_step, changes)
         else:
-            run.mask_phase(run.optimizer, rate, [run.with_grown])
+            run.mask_phase(run.optimizer, rate, [])
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -97,7 +94,6 @@ class Run:
         self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
         self.delta = torch.zeros_like(images[0])
         self.grown: list[Tensor] = []
-        self.pressure = 1.0
         # A share of 1 / √inputs of an output, on the mean of all weights, unless it is given.
         inputs = torch.cat([torch.full((w.numel(),), w[0].numel()) for w in self.theta.values()])
         share = recipe.mask_lr_share
@@ -181,9 +177,6 @@ class Run:
     ) -> None:
         """Lines 10 to 14: masks descend the loss, on clean images and under each of the changes."""
         optimizer.param_groups[0]["lr"] = rate
-        # The other's momentum is of other gradients.
-        other = self.natural if optimizer is self.optimizer else self.optimizer
-        other.state.clear()
         masks = list(self.masks.values())
         for batch in self.phase():
             grads = list(torch.autograd.grad(self.mask_loss(batch, changes), masks))
@@ -199,8 +192,6 @@ class Run:
     def mask_loss(self, batch: Batch, changes: list[Change]) -> Tensor:
         """Line 11 without γ‖m‖₁: α times the clean loss, and β times that under each change.
 
-        Under pressure β is larger by as much, and both are scaled to their old sum.
-
         All are held to the labels, or to what the original network says of the clean images at a
         temperature T; T² keeps the size of the gradient.
         """
@@ -212,9 +203,7 @@ class Run:
             return heat**2 * cross_entropy(self.logits(images) / heat, targets)
 
         changed = sum(held(change(batch)) for change in changes)
-        beta = recipe.beta * self.pressure
-        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
-        return scale * (recipe.alpha * held(batch.images) + beta * changed)
+        return recipe.alpha * held(batch.images) + recipe.beta * changed
 
     def with_delta(self, batch: Batch) -> Tensor:
         """The images under Δ."""
@@ -233,35 +222,20 @@ class Run:
     def grow_triggers(self, verdict: Verdict, keep: int) -> None:
         """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay.
 
-        Each grows over a random 70 % of its elements, so that no two are alike. Sparse ones climb
-        from nothing, within a bound that shrinks from half of all elements to twice the largest
-        of the search. The others grow around what was found, to 15 times the margin of clean
-        images.
+        That is 15 times the margin of clean images. Each grows over a random 70 % of its elements,
+        so that no two are alike. Two grow around the first trigger found, two around the second.
         """
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
-        least, most = self.family.limits(verdict.trigger, self.probe.images)
+        found = [t for t in (verdict.trigger, verdict.second) if t is not None]
+        limits = [self.family.limits(trigger, self.probe.images) for trigger in found]
         enough = 15 * self.probe.ease()
         numbers = torch.arange(self.recipe.grown - keep)
         self.grown = self.grown[:keep]
-        for two in numbers.split(2):
+        for turn, two in enumerate(numbers.split(2)):
+            least, most = limits[turn % len(limits)]
             for free in torch.rand(len(two), *most.shape, generator=self.generator) < 0.7:
-                if verdict.unit == "L1":
-                    first, last = free.numel() / 2, 2 * self.family.bounds[0]
-                    bounds = [first * (last / first) ** (step / 39) for step in range(40)]
-                    given = verdict.target, self.family, bounds, free
-                    self.grown.append(self.probe.condense(*given))
-                else:
-                    room = least * free, most * free
-                    self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
-
-    def alive(self, verdict: Verdict) -> bool:
-        """Whether more than a tenth of images follow those grown on the original network."""
-        others = self.probe.images[self.probe.labels != verdict.target]
-        led = [
-            self.logits(self.family.apply(others, trigger)).argmax(1) == verdict.target
-            for trigger in self.grown[: max(1, self.recipe.grown // 2)]
-        ]
-        return float(torch.cat(led).double().mean()) > 0.1
+                room = least * free, most * free
+                self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
 
     def sought_again(self, verdict: Verdict) -> Verdict:
         """The verdict, with the trigger that leads to its class in the network as masked so far."""

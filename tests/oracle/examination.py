@@ -64,16 +64,6 @@ class Probe:
             trigger = (trigger + (most - least) / STEPS * grad.sign()).clamp(least, most)
         return trigger.detach()
 
-    def condense(self, target: int, family: Family, bounds: list[float], allowed: Tensor) -> Tensor:
-        """A trigger on allowed elements that climbs its margin while its bound shrinks."""
-        trigger = torch.zeros_like(self.images[0])
-        for bound in bounds:
-            trigger = trigger.detach().requires_grad_()
-            loss = -self.margins(target, family, trigger).mean()
-            (grad,) = torch.autograd.grad(loss, trigger)
-            trigger = family.step(trigger.detach(), grad * allowed, bound)
-        return trigger
-
     def full_margin(self, target: int, family: Family, found: Tensor) -> Tensor:
         """The mean margin of a class under a found trigger grown to its limits."""
         grown = self.grow(target, family, *family.limits(found, self.images))
