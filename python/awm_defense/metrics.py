@@ -84,15 +84,70 @@ def evaluate(
         clean, triggered = predict("clean"), predict("triggered", put)
     if not changed:
         raise ValueError("attack: expected a trigger that changes images, it changes none of these")
-    hit, right = triggered == targets, clean == truth
+    return _figures(clean, truth, triggered, truth, targets)
+
+
+@keep_freed_memory()
+def evaluate_triggered(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    triggered: Tensor,
+    originals: Tensor,
+    targets: Tensor,
+    *,
+    batch_size: int = 500,
+    mean: Stat = None,
+    std: Stat = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """As `evaluate`, of images that somebody else has put a trigger on.
+
+    Args:
+        model: takes (N,C,H,W), returns logits (N,classes).
+        images: clean test images (N,C,H,W), floating point in [0,1].
+        labels: their classes, int64 (N,).
+        triggered: triggered images (M,C,H,W), which need not be of the same ones.
+        originals: what they show, int64 (M,).
+        targets: the classes they are to be taken for, int64 (M,).
+        batch_size, mean, std, device, progress: as of `evaluate`.
+
+    Raises:
+        ValueError: when all are of their target class, or logits are not finite.
+    """
+    if not (originals != targets).any():
+        raise ValueError("triggered images: expected some outside the target class")
+    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
+    with _settled(pixel_model, images):
+        clean = _predict(pixel_model, images, batch_size, progress, "clean")
+        found = _predict(pixel_model, triggered, batch_size, progress, "triggered")
+    return _figures(clean, labels, found, originals, targets)
+
+
+def defense_effectiveness(before: dict[str, float], after: dict[str, float]) -> float:
+    """The rating DER of a defense in percent, of what `evaluate` returns before and after it.
+
+    50 where nothing changed, 100 where all of an attack success of 100 % went and no accuracy did.
+    """
+    gain, cost = (max(0.0, before[name] - after[name]) for name in ("asr", "acc"))
+    return 50 + (gain - cost) / 2
+
+
+def _figures(
+    clean: Tensor, truth: Tensor, triggered: Tensor, originals: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """What `evaluate` returns, of what is predicted for clean and for triggered images."""
+    hit, right, other = triggered == targets, clean == truth, originals != targets
     found = {
         "acc": _percent(right),
         "asr": _percent(hit[other]),
         "asr_all": _percent(hit),
-        "ra": _percent((triggered == truth)[other]),
+        "ra": _percent((triggered == originals)[other]),
     }
-    if not other.all():
-        found["target_acc"] = _percent(right[~other])
+    of_target = truth == targets[0]
+    if (targets == targets[0]).all() and of_target.any():
+        found["target_acc"] = _percent(right[of_target])
     return found
 
 

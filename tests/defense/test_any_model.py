@@ -105,6 +105,23 @@ def test_own_code_and_a_folder_of_photographs(
     assert "on 3 test images of photos" in capsys.readouterr().err
 
 
+def test_a_module_that_was_saved_whole(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As TrojAI's rounds have them: model.pt, and images beside it with a JSON file each."""
+    network = build_own("net.py:make")
+    network.load_state_dict(torch.load("own.pt")["model_state_dict"])
+    torch.save(network, "model.pt")
+    for path in sorted(Path("flat").iterdir()):
+        path.with_suffix(".json").write_text("3")
+    words = ["--model", "net.py:make", "--size", "12", "--images", "flat", *QUICK]
+    for name in ("model", "own"):
+        assert awm("purify", f"{name}.pt", *words, "--out", name) == 0
+    purified = [Path(name, "model.safetensors").read_bytes() for name in ("model", "own")]
+    assert purified[0] == purified[1]
+    assert awm("purify", "model.pt", *words[2:], "--out", "out") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--arch or --model: expected one of them, as model.pt does not say which" in line
+
+
 def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "flat"]
     assert awm("purify", *own, *QUICK, "--n", "5", "--out", "out") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 import zipfile
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict, save_model
+from awm_defense.files.torch_file import Other
 from tests.hostile import pickling
 
 DTYPES = [
@@ -261,10 +264,91 @@ def test_what_does_not_fit_is_told_with_its_file(tmp_path: Path) -> None:
         load_into(make_model(), load_state_dict(tmp_path / "net.safetensors"))
 
 
-def test_refuses_whole_modules(tmp_path: Path) -> None:
-    torch.save(make_model(), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="can't be read as weights alone"):
-        load_state_dict(tmp_path / "net.pth")
+class Own(nn.Module):
+    """A module of a class of someone's own, with all that modules keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_model()
+        self.last = self.net[3]
+        self.scale = nn.Parameter(torch.ones(3))
+        self.nothing = nn.Linear(2, 2, bias=False)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("passing", torch.zeros(3), persistent=False)
+        self.activation = torch.nn.functional.relu
+        self.norm = functools.partial(nn.LayerNorm, eps=1e-6)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        raise AssertionError("it was executed")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("nest", [False, True])
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_whole_modules_give_up_their_tensors(tmp_path: Path, new_format: bool, nest: bool) -> None:
+    model = Own()
+    path = tmp_path / "model.pt"
+    content = {"epoch": 3, "model": nn.DataParallel(model)} if nest else model
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    found = load_state_dict(path)
+    assert list(found) == list(model.state_dict())
+    assert same(found, dict(model.state_dict()))
+    # The class does harm where it is imported, so reading it above has not done so.
+    with pytest.raises(AssertionError, match="it was executed"):
+        torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_numbers_and_arrays_of_numpy(tmp_path: Path, new_format: bool) -> None:
+    arrays = {
+        "wide": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big-endian": np.arange(3, dtype=">i4"),
+        "none": np.zeros((0, 3)),
+    }
+    content = {
+        "acc": np.float64(84.4),
+        "right": np.bool_(True),
+        "where": {np.int64(3): np.float32(0.5)},
+        **arrays,
+    }
+    path = tmp_path / "record.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    found = load_saved(path)
+    assert {key: found[key] for key in ("acc", "right", "where")} == {
+        "acc": 84.4,
+        "right": True,
+        "where": {3: 0.5},
+    }
+    for name, expected in arrays.items():
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected)
+
+
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_both_names_of_numpy_s_core(tmp_path: Path, core: str) -> None:
+    dtype = pickling.called(pickling.named("numpy", "dtype"), pickling.value("i8"))
+    scalar = pickling.named(f"{core}.multiarray", "scalar")
+    number = pickling.called(scalar, dtype, pickling.value((7).to_bytes(8, "little")))
+    empty = pickling.called(
+        pickling.named(f"{core}.multiarray", "_reconstruct"),
+        *(pickling.named("numpy", "ndarray"), pickling.value((0,)), pickling.value(b"b")),
+    )
+    state = pickling.value(1), pickling.value((2,)), dtype, b"\x89", pickling.value(bytes(16))
+    array = empty + pickling.paired(*state) + b"b"
+    pickling.write_zip(tmp_path / "record.pt", pickling.dictionary(number=number, array=array))
+    found = load_saved(tmp_path / "record.pt")
+    assert found["number"] == 7
+    np.testing.assert_array_equal(found["array"], np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_pictures_are_passed_over(tmp_path: Path, new_format: bool) -> None:
+    content = {"net": make_model().state_dict(), "bd": {0: (Image.new("RGB", (4, 4)), 1)}}
+    path = tmp_path / "record.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    picture, label = load_saved(path)["bd"][0]
+    assert (picture, label) == (Other("Other"), 1)
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])

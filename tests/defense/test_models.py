@@ -10,7 +10,11 @@ import torch
 
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.models import MODELS, build_model
+from awm_defense.models.named import build_named
+from awm_defense.models.preact_resnet import PreActResNet18
 from awm_defense.models.shufflenet_v2 import _shuffle
+
+from tests.torchvision_ops import torchvision  # noqa: F401  # isort: skip
 
 # A folder with the published networks: checkpoints/*.pth, triggers/*.png.
 PUBLISHED = os.environ.get("AWM_PUBLISHED_DIR")
@@ -50,6 +54,66 @@ def test_resnet18_is_the_cifar_form() -> None:
     assert state["layer2.0.shortcut.0.weight"].shape == (128, 64, 1, 1)
     assert state["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
     assert state["linear.weight"].shape == (10, 512)
+
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def test_preactresnet18_has_the_names_and_shapes_of_backdoorbench() -> None:
+    def normalised(name: str, channels: int) -> None:
+        expected.update({f"{name}.{part}": (channels,) for part in NORM[:-1]})
+        expected[f"{name}.{NORM[-1]}"] = ()
+
+    expected: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 3, 3)}
+    inputs = 64
+    for stage, channels in enumerate((64, 128, 256, 512), 1):
+        for number in range(2):
+            block = f"layer{stage}.{number}"
+            normalised(f"{block}.bn1", inputs)
+            expected[f"{block}.conv1.weight"] = (channels, inputs, 3, 3)
+            normalised(f"{block}.bn2", channels)
+            expected[f"{block}.conv2.weight"] = (channels, channels, 3, 3)
+            if inputs != channels:
+                expected[f"{block}.shortcut.0.weight"] = (channels, inputs, 1, 1)
+            inputs = channels
+    expected |= {"linear.weight": (10, 512), "linear.bias": (10,)}
+    state = build_model("preactresnet18", 10).state_dict()
+    assert list(expected) == list(state)  # BackdoorBench goes by the order where names differ
+    assert {name: tuple(value.shape) for name, value in state.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "parameters", "last"),
+    [
+        # As torchvision's pages count, of 1000 classes.
+        ("convnext_tiny", 768, 28_589_128, "classifier.2.bias"),
+        ("densenet161", 2208, 28_681_000, "classifier.bias"),
+        ("efficientnet_b3", 1536, 12_233_232, "classifier.1.bias"),
+        ("mobilenet_v3_large", 1280, 5_483_032, "classifier.3.bias"),
+        ("vgg19_bn", 4096, 143_678_248, "classifier.6.bias"),
+        ("vit_b_16", 768, 86_567_656, "1.heads.head.bias"),
+    ],
+)
+def test_backdoorbench_s_networks_of_torchvision(
+    name: str, features: int, parameters: int, last: str
+) -> None:
+    with torch.device("meta"):
+        model = build_named(f"backdoorbench:{name}", 10)
+    found = sum(parameter.numel() for parameter in model.parameters())
+    assert found == parameters - 990 * (features + 1)
+    assert list(model.state_dict())[-1] == last
+    if name == "vit_b_16":
+        assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+def test_backdoorbench_s_names() -> None:
+    assert isinstance(build_named("backdoorbench:preactresnet18", 3), PreActResNet18)
+    # Its ResNet-18 is torchvision's.
+    with torch.device("meta"):
+        assert "fc.weight" in build_named("backdoorbench:resnet18").state_dict()
+    for name in ("senet18", "inception_v3", "\x1b[2J"):
+        with pytest.raises(ValueError, match="--arch: expected backdoorbench: and one of preact"):
+            build_named(f"backdoorbench:{name}")
 
 
 def test_mobilenet_v2_is_the_cifar_form() -> None:
@@ -95,9 +159,12 @@ def test_shufflenet_v2_mixes_both_halves() -> None:
     [
         # As papers and the published code count.
         ("mobilenet_v2", 2_296_922),
+        ("preactresnet18", 11_171_146),
         ("resnet18", 11_173_962),
         ("resnet50", 25_557_032 - 990 * 2049),
         ("shufflenet_v2", 352_042),
+        ("wrn_16_1", 175_066),
+        ("wrn_28_10", 36_479_194),
         # As the published checkpoints hold.
         ("small_vgg", 308_394),
     ],
@@ -124,7 +191,7 @@ def test_can_be_traced(name: str) -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"small_vgg, got 'vgg'"):
+    with pytest.raises(ValueError, match=r"small_vgg, wrn_16_1, wrn_28_10, got 'vgg'"):
         build_model("vgg", 10)
     with pytest.raises(ValueError, match=r"num_classes: .* got 0"):
         build_model("small_vgg", 0)

@@ -18,9 +18,10 @@ from torch import nn
 from awm_defense.attacks.stored import read_attack, read_trigger_mask
 from awm_defense.data import load_dataset
 from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.backdoorbench import read_record
 from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict
 from awm_defense.files.manifest import read_manifest
-from awm_defense.inputs.folder import open_source
+from awm_defense.inputs.folder import open_source, open_triggered
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.models.named import build_named, prepare_named
 from awm_defense.reproduce.cells import Cell
@@ -112,12 +113,14 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": load_state_dict,
     "network": lambda path: load_into(network(), load_state_dict(path)),
     "training": load_saved,
+    "record": read_record,
     "array": read_array,
     "mask": read_trigger_mask,
     "image": read_image,
     "arrays": lambda path: open_source(path, Preparation()),
     "folder": _folder,
     "table": _folder,
+    "triggered": lambda path: open_triggered(path.parents[1], (3, 16, 16)),
     "config": lambda path: build_named(f"hf:{path.parent}"),
     "processor": lambda path: prepare_named(f"hf:{path.parent}"),
     "manifest": read_manifest,
@@ -130,12 +133,14 @@ PLACES = {
     "checkpoint": "net.pth",
     "network": "net.pth",
     "training": "training.pt",
+    "record": "record/badnet/attack_result.pt",
     "array": "field.npy",
     "mask": "mask.npy",
     "image": "trigger.png",
     "arrays": "images.npz",
     "folder": "photos/cat/one.png",
     "table": "photos/labels.csv",
+    "triggered": "bd_test_dataset/3/7.png",
     "config": "vit/config.json",
     "processor": "vit/preprocessor_config.json",
     "manifest": "manifest.json",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tests.hostile import checkpoints, containers, given, pixels, records, scanners, tricks
+from tests.hostile import checkpoints, containers, given, modules, pixels, records, scanners, tricks
 from tests.hostile.case import MEMORY, Case, Outcome
 
 KINDS = {
     "checkpoint": "checkpoints",
     "network": "checkpoints whose weights don't fit",
     "training": "states of training",
+    "record": "records of BackdoorBench",
     "image": "images",
     "array": "arrays",
     "mask": "masks",
     "arrays": "arrays of images (NPZ)",
     "folder": "photographs in folders",
     "table": "tables of files and labels",
+    "triggered": "triggered images in folders",
     "config": "settings of Hugging Face networks",
     "processor": "settings of their images",
     "manifest": "manifests",
@@ -29,7 +31,7 @@ KINDS = {
 
 def all_cases() -> list[Case]:
     """Every case of every kind."""
-    kinds = (checkpoints, containers, given, pixels, records, scanners, tricks)
+    kinds = (checkpoints, containers, given, modules, pixels, records, scanners, tricks)
     return [case for kind in kinds for case in kind.cases()]
 
 

@@ -198,17 +198,25 @@ def cell_cases() -> Iterator[Case]:
     yield case("a list", "cell", as_json([]), "JSON object")
 
 
-def array(numbers: bytes, shape: object, code: bytes = b"u1", state: object = None) -> bytes:
-    """An array as Python 2 pickled it, with a dtype of this code and state."""
+def array(
+    numbers: bytes,
+    shape: object,
+    code: bytes = b"u1",
+    state: object = None,
+    *,
+    text: Callable[[bytes], bytes] | None = None,
+) -> bytes:
+    """An array with a dtype of this code and state, by default as Python 2 pickled it."""
+    text = text or old
     made = p.called(
         p.named("numpy.core.multiarray", "_reconstruct"),
         p.named("numpy", "ndarray"),
         p.value((0,)),
-        old(b"b"),
+        text(b"b"),
     )
-    dtype = p.called(p.named("numpy", "dtype"), old(code), p.value(0), p.value(1))
+    dtype = p.called(p.named("numpy", "dtype"), text(code), p.value(0), p.value(1))
     dtype += p.value((3, "|", None, None, None, -1, -1, 0) if state is None else state) + b"b"
-    content = p.paired(p.value(1), p.value(shape), dtype, b"\x89", old(numbers))
+    content = p.paired(p.value(1), p.value(shape), dtype, b"\x89", text(numbers))
     return made + content + b"b"
 
 

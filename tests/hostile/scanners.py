@@ -176,7 +176,10 @@ HANDMADE: dict[str, tuple[Pickle, str]] = {
         "operator.methodcaller",
     ),
     "GHSA-9m3x-qqw2-h32h": (by_getattr, "builtins.getattr"),
-    "cloudpickle_codeinjection": (cloudpickled, "cloudpickle.cloudpickle._make_function"),
+    "cloudpickle_codeinjection": (
+        cloudpickled,
+        r"it holds cloudpickle.cloudpickle._(make_function|builtin_type)",
+    ),
     "unsafe-dill": (
         lambda path: p.program(
             p.called(p.named("dill._dill", "_load_type"), p.value("CodeType")) + b"0" + p.listed()

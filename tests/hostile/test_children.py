@@ -62,7 +62,7 @@ def test_values_are_tagged_by_their_types() -> None:
     assert isinstance(found, list) and found[0] == "d"
     pairs = {str(key): value for key, value in found[1]}
     other = {"set": "set", "bytes": "bytes", "bytearray": "bytearray", "complex": "complex"}
-    other |= {"device": "Other", "huge": "int", "numpy": "Other", "dtype": "Dtype"}
+    other |= {"device": "Other", "huge": "int", "dtype": "Dtype"}
     assert pairs == {
         "number": 3,
         "real": math.inf,
@@ -72,6 +72,7 @@ def test_values_are_tagged_by_their_types() -> None:
         "tuple": ["t", [1]],
         "7": "key",
         "size": ["t", [2, 3]],
+        "numpy": 1.0,
         **{name: ["o", kind] for name, kind in other.items()},
     }
 

@@ -4,19 +4,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from awm_defense.attacks import ATTACKS, Attack, make_attack
 from awm_defense.attacks.stored import (
     read_attack,
     read_trigger_mask,
 )
-from awm_defense.commands import networks, options, pictures
+from awm_defense.commands import networks, options, pictures, records
 from awm_defense.data import DATASETS
 from awm_defense.files import schema
 from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.backdoorbench import ATTACK, Record, read_record
+from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
-from awm_defense.metrics import accuracy, evaluate
+from awm_defense.inputs.folder import open_triggered
+from awm_defense.metrics import accuracy, defense_effectiveness, evaluate, evaluate_triggered
 from awm_defense.models.named import check_name
 from awm_defense.purification import purify
 
@@ -26,6 +30,9 @@ MEANING = {
     "asr_all": "the same, target class included",
     "ra": "triggered images still classified right (target class left out)",
     "target_acc": "test images of the target class classified right",
+    "before_acc": "acc before the defense",
+    "before_asr": "asr before the defense",
+    "der": "rating of the defense: 50 where nothing changed, 100 at best",
 }
 WAKES = 10.0
 """Points of ASR that fine-tuning brings back from which on a backdoor is said to wake up."""
@@ -49,7 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "need not be given; an option that is given counts more. Without an attack, accuracy alone "
         "is measured.",
     )
-    networks.add_model_options(parser, "MODEL", required=False)
+    networks.add_model_options(parser, "MODEL")
     pictures.add_picture_options(parser, required=False)
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
     parser.add_argument("--attack", choices=sorted(ATTACKS))
@@ -68,6 +75,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trigger-field", type=Path, metavar="NPY", help="array (H,W,2), the warp of wanet"
     )
     parser.add_argument("--trigger-mode", choices=("add", "replace", "blend"))
+    parser.add_argument(
+        "--triggered-dir",
+        type=Path,
+        metavar="DIR",
+        help="instead of --attack: triggered images, in a folder for each class that they show, "
+        "named by its number; as BackdoorBench's bd_test_dataset",
+    )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="MODEL",
+        help="the same network before the defense: also rate the defense (DER)",
+    )
     parser.add_argument(
         "--limit", type=options.positive_int, metavar="N", help="only the first N test images"
     )
@@ -89,6 +109,20 @@ def find_manifest(args: argparse.Namespace) -> Manifest:
     if args.manifest is None and not path.is_file():
         return Manifest({}, path)
     return read_manifest(path)
+
+
+def find_record(args: argparse.Namespace, manifest: Manifest) -> Record | None:
+    """What BackdoorBench's file says, where nothing else says which network it is."""
+    if args.arch or args.model or manifest or not args.checkpoint.is_file():
+        return None
+    record = read_record(args.checkpoint, limit=args.max_file_size * MIB)
+    if record is None:
+        return None
+    records.fill_in(args, record)
+    attack = record.folder / ATTACK
+    if args.before is None and args.checkpoint.name != ATTACK and attack.is_file():
+        args.before = attack
+    return record
 
 
 def known_architecture(name: str, value: Any) -> None:
@@ -117,6 +151,8 @@ def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
 
 def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
     """The attack that the options name, or else the manifest, if one does."""
+    if args.triggered_dir is not None:
+        return None
     if args.attack is None:
         for name in OF_AN_ATTACK:
             value = getattr(args, name)
@@ -140,6 +176,30 @@ def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
     )
 
 
+def get_targets(
+    args: argparse.Namespace, record: Record | None, originals: Tensor, known: int
+) -> Tensor:
+    """The classes that images of these classes are sent to, by the options or else by the file."""
+    if int(originals.max()) >= known:
+        raise ValueError(
+            f"--triggered-dir: {args.triggered_dir} has images of class {int(originals.max())}, "
+            f"the network knows {known}"
+        )
+    if args.all_to_all:
+        return (originals + 1) % known
+    if args.target is not None:
+        if not 0 <= args.target < known:
+            raise ValueError(f"--target: expected a class from 0 to {known - 1}, got {args.target}")
+        return torch.full_like(originals, args.target)
+    targets = record.targets if record is not None else {}
+    if not set(originals.tolist()) <= targets.keys():
+        raise ValueError(
+            "--target: expected a class, or --all-to-all, as no file says where triggered images "
+            "are sent"
+        )
+    return torch.tensor([targets[original] for original in originals.tolist()])
+
+
 def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
     """Raise ValueError where a network knows too few classes; say where it knows more."""
     if known < needed:
@@ -153,7 +213,11 @@ def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> N
 
 def run(args: argparse.Namespace) -> int:
     """Print accuracy, and with an attack what it does, in percent; with --retune, twice."""
+    args.checkpoint = records.find_checkpoint(args.checkpoint)
+    if args.triggered_dir is not None and args.attack is not None:
+        raise ValueError("--triggered-dir: expected without --attack, its images have a trigger")
     manifest = find_manifest(args)
+    record = find_record(args, manifest)
     if "plan" in manifest and "acc" not in manifest and not args.checkpoint.exists():
         raise ValueError(
             f"{args.checkpoint}: its training has not ended; the same `awm train` command goes on"
@@ -181,10 +245,19 @@ def run(args: argparse.Namespace) -> int:
         attack = get_attack(args, manifest)
     options.say(f"evaluating {args.checkpoint.name} on {len(images)} test images of {where}")
     measuring: dict[str, Any] = {"mean": mean, "std": std, "device": device, "progress": True}
-    if attack is None:
+    others = None
+    if args.before is not None and args.triggered_dir is None and attack is None and not record:
+        raise ValueError("--before: expected together with an attack or --triggered-dir")
+    if args.triggered_dir is not None:
+        pixels, originals = open_triggered(args.triggered_dir, images.shape[1:], args.limit)
+        others = pixels, originals, get_targets(args, record, originals, known)
+        options.say(f"and on {len(pixels)} triggered images of {args.triggered_dir}")
+    elif attack is None:
         options.say("no attack is named: accuracy alone")
 
     def measure(network: nn.Module) -> dict[str, float]:
+        if others is not None:
+            return evaluate_triggered(network, images, labels, *others, **measuring)
         if attack is None:
             return {"acc": accuracy(network, images, labels, **measuring)}
         return evaluate(network, images, labels, attack, **measuring)
@@ -192,6 +265,13 @@ def run(args: argparse.Namespace) -> int:
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
     with networks.of_checkpoint(args.checkpoint):
         found = measure(model)
+    compared: dict[str, float] = {}
+    if args.before is not None and "asr" in found:
+        path = records.find_checkpoint(args.before)
+        with networks.of_checkpoint(path):
+            earlier = measure(networks.load_network(args, path).to(device))
+        compared = {f"before_{name}": earlier[name] for name in ("acc", "asr")}
+        compared["der"] = defense_effectiveness(earlier, found)
     again: dict[str, float] = {}
     if few is not None:
         options.say(f"fine-tuning on {args.retune} clean images")
@@ -200,9 +280,11 @@ def run(args: argparse.Namespace) -> int:
         ).model
         again = {f"retuned_{name}": value for name, value in measure(tuned).items()}
     if args.json:
-        options.print_json({name: round(value, 4) for name, value in (found | again).items()})
+        options.print_json(
+            {name: round(value, 4) for name, value in (found | compared | again).items()}
+        )
         return 0
-    for name, value in found.items():
+    for name, value in (found | compared).items():
         print(f"{name:10} {value:6.2f} %   {MEANING.get(name, '')}".rstrip())
     if again:
         print(f"after fine-tuning on {args.retune} clean images:")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from awm_defense.commands import networks, options, pictures
+from awm_defense.commands import networks, options, pictures, records
 from awm_defense.commands.errors import explain
 from awm_defense.examination.examine import examine
 from awm_defense.examination.verdict import Verdict
@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "examine", help="say whether checkpoints look backdoored, and toward which class"
     )
     networks.add_model_options(parser, "CHECKPOINT", nargs="+")
-    pictures.add_picture_options(parser)
+    pictures.add_picture_options(parser, required=False)
     parser.add_argument(
         "--seed", type=options.seed, default=0, metavar="S", help="of the draw of images"
     )
@@ -33,6 +33,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict on each checkpoint; 1 where some of several could not be examined."""
+    args.checkpoint = [records.find_checkpoint(path) for path in args.checkpoint]
+    records.read_records(args, args.checkpoint)
+    if args.dataset is None and args.images is None:
+        raise ValueError("--dataset or --images: expected one of them")
     device = options.get_device(args.device)
     networks.get_normalisation(args)
     # What can't be read is found before the work; the first network is kept.

@@ -41,16 +41,16 @@ def add_model_options(
     metavar: str,
     *,
     nargs: str | None = None,
-    required: bool = True,
 ) -> None:
-    """The checkpoint (or several); what builds its network, unless a manifest may tell."""
+    """The checkpoint (or several); what builds its network, unless a file may tell."""
     parser.add_argument(
         "checkpoint",
         metavar=metavar,
         nargs=nargs,
         type=Path,
         help="safetensors file, or .pt/.pth with a state dict at the top or under net, model, "
-        "state_dict and the like; nothing in it is ever executed",
+        "state_dict and the like, or a folder of BackdoorBench with its attack_result.pt; nothing "
+        "in it is ever executed",
     )
     parser.add_argument(
         "--max-file-size",
@@ -59,13 +59,13 @@ def add_model_options(
         metavar="MIB",
         help=f"refuse a larger checkpoint (default: {LIMIT // MIB})",
     )
-    network = parser.add_mutually_exclusive_group(required=required)
+    network = parser.add_mutually_exclusive_group()
     network.add_argument(
         "--arch",
         type=architecture,
         metavar="NAME",
         help=f"the architecture: {', '.join(sorted(MODELS))}; or {FORMS} (a folder with "
-        "config.json), from packages that are installed apart",
+        "config.json), from packages that are installed apart. Files of BackdoorBench say it",
     )
     network.add_argument(
         "--model",

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from awm_defense.commands import networks, options, pictures
+from awm_defense.commands import networks, options, pictures, records
 from awm_defense.commands.output import WEIGHTS, check_inputs, check_report_folder, is_inside
+from awm_defense.files.backdoorbench import DEFENSE, TRIGGERED, Record, defense_result
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
@@ -68,10 +69,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--out",
-        required=True,
         type=options.output,
         metavar="DIR",
-        help="folder to write to; of several checkpoints, each gets a folder in it",
+        help="folder to write to; of several checkpoints, each gets a folder in it (default: the "
+        "folder defense/awm of BackdoorBench's record)",
     )
     parser.set_defaults(run=run)
 
@@ -91,17 +92,34 @@ def make_recipe(name: str, settings: Sequence[str], *, flip: bool, synthetic: bo
     return chosen.with_options(changes)
 
 
-def output_folders(out: Path, checkpoints: Sequence[Path]) -> list[Path]:
-    """`out` for one checkpoint, a folder in it named after each for several."""
-    folders = [out / checkpoint.stem for checkpoint in checkpoints]
+def output_folders(
+    out: Path | None, checkpoints: Sequence[Path], found: Sequence[Record]
+) -> list[Path]:
+    """`out` for one checkpoint, a folder in it named after each for several; or those of records.
+
+    Args:
+        out: what the option says.
+        checkpoints: all of them.
+        found: BackdoorBench's records of all, or none.
+    """
+    if out is None and not found:
+        raise ValueError("--out: expected a folder to write to")
+    if out is None:
+        folders = [record.folder / "defense" / "awm" for record in found]
+    elif len(checkpoints) == 1:
+        folders = [out]
+    elif found:
+        folders = [out / record.folder.resolve().name for record in found]
+    else:
+        folders = [out / checkpoint.stem for checkpoint in checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(
             "CHECKPOINT: expected files of different names, one folder is made of each"
         )
-    folders = folders if len(checkpoints) > 1 else [out]
+    names = (*WEIGHTS, DEFENSE, *WRITTEN)
     for folder in folders:
-        check_inputs(checkpoints, folder, (*WEIGHTS, *WRITTEN))
-        check_report_folder(folder, (*WEIGHTS, *WRITTEN))
+        check_inputs(checkpoints, folder, names)
+        check_report_folder(folder, names)
     return folders
 
 
@@ -137,6 +155,8 @@ def get_images(
 
 def run(args: argparse.Namespace) -> int:
     """Purify each checkpoint and write the network, the masks and the report."""
+    args.checkpoint = [records.find_checkpoint(path) for path in args.checkpoint]
+    found = records.read_records(args, args.checkpoint)
     if (args.dataset is None and args.images is None) != (args.per_class == 0):
         raise ValueError(
             "--dataset or --images: expected, except with --per-class 0, which reads no image"
@@ -145,9 +165,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
-    folders = output_folders(args.out, args.checkpoint)
-    if args.images is not None and is_inside(args.out, args.images):
-        raise ValueError(f"--out: {args.out} is in the folder of the images, which stays as it is")
+    folders = output_folders(args.out, args.checkpoint, found)
+    for folder in folders:
+        if args.images is not None and is_inside(folder, args.images):
+            raise ValueError(
+                f"--out: {folder} is in the folder of the images, which stays as it is"
+            )
     # What can't be read or written is found before the work; the first network is kept for now.
     for checkpoint in reversed(args.checkpoint):
         network = networks.load_network(args, checkpoint)
@@ -161,7 +184,8 @@ def run(args: argparse.Namespace) -> int:
         with networks.of_checkpoint(args.checkpoint[0]):
             images, labels, files, _ = get_images(args, given, recipe, network, device)
         del network
-        names = ", ".join(checkpoint.name for checkpoint in args.checkpoint)
+        origins: Sequence[Record | None] = found or [None] * len(folders)
+        names = ", ".join(map(name_of, args.checkpoint, origins))
         kind = "clean" if given is not None else "synthetic"
         options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
         results = purify_many(
@@ -177,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
-        for checkpoint, folder in zip(args.checkpoint, folders, strict=True):
+        for checkpoint, folder, record in zip(args.checkpoint, folders, origins, strict=True):
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
             check_begun(result)
@@ -186,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
                 write_report(
                     folder,
                     result=result,
-                    title=f"Purified {checkpoint.name}",
+                    title=f"Purified {name_of(checkpoint, record)}",
                     extra={
                         "checkpoint": checkpoint.name,
                         "arch": args.arch,
@@ -198,10 +222,10 @@ def run(args: argparse.Namespace) -> int:
                         **facts,
                     },
                     clean_image=images[0],
-                    weights=weights(result),
+                    weights=weights(result) | {DEFENSE: as_defense(record, result)},
                 )
             tell(folder, result)
-    command = evaluation(args, folders[0], args.checkpoint[0])
+    command = evaluation(args, folders[0], args.checkpoint[0], found)
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
 
@@ -224,6 +248,16 @@ def weights(result: PurifyResult) -> dict[str, bytes | None]:
     }
 
 
+def name_of(checkpoint: Path, record: Record | None) -> str:
+    """What a network is called: all files of BackdoorBench have one name."""
+    return checkpoint.name if record is None else record.folder.resolve().name
+
+
+def as_defense(record: Record | None, result: PurifyResult) -> bytes | None:
+    """The file that BackdoorBench reads, where the network came from one of its files."""
+    return None if record is None else defense_result(record, result.model)
+
+
 def tell(folder: Path, result: PurifyResult) -> None:
     """Say what was written; raise KeyboardInterrupt where it is what an interruption left."""
     if result.verdict is not None:
@@ -239,10 +273,13 @@ def tell(folder: Path, result: PurifyResult) -> None:
         raise KeyboardInterrupt
 
 
-def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
+def evaluation(
+    args: argparse.Namespace, folder: Path, checkpoint: Path, found: Sequence[Record] = ()
+) -> str:
     """The command that measures a purified network; without data, NAME stands for some.
 
-    A manifest beside the original `checkpoint` knows data and attack, and has its trigger.
+    A manifest beside the original `checkpoint` knows data and attack, and has its trigger. A record
+    of BackdoorBench has triggered images.
     """
     manifest = checkpoint.parent / NAME
     dataset = args.dataset or ("" if manifest.is_file() or args.images else "NAME")
@@ -259,4 +296,9 @@ def evaluation(args: argparse.Namespace, folder: Path, checkpoint: Path) -> str:
     words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
     if manifest.is_file():
         return shlex.join([*words, "--manifest", str(manifest)])
+    if found:
+        triggered = found[0].folder / TRIGGERED
+        words += ["--before", str(checkpoint), "--triggered-dir", str(triggered)]
+        target = set(found[0].targets.values())
+        return shlex.join([*words, "--target", str(target.pop()) if len(target) == 1 else "T"])
     return f"{shlex.join(words)} --attack ATTACK --target T"

@@ -104,6 +104,21 @@ def load_saved(path: Path, *, limit: int = LIMIT) -> Any:
             raise ValueError(f"{shown(path, PATH)}: can't be read: {sentence(error)}") from error
 
 
+def describe_saved(path: Path, *, limit: int = LIMIT) -> Any:
+    """As `load_saved`, but what stands for a tensor has no numbers; None for another format.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it can't be read safely.
+    """
+    with open_file(path, limit) as file:
+        try:
+            known = is_torch(bytes(file.part(0, min(file.size, 32))))
+            return open_torch(file).content if known else None
+        except Exception as error:  # a broken or hostile file can fail in any way
+            raise ValueError(f"{shown(path, PATH)}: can't be read: {sentence(error)}") from error
+
+
 def save_model(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
     """Write a model's state dict, or any named tensors, as a safetensors file.
 

@@ -3,7 +3,8 @@
 It runs in a process of its own, with limits that it sets itself, and imports neither numpy nor
 torch: that is why it starts in some hundredths of a second, and why nothing that a pickle can name
 has any effect. What a pickle may name becomes a description (of a tensor, of an array); everything
-else is refused.
+else becomes a stand-in that does nothing. A call of one is refused. So is a pickle with others than
+calls, unless it holds a module that was saved whole: of that its tensors are taken.
 
 The argument says what to expect: "zip" (the data.pkl of `torch.save`), "legacy" (the start of what
 `torch.save` wrote before) or "batch" (a batch of CIFAR-10). The answer is the length of JSON text
@@ -12,9 +13,13 @@ and that of pixels, eight bytes each; the text; and of a batch its pixels. Value
     ["d", [[key, value], ...]]    a dict
     ["l", [...]], ["t", [...]]    a list, a tuple
     ["T", storage, dtype, numel, offset, shape, stride, own dtype]    a tensor
+    ["A", "<i8", shape, fortran, text]    an array of NumPy, its bytes in base 64
     ["o", "set"]                  something else that is harmless, by its type
+
+A module is the dict that its `state_dict()` would be.
 """
 
+import binascii
 import io
 import json
 import math
@@ -76,11 +81,20 @@ HARMLESS = {
         "_rebuild_device_tensor_from_numpy",
         "_rebuild_device_tensor_from_cpu_tensor",
     },
-    # Training scripts keep an accuracy as a number of NumPy's.
-    "numpy": {"dtype"},
-    "numpy.core.multiarray": {"scalar"},
-    "numpy._core.multiarray": {"scalar"},
+    # BackdoorBench keeps images of a small data set beside the weights.
+    "PIL.Image": {"Image"},
+    "PIL.PngImagePlugin": {"PngImageFile"},
+    "PIL.JpegImagePlugin": {"JpegImageFile"},
 }
+# Numbers that NumPy has in arrays, and how `struct` calls them.
+NUMBERS = {
+    **{"b1": "?", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
+    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "f2": "e", "f4": "f", "f8": "d"},
+}
+# What a module may have among its attributes though it is made by a call.
+CALLED = {"functools.partial", "timm.layers.format.Format"}
+# Bytes of an array that count as one value.
+ARRAY_PIECE = 64
 
 
 class Other:
@@ -129,27 +143,79 @@ class Tensor:
         self.offset, self.shape, self.stride = offset, list(shape), list(stride)
 
 
+class Refused(UnpicklingError):
+    """What a pickle names is the reason."""
+
+    def __init__(self, full: str, more: str = "") -> None:
+        super().__init__(f"it holds {full}, which is not plain data{more}")
+
+
+class StandIn(type):
+    """The type of all that stands for a global which is not known."""
+
+    full = ""
+
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        """What a pickle does where `__reduce__` names a function."""
+        if cls.full not in CALLED:
+            raise Refused(cls.full)
+        return type.__call__(cls)
+
+    @property
+    def __setstate__(cls) -> Any:
+        """A pickle can only give a state to what such a class made, not to the class."""
+        raise Refused(cls.full)
+
+
+class Unknown(metaclass=StandIn):
+    """What a class that is not known would have made: its state, and no behaviour."""
+
+    state: Any = None
+
+    def __new__(cls, *_: Any, **__: Any) -> "Unknown":
+        """Takes the arguments of any class."""
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is a torch.nn.Module, by what one keeps."""
+    return (
+        isinstance(value, Unknown)
+        and isinstance(value.state, dict)
+        and all(
+            isinstance(value.state.get(name), dict)
+            for name in ("_parameters", "_buffers", "_modules")
+        )
+    )
+
+
 class NumpyDtype:
-    """The dtype of an array; one with fields or with objects is refused."""
+    """The dtype of an array; one with fields is refused."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         # In a pickle of Python 2, text is bytes.
-        plain = code.decode("latin-1") if isinstance(code, bytes) else code
-        if plain not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8"):
-            raise UnpicklingError(f"it has an array of {plain!r}, expected whole numbers")
-        self.code, self.order = plain, "<"
+        self.code = code.decode("latin-1") if isinstance(code, bytes) else code
+        self.order = "<"
 
     def __setstate__(self, state: Any) -> None:
         # Version, byte order, and what only dtypes with fields or subarrays have.
         if state[1] not in ("<", ">", "|", "=", b"<", b">", b"|", b"="):
             raise UnpicklingError("it has an array with an unknown byte order")
         if any(part is not None for part in state[2:5]):
-            raise UnpicklingError("it has an array with fields")
+            raise UnpicklingError(f"it has an array of {self.code!r}, with fields")
         self.order = ">" if state[1] in (">", b">") else "<"
+
+    def numbers(self, raw: bytes) -> list[Any]:
+        """What so many bytes are."""
+        letter = NUMBERS[self.code]
+        return list(struct.unpack(f"{self.order}{len(raw) // int(self.code[1])}{letter}", raw))
 
 
 class Array:
-    """An array of whole numbers, as NumPy pickles it."""
+    """An array of numbers, as NumPy pickles it."""
 
     def __init__(self, *_: Any) -> None:
         self.shape: list[int] = []
@@ -161,6 +227,8 @@ class Array:
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, NumpyDtype) or not isinstance(raw, bytes):
             raise UnpicklingError("it has an array without a dtype or numbers")
+        if dtype.code not in NUMBERS:
+            raise UnpicklingError(f"it has an array of {dtype.code!r}, expected numbers")
         if not all(map(is_size, shape)) or len(shape) > DEPTH:
             raise UnpicklingError("it has an array whose shape is none")
         wanted = math.prod(shape) * int(dtype.code[1])
@@ -168,13 +236,18 @@ class Array:
             raise UnpicklingError(f"it has an array of {wanted} bytes with {len(raw)} in the file")
         self.shape, self.dtype, self.fortran, self.raw = list(shape), dtype, bool(fortran), raw
 
-    def numbers(self) -> list[int]:
+    def numbers(self) -> list[Any]:
         """All its numbers, in the order in which they are stored."""
-        kind, width = self.dtype.code[0], self.dtype.code[1]
-        letter = {"1": "b", "2": "h", "4": "i", "8": "q"}[width]
-        letter = letter.upper() if kind == "u" else letter
-        count = len(self.raw) // int(width)
-        return list(struct.unpack(f"{self.dtype.order}{count}{letter}", self.raw))
+        return self.dtype.numbers(self.raw)
+
+
+def numpy_scalar(dtype: Any, raw: Any = None) -> Any:
+    """One number of NumPy's, such as an accuracy or an index, as one of Python's."""
+    known = isinstance(dtype, NumpyDtype) and dtype.code in NUMBERS and isinstance(raw, bytes)
+    if not known or len(raw) != int(dtype.code[1]):
+        return Other()
+    (number,) = dtype.numbers(raw)
+    return number
 
 
 def is_size(value: Any) -> bool:
@@ -187,6 +260,11 @@ def encode_text(text: Any, encoding: Any) -> bytes:
     if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
         raise UnpicklingError("it has bytes in an unknown encoding")
     return text.encode("latin-1")
+
+
+def no_bytes() -> bytes:
+    """`bytes()`, what pickles of protocol 2 make none with."""
+    return b""
 
 
 def tensor_v1(storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
@@ -227,11 +305,19 @@ def typed(make: Any, kind: Any, arguments: Any, state: Any) -> Any:
     return make(*arguments)
 
 
+NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): NumpyDtype,
+    ("numpy", "ndarray"): Other,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): Array for core in ("core", "_core")},
+    ("_codecs", "encode"): encode_text,
+    ("__builtin__", "bytes"): no_bytes,
+}
 TORCH: dict[tuple[str, str], Any] = {
+    **NUMPY,
+    **{(f"numpy.{core}.multiarray", "scalar"): numpy_scalar for core in ("core", "_core")},
     ("collections", "OrderedDict"): Dict,
     ("collections", "Counter"): Dict,
     ("torch", "Size"): tuple,
-    ("_codecs", "encode"): encode_text,
     ("builtins", "bytearray"): bytearray,
     ("builtins", "set"): set,
     ("builtins", "complex"): complex,
@@ -252,37 +338,62 @@ TORCH: dict[tuple[str, str], Any] = {
     },
     **{(module, name): Other for module, names in HARMLESS.items() for name in names},
 }
-NUMPY: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): NumpyDtype,
-    ("numpy", "ndarray"): Other,
-    ("numpy.core.multiarray", "_reconstruct"): Array,
-    ("numpy._core.multiarray", "_reconstruct"): Array,
-    ("_codecs", "encode"): encode_text,
-}
 
 
 class Reader(Unpickler):
-    """Makes descriptions of what a pickle names, and refuses what has none."""
+    """Makes descriptions of what a pickle names; stand-ins have to be refused, or found useful."""
 
     def __init__(self, file: BinaryIO, known: dict[tuple[str, str], Any], encoding: str) -> None:
         super().__init__(file, encoding=encoding)
         self.known = known
         self.storages: dict[str, Storage] = {}
+        self.unknown: dict[tuple[str, str], StandIn] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a global."""
-        if (module, name) not in self.known:
-            raise UnpicklingError(f"it holds {module}.{name}, which is not plain data")
-        return self.known[module, name]
+        if (module, name) in self.known:
+            return self.known[module, name]
+        if self.known is not TORCH:
+            raise Refused(f"{module}.{name}")
+        if (module, name) not in self.unknown:
+            made = StandIn(ascii(f"{module}.{name}")[1:-1], (Unknown,), {})
+            made.full = f"{module}.{name}"
+            self.unknown[module, name] = made
+        return self.unknown[module, name]
+
+    def load(self) -> Any:
+        """What is pickled; where a global is not known, it must be plain data around a module."""
+        try:
+            value = super().load()
+        except (Refused, MemoryError, RecursionError):
+            raise
+        except Exception as error:
+            if not self.unknown:
+                raise
+            raise Refused(self._first(), f" ({error})") from error
+        if self.unknown and not holds_module(value):
+            raise Refused(self._first())
+        return value
+
+    def _first(self) -> str:
+        return next(iter(self.unknown.values())).full
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that a tensor refers to."""
+        if pid[0] == "module":  # of the old format, which keeps its source text, too
+            return pid[1]
         kind, dtype, key, _, numel, *view = pid
         if kind != "storage" or not isinstance(key, str) or not is_size(numel) or any(view):
             raise UnpicklingError("it refers to something that is no storage")
         if not isinstance(dtype, Dtype):
             return Other()
         return self.storages.setdefault(key, Storage(key, dtype.name, numel))
+
+
+def holds_module(value: Any) -> bool:
+    """Whether a value is a module, or a dict with one among its values."""
+    inside = dict.values(value) if isinstance(value, dict) else (value,)
+    return any(map(is_module, inside))
 
 
 class Encoder:
@@ -314,12 +425,40 @@ class Encoder:
             return ["T", *own, value.offset, value.shape, value.stride, value.dtype]
         if depth >= DEPTH:
             raise UnpicklingError(f"it is nested more than {DEPTH} levels deep")
+        if is_module(value):
+            return ["d", self._state(value.state, "", depth)]
         if isinstance(value, dict):
             return ["d", [self._pair(*pair, depth) for pair in dict.items(value)]]
         if isinstance(value, list | tuple):
             tag = "l" if isinstance(value, list) else "t"
             return [tag, [self.encode(inner, depth + 1) for inner in value]]
+        if isinstance(value, Array):
+            self.left -= len(value.raw) // ARRAY_PIECE
+            text = binascii.b2a_base64(value.raw, newline=False).decode("ascii")
+            return ["A", value.dtype.order + value.dtype.code, value.shape, value.fortran, text]
         return ["o", type(value).__name__]
+
+    def _state(self, state: dict[str, Any], prefix: str, depth: int) -> list[Any]:
+        """Pairs of names and tensors, in the order of a state dict."""
+        if depth >= DEPTH:
+            raise UnpicklingError(f"it is nested more than {DEPTH} levels deep")
+        found: list[Any] = []
+        passing = state.get("_non_persistent_buffers_set")
+        skipped = passing if isinstance(passing, set) else ()
+        for kind in ("_parameters", "_buffers"):
+            for name, value in dict.items(state[kind]):
+                if isinstance(value, Tensor) and not (kind == "_buffers" and name in skipped):
+                    found.append(self._pair(self._join(prefix, name), value, depth))
+        for name, module in dict.items(state["_modules"]):
+            self.left -= 1
+            if is_module(module):
+                found += self._state(module.state, f"{self._join(prefix, name)}.", depth + 1)
+        return found
+
+    def _join(self, prefix: str, name: Any) -> str:
+        if not isinstance(name, str) or len(prefix) + len(name) > LONGEST:
+            raise UnpicklingError("it holds a module with a name that no module has")
+        return prefix + name
 
     def _pair(self, key: Any, value: Any, depth: int) -> list[Any]:
         if isinstance(key, str) and len(key) > LONGEST:
@@ -366,7 +505,8 @@ def read_batch(content: bytes) -> tuple[Any, bytes]:
             raise UnpicklingError(f"it lacks {key.decode()!r}")
     data, labels = value[b"data"], value[b"labels"]
     if not isinstance(data, Array) or data.dtype.code != "u1":
-        raise UnpicklingError("data: expected an array of bytes")
+        got = repr(data.dtype.code) if isinstance(data, Array) else type(data).__name__
+        raise UnpicklingError(f"data: expected an array of bytes, got {got}")
     if isinstance(labels, Array) and len(labels.shape) == 1:
         labels = labels.numbers()
     if not isinstance(labels, list | tuple) or not all(map(is_size, labels)):

@@ -4,6 +4,7 @@ A child process reads the pickle (`pickles`); the numbers are then read straight
 tensors. Both formats are known: a zip archive with a data.pkl, and what PyTorch wrote before 1.6.
 """
 
+import binascii
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -213,4 +215,8 @@ def decode(value: Any) -> Any:
         return tuple(decode(inner) for inner in rest[0])
     if tag == "T":
         return plan(*rest)
+    if tag == "A":
+        dtype, shape, fortran, text = rest
+        numbers = np.frombuffer(binascii.a2b_base64(text), dtype)
+        return numbers.reshape(shape, order="F" if fortran else "C")
     return Other(str(rest[0]))

@@ -131,6 +131,37 @@ def open_source(path: Path, preparation: Preparation) -> Source:
         raise ValueError(f"{shown(path, PATH)}: {error}") from error
 
 
+def open_triggered(
+    root: Path, shape: Sequence[int], limit: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Images with a trigger, and what they show.
+
+    Args:
+        root: a folder with a folder for each class, which has its number as its name.
+        shape: (c, h, w) that the images are made to have.
+        limit: how many are read at most, of all classes.
+
+    Returns:
+        Floating point (n, c, h, w) in [0, 1], and int64 (n,).
+
+    Raises:
+        FileNotFoundError: when nothing is there.
+        ValueError: when it is something else; the message names the folder.
+    """
+    preparation = Preparation(size=(shape[1], shape[2]), squash=True, grey=shape[0] == 1)
+    source = open_source(root, preparation)
+    if isinstance(source, Arrays) or not all(
+        path.relative_to(root).parts[0].isdecimal() for path in source.paths
+    ):
+        raise ValueError(
+            f"{shown(root, PATH)}: expected a folder for each class, named by its number"
+        )
+    labels = source.labels
+    count = len(labels) if limit is None else min(limit, len(labels))
+    chosen = draw(labels, n=count) if count < len(labels) else torch.arange(count)
+    return source.read(chosen), labels[chosen]
+
+
 def draw(
     labels: Tensor, *, per_class: int | None = None, n: int | None = None, seed: int = 0
 ) -> Tensor:

@@ -10,7 +10,7 @@ from awm_defense.inputs.preparation import Preparation
 from awm_defense.models import MODELS, build_model
 from awm_defense.models.packages import PACKAGES
 
-FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER"
+FORMS = "backdoorbench:NAME, timm:NAME, torchvision:NAME, hf:FOLDER"
 # Looked at where weights don't fit: one of each family that people publish often.
 COMMON = (
     *MODELS,

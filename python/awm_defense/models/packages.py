@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from awm_defense.files.text import shown
 from awm_defense.inputs.preparation import FILTERS, Preparation
-from awm_defense.models import hugging_face
+from awm_defense.models import backdoorbench, hugging_face
 from awm_defense.models.optional import load_package
 
 Weights = dict[str, Tensor]
@@ -87,6 +87,7 @@ def _unknown(package: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 PACKAGES = {
+    "backdoorbench": Package(backdoorbench.build, lambda name: Preparation()),
     "timm": Package(_build_timm, _prepare_timm),
     "torchvision": Package(_build_torchvision, _prepare_torchvision),
     "hf": Package(hugging_face.build, hugging_face.prepare, hugging_face.rename),
