@@ -171,7 +171,7 @@ RECIPES = {
 }
 EPOCHS = {"default, on clean images alone": 2}
 UNDER = {
-    "default": Under.DELTA_AND_GROWN,
+    "default": Under.BOTH,
     "default, on clean images alone": Under.NOTHING,
 }
 

@@ -81,7 +81,7 @@ class Growth:
         only those to a class that was found so.
         """
         condensed = condensed or verdict.radii is not None
-        if not keep:
+        if not keep and len(self.probes):
             for probe in self.probes.split(AT_ONCE):
                 probe.copy_(self._condensed(probe, verdict, logits))
         parts = self.grown[keep:].split(AT_ONCE)
