@@ -3,8 +3,14 @@
 Importing takes time, in which Ctrl-C is one line, too; so almost nothing is imported up here.
 """
 
+import io
 import os
 import sys
+
+CLOSED = (
+    "awm: error: standard output: it is closed; send it to a file, or to /dev/null where no one "
+    "wants it"
+)
 
 
 def main() -> int:
@@ -22,6 +28,11 @@ def main() -> int:
         from awm_defense.commands.stderr import Dropping
 
         sys.stderr = Dropping.in_place_of(sys.stderr)
+        if sys.stdout is None:  # results would be lost, or land in a file that has its number
+            print(CLOSED, file=sys.stderr)
+            return 2
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names need not fit its encoding
+            sys.stdout.reconfigure(errors="backslashreplace")
         if heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.attacks import Attack
+from awm_defense.files.text import sentence
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat, check_finite
+from awm_defense.portions import is_of_memory
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
@@ -61,9 +64,12 @@ def evaluate(
         that class, and of all-to-all attacks, there is no `target_acc`.
 
     Raises:
-        ValueError: when there is nothing to measure, the trigger changes no image, sizes don't
-            match, or logits are not finite.
+        TypeError, ValueError: naming the argument, what was expected and what came; also when there
+            is nothing to measure, the trigger changes no image, sizes don't match, or logits are
+            not finite.
     """
+    if not isinstance(attack, Attack):
+        raise TypeError(f"attack: expected an Attack, got {type(attack).__name__}")
     images, truth = _with_classes(images, labels)
     targets = attack.targets(truth)
     other = truth != targets
@@ -74,9 +80,9 @@ def evaluate(
     def put(batch: Tensor) -> Tensor:
         nonlocal changed
         before = batch if changed else batch.clone()
-        batch = attack.apply(batch)
-        changed = changed or bool((batch - before).abs().max() > ROUNDING)
-        return batch
+        made = _triggered(attack, batch)
+        changed = changed or bool((made - before).abs().max() > ROUNDING)
+        return made
 
     pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
     with _settled(pixel_model, images):
@@ -172,6 +178,32 @@ def accuracy(
     return _percent(found == truth)
 
 
+def _triggered(attack: Attack, images: Tensor) -> Tensor:
+    """The images with the trigger, which may be of anyone's own making."""
+    try:
+        made: Any = attack.apply(images)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # whatever its own code raises
+        if is_of_memory(error):
+            raise
+        raise ValueError(
+            f"attack: expected a trigger that takes images of shape {tuple(images.shape)}, got "
+            f"{type(error).__name__}: {sentence(error)}"
+        ) from error
+    if not isinstance(made, Tensor) or not made.is_floating_point():
+        got = made.dtype if isinstance(made, Tensor) else type(made).__name__
+        raise TypeError(f"attack: expected a trigger that returns images, got {got}")
+    if made.shape != images.shape or made.device != images.device:
+        raise ValueError(
+            f"attack: expected a trigger that returns images of shape {tuple(images.shape)} on "
+            f"{images.device}, got {tuple(made.shape)} on {made.device}"
+        )
+    if not made.isfinite().all():
+        raise ValueError("attack: expected a trigger that returns finite images, got NaN")
+    return made
+
+
 @torch.inference_mode()
 def _predict(
     pixel_model: PixelModel,
@@ -208,8 +240,12 @@ def _settled(pixel_model: PixelModel, images: Tensor) -> Iterator[None]:
 
 def _with_classes(images: Images, labels: Labels) -> tuple[Tensor, Tensor]:
     given = read_images(images, labels, most=MOST)
-    if (given.labels == UNKNOWN).any():
-        raise ValueError("labels: expected the true class of each image to measure, got none")
+    without = int((given.labels == UNKNOWN).sum())
+    if without:
+        raise ValueError(
+            f"labels: expected the true class of each image to measure, got none for {without} of "
+            f"{len(given.labels)}"
+        )
     return given.images, given.labels
 
 

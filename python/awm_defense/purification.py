@@ -28,7 +28,7 @@ from awm_defense.portions import Portions
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings, check_seed
-from awm_defense.working.at_once import images_at_once
+from awm_defense.working.at_once import check_memory, images_at_once
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
 from awm_defense.working.sources import forget_sources
@@ -142,6 +142,10 @@ def purify_many(
         raise TypeError(f"recipe: expected a name or settings, got {type(settings).__name__}")
     if not isinstance(precision, str | Precision):
         raise TypeError(f"precision: expected a name or one, got {type(precision).__name__}")
+    several = isinstance(models, Iterable)
+    if not several or (isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList)):
+        raise TypeError(f"models: expected several networks, got {type(models).__name__}")
+    check_memory(max_memory)
     seed = check_seed(seed)
     options: dict[str, Any] = {"precision": precision, "seed": seed}
     shared = _Shared(settings, captured=captured, **options)

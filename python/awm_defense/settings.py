@@ -51,8 +51,11 @@ class Settings:
         """A copy with fields replaced from values or text, as in `--set tau=100`.
 
         Raises:
+            TypeError: `options` is no mapping.
             ValueError: no such field, or a value that the field can't have.
         """
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options: expected names and values, got {type(options).__name__}")
         hints = typing.get_type_hints(type(self))
         fields = [field.name for field in dataclasses.fields(self) if field.name != "name"]
         changes: dict[str, object] = {}

@@ -1,5 +1,6 @@
 """Images made from a network alone, for a defender who has none."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,6 +22,9 @@ SMOOTH = 1e-3
 """Weight of the variation between neighbouring pixels."""
 SHIFT = 2
 """Images are moved by up to so many pixels, so that none of theirs counts where it lies."""
+
+# 8 GiB, of which gradient descent takes some more.
+MOST_NUMBERS = 1 << 31
 
 
 def synthesize(
@@ -63,7 +67,8 @@ def synthesize(
         again.
 
     Raises:
-        ValueError: the model has no BatchNorm layer that keeps statistics.
+        TypeError, ValueError: naming the argument, what was expected and what came; also where the
+            model has no BatchNorm layer that keeps statistics.
     """
     check_value("classes", int, classes, 1)
     if per_class is not None:
@@ -73,6 +78,12 @@ def synthesize(
     for length in size:
         check_value("size", int, length, 1)
     each = per_class or max(1, 50 // classes)
+    count = classes * each * math.prod(size)
+    if count > MOST_NUMBERS:
+        raise ValueError(
+            f"classes, per_class, size: expected at most {MOST_NUMBERS} numbers in all images, "
+            f"got {count}"
+        )
     labels = torch.arange(classes).repeat(each)
     generator = torch.Generator().manual_seed(check_seed(seed))
     noise = torch.randn(len(labels), *size, generator=generator)

@@ -259,7 +259,7 @@ def test_own_code_by_the_name_of_its_module(place: Path) -> None:
         (["--model", "net.py:make", "--grey", "--rgb"], "not allowed with"),
         (["--model", "net.py:make", "--size", "1", "2", "3"], "--size: expected one number"),
         (["--model", "net.py:make", "--size", "0"], "--size"),
-        (["--model", "net.py:make", "--crop", "0"], "crop: expected a share"),
+        (["--model", "net.py:make", "--crop", "0"], "--crop: expected a number from 0.01 to 1"),
         (["--model", "net.py:make", "--retune", "3"], "--retune: expected --dataset"),
         (["--arch", "small_vgg", "--grey"], "--grey: small_vgg takes three channels"),
     ],
@@ -373,9 +373,9 @@ def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_settings_of_a_network_that_no_memory_holds(tmp_path: Path) -> None:
-    settings = {"model_type": "vit", "hidden_size": 12 * 10**5}
+    settings = {"model_type": "vit", "hidden_size": 12 * 10**4}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"config\.json: .* parameters, expected at most"):
+    with pytest.raises(ValueError, match=r"config\.json: .* more than 2147483648 numbers"):
         build_named(f"hf:{tmp_path}")
 
 
@@ -397,6 +397,94 @@ def test_processors_of_hugging_face(
     assert found.size == (None if size is None else (size, size))
     assert (found.crop, found.squash) == (crop, bool(squash))
     assert prepare_named(f"hf:{tmp_path / 'none'}").size is None
+
+
+STATS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+SQUARE = {"height": 48, "width": 48}
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet-50": ("ConvNext", {"size": 224, "crop_pct": 0.875, "resample": 3, **STATS}),
+    "convnext": ("ConvNext", {"size": {"shortest_edge": 384}, "resample": 3, **STATS}),
+    "vit": ("ViT", {"size": SQUARE, **STATS}),
+    "vit of one number": ("ViT", {"size": 48, **STATS}),
+    "bytes": ("ViT", {"size": SQUARE, "do_rescale": False, "do_normalize": False}),
+    "bytes, normalised": ("ViT", {"size": SQUARE, "do_rescale": False, **STATS}),
+    "from 0 to 2": ("ViT", {"size": SQUARE, "rescale_factor": 1 / 127.5, "do_normalize": False}),
+    "square, then cropped": (
+        "Beit",
+        {"size": SQUARE, "do_center_crop": True, "crop_size": {"height": 36, "width": 36}, **STATS},
+    ),
+    "shortest, then cropped": (
+        "CLIP",
+        {"size": {"shortest_edge": 48}, "do_center_crop": True, "crop_size": 36, **STATS},
+    ),
+    "shortest of one number": (
+        "Bit",
+        {"size": 48, "do_center_crop": True, "crop_size": 36, **STATS},
+    ),
+    "efficientnet": ("EfficientNet", {"size": SQUARE, "resample": 0, **STATS}),
+    "efficientnet, once": ("EfficientNet", {"size": SQUARE, "include_top": False, **STATS}),
+    "mobilevit": (
+        "MobileViT",
+        {"size": 48, "crop_size": 36, "do_center_crop": True, "do_flip_channel_order": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_processors_make_of_a_picture_what_transformers_makes(name: str, tmp_path: Path) -> None:
+    kind, content = PROCESSORS[name]
+    content = {"image_processor_type": f"{kind}ImageProcessor", "resample": 2, **content}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    y, x = np.mgrid[:60, :80]
+    pixels = np.stack([3 * x, 4 * y, 200 * ((x // 8 + y // 8) % 2)], 2).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    (expected,) = theirs(picture, return_tensors="pt")["pixel_values"]
+    wanted = prepare_named(f"hf:{tmp_path}")
+    made = wanted.apply(picture).float() / 255
+    if wanted.mean is not None and wanted.std is not None:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (wanted.mean, wanted.std))
+        made = (made - mean) / std
+    torch.testing.assert_close(made, expected.float(), atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"do_flip_channel_order": True}, "do_flip_channel_order: expected false, got true"),
+        ({"image_processor_type": "MobileViTImageProcessor"}, "do_flip_channel_order: expected"),
+        ({"do_pad": True}, "do_pad: expected false, got true"),
+        ({"rescale_offset": True}, "rescale_offset: expected false, got true"),
+        (
+            {"feature_extractor_type": "PoolFormerFeatureExtractor"},
+            "image_processor_type: expected",
+        ),
+        ({"do_normalize": True}, "image_mean, image_std: expected both"),
+        ({"image_mean": [0.5]}, "image_mean, image_std: expected both"),
+        ({"size": 8, "do_center_crop": True, "crop_size": 9}, "crop_size: expected a part"),
+        ({"size": 8, "do_center_crop": True}, "crop_size: expected height and width"),
+        ({"do_center_crop": True, "crop_size": 9}, "size: expected one"),
+        ({"image_processor_type": "ViTImageProcessor", **STATS}, "size: expected one"),
+        ({"size": {"longest_edge": 9}}, "size: expected height, width, shortest_edge"),
+        ({"size": {"height": 9}}, "size: expected height and width"),
+        ({"rescale_factor": 0}, "rescale_factor: expected a number from 0.0001 to 1"),
+    ],
+)
+def test_processors_that_do_more_are_refused(
+    content: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json: {says}"):
+        prepare_named(f"hf:{tmp_path}")
+
+
+def test_no_option_sets_how_large_settings_may_be(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("large").mkdir()
+    Path("large/config.json").write_bytes(bytes(5 << 20))
+    line = fails(capsys, "evaluate", "own.pt", "--arch", "hf:large", "--images", "photos")
+    assert line.endswith("config.json: expected at most 4 MiB, got 5 MiB\n")
 
 
 def test_a_missing_package_is_one_sentence(

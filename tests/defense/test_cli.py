@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -217,6 +218,16 @@ def test_checkpoints_of_one_name_are_refused(
     )
 
 
+def test_each_folder_is_in_the_one_to_write_to(tmp_path: Path) -> None:
+    names = ["a.pth", "...pth", "..pth", ".pth", "b..pth", "...."]
+    out = tmp_path / "deep" / "out"
+    folders = purify.output_folders(out, [tmp_path / name for name in names], [])
+    assert [folder.name for folder in folders] == ["a", "...pth", "..pth", ".pth", "b.", "...."]
+    assert all(folder.resolve().parent == out for folder in folders)
+    with pytest.raises(ValueError, match="different names"):
+        purify.output_folders(out, [tmp_path / "..pth", tmp_path / "..pth.pth"], [])
+
+
 def test_what_cannot_be_read_or_written_is_found_first(
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
@@ -401,7 +412,8 @@ def test_interrupted_training_says_how_to_go_on(
 def test_every_public_name_is_found() -> None:
     assert sorted(set(awm_defense.__all__) & set(dir(awm_defense))) == sorted(awm_defense.__all__)
     for name in awm_defense.__all__:
-        assert getattr(awm_defense, name) is not None
+        # Functions and classes know what they are called; tables do not.
+        assert getattr(getattr(awm_defense, name), "__name__", name) == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         getattr(awm_defense, "nonsense")  # noqa: B009 - mypy would refuse it, too
 
@@ -445,6 +457,33 @@ def test_standard_error_that_takes_nothing_loses_no_work(where: str, checkpoint:
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
     assert done.returncode == 0
     assert set(json.loads(done.stdout)) == {"acc"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_a_closed_standard_output_is_an_error_before_the_work() -> None:
+    argv = ["sh", "-c", f"{shlex.join([sys.executable, '-m', 'awm_defense', 'info'])} >&-"]
+    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("awm: error: standard output: it is closed")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_encoding_that_lacks_a_letter_loses_no_result(checkpoint: Path, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("é.safetensors", "e.safetensors")]
+    for other in others:
+        other.write_bytes(checkpoint.read_bytes())
+    words = [sys.executable, "-m", "awm_defense", "purify", *map(str, others), *MODEL]
+    done = subprocess.run(
+        [*words, "--recipe", "clp", "--precision", "fp32", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.decode("ascii")
+    for name in (r"\xe9", "e"):
+        assert f"report: {tmp_path / 'out'}/{name}/report.html" in told.replace(os.sep, "/")
+    assert (tmp_path / "out" / "e" / "report.json").exists()
 
 
 @pytest.mark.slow

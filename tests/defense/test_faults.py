@@ -31,6 +31,7 @@ from awm_defense.report import write as writing
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place
 from awm_defense.reproduce.grid import read_results, run_grid
+from awm_defense.training import backdoor
 from awm_defense.training.loop import SEEDS_APART, Plan
 from tests.defense.cells import CELL
 from tests.defense.conftest import tiny_network
@@ -381,8 +382,118 @@ def test_a_kill_at_the_very_end_of_training(tmp_path: Path) -> None:
     assert main([*argv, str(tmp_path)]) == 0
     before = contents(tmp_path)
     (tmp_path / "training.pt").write_bytes(b"of the last epoch")
+    (tmp_path / UNFINISHED.format("model.safetensors")).touch()
     assert main([*argv, str(tmp_path)]) == 0
     assert contents(tmp_path) == before
+    (tmp_path / "training.pt").write_bytes(b"of someone else")
+    assert main([*argv, str(tmp_path)]) == 0
+    assert (tmp_path / "training.pt").read_bytes() == b"of someone else"
+
+
+def test_a_network_that_comes_while_one_is_trained_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "out", tmp_path / "out" / "model.safetensors"
+    argv = [*TRAIN, "--epochs", "1", "--images", "64", "--precision", "fp32", "--out", out]
+    measure, measured = backdoor._measure, 0
+
+    def with_visitor(*given: Any) -> dict[str, float]:
+        nonlocal measured
+        measured += 1
+        if measured == 2:  # once in training, then at the end
+            model.write_bytes(b"mine")
+        return measure(*given)
+
+    monkeypatch.setattr(backdoor, "_measure", with_visitor)
+    for _ in range(2):  # and again, while it is there
+        line = line_of(capsys, 2, *argv)
+        assert f"{model} is not of this training" in line and "same command goes on" in line
+        assert model.read_bytes() == b"mine" and (out / "training.pt").exists()
+    model.unlink()
+    assert main([*map(str, argv)]) == 0
+    assert load_file(model) and not (out / "training.pt").exists()
+
+
+def test_a_trigger_of_someone_else_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = [*TRAIN, "--epochs", "1", "--images", "64", "--precision", "fp32", "--out", out]
+    assert main([*map(str, argv)]) == 0
+    (out / "model.safetensors").unlink()  # it is made anew
+    (out / "trigger_field.npy").write_bytes(b"mine")
+    capsys.readouterr()
+    assert "trigger_field.npy is of no result" in line_of(capsys, 2, *argv)
+    (out / "trigger_field.npy").unlink()
+    assert main([*map(str, argv)]) == 0
+
+
+@pytest.mark.parametrize("name", ["found.png", "trigger.png", "masks.safetensors", "margins.png"])
+def test_what_lies_beside_a_result_is_not_overwritten(
+    name: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    rival = ["purify", checkpoint, *MODEL, "--recipe", "finetune", "--set", "epochs=1"]
+    rival += ["--precision", "fp32", "--out", out]
+    assert main([*map(str, rival)]) == 0
+    report = report_of(out)
+    assert report is not None
+    assert sorted(path.name for path in out.iterdir()) == report["files"]
+    (out / name).write_bytes(b"mine")
+    before = contents(out)
+    capsys.readouterr()
+    line = line_of(capsys, 2, *rival)
+    assert f"{out / name} is of no result that awm wrote" in line and contents(out) == before
+    (out / name).unlink()
+    assert main([*map(str, rival)]) == 0
+    # A result of before files were listed is replaced as a whole.
+    del report["files"]
+    (out / "report.json").write_text(json.dumps(report))
+    (out / name).write_bytes(b"of an old result")
+    assert main([*map(str, rival)]) == 0 and not (out / name).exists()
+
+
+@pytest.mark.parametrize("listed", [3, "found.png", {"found.png": 1}, [["found.png"]], None])
+def test_a_list_that_is_none_lists_nothing(
+    listed: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"title": "", "recipe": {}, "history": [], "files": listed}
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    (tmp_path / "found.png").write_bytes(b"mine")
+    line_of(capsys, 2, "purify", checkpoint, *MODEL, "--out", tmp_path)
+    assert (tmp_path / "found.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "report.html", "report.json", "found.png"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_comes_during_a_run_is_kept_and_so_is_the_work(
+    name: str,
+    folder: bool,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, run = tmp_path / "out", Engine.epoch
+
+    def epoch(self: Engine, number: int) -> dict[str, float]:
+        if folder:
+            (out / name).mkdir(exist_ok=True)
+        else:
+            (out / name).write_bytes(b"mine")
+        return run(self, number)
+
+    monkeypatch.setattr(Engine, "epoch", epoch)
+    assert purify(checkpoint, out) == 0
+    told = capsys.readouterr()
+    assert f"{out / 'awm-1' / 'report.html'}" in told.out
+    assert f"what came into {out} meanwhile is kept" in told.err
+    assert str(out / "awm-1" / "model.safetensors") in told.err.splitlines()[-1]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["awm-1", name])
+    assert (out / name).is_dir() or (out / name).read_bytes() == b"mine"
+    report = report_of(out / "awm-1")
+    assert report is not None
+    assert sorted(path.name for path in (out / "awm-1").iterdir()) == report["files"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no lock of this kind")

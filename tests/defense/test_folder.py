@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from awm_defense.files.arrays import read_arrays
-from awm_defense.inputs.folder import draw, open_source
+from awm_defense.inputs.folder import Arrays, draw, open_source
 from awm_defense.inputs.images import UNKNOWN
 from awm_defense.inputs.preparation import Preparation
+from tests.hostile.case import forget_memory, highest_memory
 
 AS_THEY_ARE = Preparation()
 
@@ -38,7 +39,7 @@ def everything(source: Any) -> torch.Tensor:
     [
         (("cat", "dog", "bird"), {"bird": 0, "cat": 1, "dog": 2}),
         (("0", "10", "2"), {"0": 0, "2": 2, "10": 10}),
-        (("00", "1", "x"), {"00": 0, "1": 1, "x": 2}),
+        (("00", "1", "3"), {"00": 0, "1": 1, "3": 3}),
     ],
 )
 def test_a_folder_a_class(tmp_path: Path, folders: tuple[str, ...], labels: dict[str, int]) -> None:
@@ -59,6 +60,73 @@ def test_a_folder_a_class(tmp_path: Path, folders: tuple[str, ...], labels: dict
         assert image[0].mean() * 255 == pytest.approx(10 * folders.index(folder), abs=2)
 
 
+def test_folders_without_images_change_no_number(tmp_path: Path) -> None:
+    for number in range(12):
+        paint(tmp_path / str(number) / "one.png")
+        paint(tmp_path / str(number) / ".cache" / "one.png")  # hidden, as notebooks leave them
+    (tmp_path / "__MACOSX" / "0").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "0" / "._one.png").write_text("what macOS leaves")
+    (tmp_path / ".git").mkdir()
+    paint(tmp_path / ".git" / "one.png")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert sorted(source.labels.tolist()) == list(range(12))
+    found = zip(names(source), source.labels, strict=True)
+    assert all(name == f"{int(label)}/one.png" for name, label in found)
+    assert source.notes == ["folders without images are left out: __MACOSX"]
+
+
+def test_a_folder_without_images_beside_images(tmp_path: Path) -> None:
+    paint(tmp_path / "one.png")
+    (tmp_path / "__MACOSX").mkdir()
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["one.png"] and source.labels.tolist() == [UNKNOWN]
+    paint(tmp_path / "cat" / "two.png")
+    source = open_source(tmp_path, AS_THEY_ARE)
+    assert names(source) == ["cat/two.png"]
+    assert "1 images beside the folders are left out" in source.notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "note"),
+    [
+        (("dog", "cat"), "classes are numbered in the order of their names: 0 cat, 1 dog"),
+        (("1", "2", "10"), "classes have the numbers that they are called by, 3 from 1 to 10"),
+    ],
+)
+def test_how_classes_are_numbered_is_said(
+    tmp_path: Path, folders: tuple[str, ...], note: str
+) -> None:
+    for folder in folders:
+        paint(tmp_path / folder / "one.png")
+    assert open_source(tmp_path, AS_THEY_ARE).notes == [note]
+    table = tmp_path / "table"
+    table.mkdir()
+    for folder in folders:
+        paint(table / f"{folder}.png")
+    lines = "".join(f"{folder}.png,{folder}\n" for folder in folders)
+    (table / "labels.csv").write_text(lines)
+    assert open_source(table, AS_THEY_ARE).notes == [note]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("1", "01"), "expected a class a folder, got 01 and 1, which are one number"),
+        (("0", "1", "cat"), "all numbers or all words, got 0 and cat"),
+        (("0.5", "1"), r"expected classes from 0 to 99999, .* got 0\.5"),
+        (("-2", "1"), "expected classes from 0 to 99999, .* got -2"),
+        (("9" * 200, "1"), "expected classes from 0 to 99999, .* got 9999"),
+    ],
+)
+def test_folders_of_no_clear_numbers_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    for folder in folders:
+        paint(tmp_path / "set" / folder / "one.png")
+    with pytest.raises(ValueError, match=rf"set: .*{message}"):
+        open_source(tmp_path / "set", AS_THEY_ARE)
+
+
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     paint(tmp_path / "b.png")
     paint(tmp_path / "a.bmp")
@@ -74,6 +142,12 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         ("\ufeffFile, Label\na.png,dog\nsub/b.png, cat\n", [1, 0]),
         ("a.png,1\n\nsub/b.png,0", [1, 0]),
         ("file_name,label\na.png,2\nsub/b.png,5\n", [2, 5]),
+        ("a.png,10.0\nsub/b.png,2.0\n", [10, 2]),
+        ("a.png,+10\nsub/b.png,+2\n", [10, 2]),
+        ("a.png,10\nsub/b.png,\n", [10, UNKNOWN]),
+        ("a.png,-1\nsub/b.png,2\n", [UNKNOWN, 2]),
+        ("a.png,dog\nsub/b.png,\n", [0, UNKNOWN]),
+        ("a.png,-1\nsub/b.png,\n", [UNKNOWN, UNKNOWN]),
     ],
 )
 def test_a_flat_folder_with_a_table(tmp_path: Path, text: str, labels: list[int]) -> None:
@@ -99,6 +173,21 @@ def test_arrays(tmp_path: Path, save: Any) -> None:
     grey = open_source(tmp_path / "grey.npy", AS_THEY_ARE)
     assert torch.equal(everything(grey), expected[:, :1])
     assert (grey.labels == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("kind", ["u2", "u4", "u8", ">u4"])
+def test_labels_in_a_file_without_a_sign(tmp_path: Path, kind: str) -> None:
+    pixels = np.zeros((3, 3, 4, 4), np.uint8)
+    np.savez(tmp_path / "all.npz", images=pixels, labels=np.arange(3).astype(kind))
+    assert open_source(tmp_path / "all.npz", AS_THEY_ARE).labels.tolist() == [0, 1, 2]
+
+
+def test_arrays_of_bytes_are_kept_as_such(tmp_path: Path) -> None:
+    """As floating point they take four times the memory, and few are drawn."""
+    np.savez(tmp_path / "all.npz", images=np.zeros((3, 4, 4, 3), np.uint8), labels=np.arange(3))
+    source = open_source(tmp_path / "all.npz", AS_THEY_ARE)
+    assert isinstance(source, Arrays) and source.images.dtype == torch.uint8
+    assert source.read(torch.tensor([1])).dtype == torch.float32
 
 
 def test_arrays_keep_their_type(tmp_path: Path) -> None:
@@ -171,10 +260,18 @@ def test_data_sets_of_hugging_face_are_refused_with_a_way_out(
         ("/etc/passwd,1", "files below the folder"),
         (",1", "expected lines of file,label"),
         ("file,label\n", "got 0 images"),
+        (
+            "a.png,1\nb.png,cat\n",
+            r"labels\.csv: expected .* all numbers or all words, got 1 and cat",
+        ),
+        ("a.png,0.5\n", r"labels\.csv: expected classes from 0 to 99999, or -1 for none, got 0\.5"),
+        ("a.png,100000\n", r"labels\.csv: expected classes from 0 to 99999"),
+        ("image,class\na.png,cat\n", r"labels\.csv: expected lines of .* got image,class first"),
     ],
 )
 def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
+    paint(tmp_path / "a.png")
     with pytest.raises(ValueError, match=message):
         open_source(tmp_path, AS_THEY_ARE)
     (tmp_path / "other.csv").write_text("")
@@ -195,10 +292,10 @@ def test_only_as_much_as_memory_holds_is_read(
 ) -> None:
     for name in "abc":
         paint(tmp_path / f"{name}.png")
-    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES", 2 * 4 * 3 * 8 * 6)
+    monkeypatch.setattr("awm_defense.inputs.folder.MOST_BYTES_UNSIZED", 2 * 4 * 3 * 8 * 6)
     source = open_source(tmp_path, AS_THEY_ARE)
     assert len(source.read(torch.tensor([0, 2]))) == 2
-    with pytest.raises(ValueError, match="take fewer or make them smaller"):
+    with pytest.raises(ValueError, match="take fewer, or make them smaller with --size"):
         everything(source)
 
 
@@ -208,6 +305,33 @@ def test_a_photograph_of_many_pixels_is_read_smaller(tmp_path: Path) -> None:
     images = everything(open_source(tmp_path, Preparation(size=(16, 16))))
     expected = torch.tensor([200, 100, 50]) / 255
     torch.testing.assert_close(images.mean((0, 2, 3)), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.4])
+@pytest.mark.parametrize("size", [(33, 17), (50, 301)])
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", "lanczos"])
+def test_the_middle_alone_gives_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, crop: float, size: tuple[int, int], kind: str
+) -> None:
+    # Not of noise: Pillow cuts values off between its two passes, and turns these around at will.
+    noise = np.random.default_rng(0).integers(50, 200, (6, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((97, 61), Image.Resampling.BICUBIC)
+    preparation = Preparation(size=size, crop=crop, filter=kind)
+    whole = preparation.apply(picture).int()
+    monkeypatch.setattr("awm_defense.inputs.preparation.MOST_RESIZED", 0)
+    assert (preparation.apply(picture).int() - whole).abs().max() <= (2 if kind != "nearest" else 0)
+
+
+@pytest.mark.parametrize(
+    ("sides", "crop"), [((10_000, 1), 1.0), ((1, 10_000), 0.5), ((3, 3), 0.01)]
+)
+def test_a_picture_of_any_shape_takes_little_memory(sides: tuple[int, int], crop: float) -> None:
+    """As a whole in its new size it could take gigabytes."""
+    picture = Image.new("RGB", sides, (10, 20, 30))
+    held = forget_memory()
+    made = Preparation(size=(512, 512), crop=crop, filter="bicubic").apply(picture)
+    assert made.shape == (3, 512, 512) and made.amin((1, 2)).tolist() == [10, 20, 30]
+    assert highest_memory() - held < 64 << 20
 
 
 def test_the_middle_is_kept_in_the_right_shape() -> None:
@@ -229,6 +353,9 @@ def test_the_middle_is_kept_in_the_right_shape() -> None:
 def test_a_preparation_says_what_it_does() -> None:
     assert str(AS_THEY_ARE) == "as they are"
     assert str(Preparation(size=(8, 9), squash=True, grey=True)) == "8x9, squashed, bilinear; grey"
+    for crop in (0, 1e-6, 1e-300, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r"crop: expected a share from 0\.01 to 1"):
+            Preparation(size=(8, 8), crop=crop)
     normalised = Preparation(size=(8, 8), crop=0.875, mean=(0.5,), std=(0.25, 1.0, 2.0))
     expected = "8x8, the middle 0.875 kept, bilinear; mean 0.5; std 0.25 1 2"
     assert str(normalised) == expected

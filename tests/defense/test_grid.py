@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from awm_defense.awm.recipe import RECIPES
 from awm_defense.baselines import Anp, Task
 from awm_defense.files.manifest import write_manifest
-from awm_defense.reproduce import studies
+from awm_defense.reproduce import studies, workers
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.grid import cell_path, read_results, run_grid
 from awm_defense.reproduce.methods import get_method
@@ -202,6 +203,26 @@ def test_a_failing_cell_does_not_end_the_others(place: Place, tmp_path: Path) ->
     assert "did you mean 'tau'" in report.failed[bad]
     assert not cell_path(tmp_path, bad).exists()
     assert run_grid([bad, CELL], place, tmp_path).failed.keys() == {bad}
+
+
+def test_a_result_that_comes_meanwhile_is_kept(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = cell_path(tmp_path, CELL)
+
+    def slow(cell: Cell, where: Place) -> dict[str, Any]:
+        path.write_bytes(b"mine")
+        return {"found": 1}
+
+    monkeypatch.setattr(workers, "run_cell", slow)
+    run_grid([CELL], place, tmp_path)
+    assert path.read_bytes() == b"mine"
+    kept = path.parent / "awm-1" / path.name
+    assert json.loads(kept.read_text()) == {"found": 1}
+    assert f"{path} came meanwhile and is kept; found: {kept}" in capsys.readouterr().err
 
 
 def test_interrupted_cell_is_not_kept(

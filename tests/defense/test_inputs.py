@@ -119,7 +119,7 @@ def test_of_a_large_data_set_images_spread_over_it_are_taken() -> None:
         LABELS.tolist(),
         LABELS.numpy(),
         LABELS.numpy()[::-1].copy()[::-1],
-        LABELS.numpy().astype(np.uint8),
+        *(LABELS.numpy().astype(kind) for kind in ("u1", "u2", "u4", "u8", ">u2", "f8")),
         tuple(np.int32(label) for label in LABELS),
     ],
 )
@@ -158,6 +158,12 @@ def test_no_labels(labels: Any) -> None:
         (FLOATS, ["cat"] * 6, TypeError, "labels: expected whole numbers"),
         (FLOATS, LABELS + 0.5, TypeError, "labels: expected whole numbers"),
         (FLOATS, LABELS > 0, TypeError, "labels: expected whole numbers, got torch.bool"),
+        (FLOATS, LABELS.to("meta"), TypeError, "labels: expected a tensor that holds numbers"),
+        (FLOATS, LABELS.to_sparse(), TypeError, "labels: expected a dense tensor"),
+        (FLOATS, np.full(6, 2**64 - 1, np.uint64), ValueError, "labels: .* 2⁶³ or more"),
+        (FLOATS.to("meta"), LABELS, TypeError, "images: expected a tensor that holds numbers"),
+        (FLOATS.to_sparse(), LABELS, TypeError, "images: expected a dense tensor"),
+        (FLOATS.to(torch.float8_e5m2), LABELS, TypeError, "got torch.float8_e5m2"),
         (FLOATS, LABELS - 2, ValueError, "labels: expected classes from 0, or −1"),
     ],
 )

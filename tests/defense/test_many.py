@@ -22,7 +22,10 @@ COUNTED = ("objects", "threads", "files")
 
 def test_purifications_leave_nothing_behind():
     found = many.growth(30)
-    assert {name: found[name][2] - found[name][1] for name in COUNTED} == dict.fromkeys(COUNTED, 0)
+    # What stays of each run adds one a run; a cache that fills once does not.
+    assert {
+        name: slope for name, (slope, *_) in found.items() if name in COUNTED and slope > 0.5
+    } == {}
 
 
 def test_what_stays_is_noticed(monkeypatch):

@@ -123,6 +123,16 @@ def test_page_needs_no_other_file_and_escapes_text(tmp_path: Path) -> None:
             assert min(picture.size) >= 200
 
 
+def test_nothing_that_cannot_be_printed_is_in_the_page(tmp_path: Path) -> None:
+    hostile = "\x1b[2J\udce9\u202e$\\x$.png"
+    facts = {"image_files": [hostile], "a mapping": {hostile: hostile}, hostile: hostile}
+    result = make_result(masks={hostile: torch.rand(4)}, notes=[hostile])
+    write_report(tmp_path, result=result, title=hostile, extra=facts)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.replace("\n", "").isprintable()
+    assert page.count(r"\x1b[2J\udce9\u202e$\x$.png") >= 6
+
+
 @pytest.mark.parametrize("changes", [{"history": []}, {"masks": {}}, {"notes": []}])
 def test_nothing_to_show_is_no_error(tmp_path: Path, changes: dict[str, object]) -> None:
     write_report(tmp_path, result=make_result(**changes), title="t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from awm_defense.commands.main import main
 from awm_defense.commands.reproduce import select
-from awm_defense.reproduce import figures
+from awm_defense.reproduce import figures, workers
 from awm_defense.reproduce.cells import Place
 from awm_defense.reproduce.grid import cell_path
 from awm_defense.reproduce.layouts import TABLES
@@ -100,6 +101,26 @@ def test_where_nothing_is_measured_nothing_is_overwritten(
     assert (tmp_path / "fig3.json").read_text() == earlier
 
 
+def test_a_table_that_comes_meanwhile_is_kept(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def slow(trial: Trial) -> dict[str, Any]:
+        (tmp_path / "table2.md").write_text("mine")
+        return {"metrics": {"acc": 50.0, "asr": 0.0, "asr_all": 0.0}, "recipe": None}
+
+    for name in STUDIES:
+        monkeypatch.setitem(STUDIES, name, slow)
+    argv = ["reproduce", "table2", "--arch", "small_vgg", "--models", str(place.models)]
+    assert main([*argv, "--out", str(tmp_path), "--limit", "20", "--cells", "none"]) == 0
+    told = capsys.readouterr()
+    assert (tmp_path / "table2.md").read_text() == "mine"
+    assert (tmp_path / "awm-1" / "table2.md").read_text() == told.out
+    assert f"the result is in {tmp_path / 'awm-1'}" in told.err
+
+
 def test_one_error_of_many_cells_is_told_once(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +143,23 @@ def test_one_error_of_many_cells_is_told_once(
         (["table1", "--arch", "small_vgg"], "--arch: expected with table2"),
         (["fig3", "--attack", "badnets"], "--attack: expected with fig1, fig2"),
         (["table2", "--cells", "nothing"], "--cells"),
+        (["table2", "--cells", "a," * 1000], "--cells: expected at most 1000 characters, got 2000"),
+        (["table2", "--seeds", "1000000000"], "--seeds: expected a whole number from 1 to 1000"),
         (["table2", "--device", "abacus"], "abacus"),
+        *(
+            (["fig1", "--attack", name], "--attack: expected the name of a folder")
+            for name in (
+                "x/y",
+                "x/../badnets",
+                "..",
+                "",
+                "a\\b",
+                "c:x",
+                "a\nb",
+                "a" * 101,
+                "\udce9",
+            )
+        ),
     ],
 )
 def test_wrong_options(
@@ -131,6 +168,20 @@ def test_wrong_options(
     argv = ["reproduce", *options, "--models", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(argv) == 2
     assert part in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_more_processes_are_started_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, **_: object) -> None:
+            started.append(workers)
+            super().__init__(1)
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert list(workers.in_processes([], Place(Path(), None, "cpu"), 10**9)) == []
+    assert started == [2]
 
 
 def test_results_of_a_stranger_are_shown_escaped(

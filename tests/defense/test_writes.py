@@ -315,7 +315,12 @@ def test_no_output_folder_in_a_file(tmp_path: Path) -> None:
 
 def test_a_report_records_the_files_that_belong_to_it(tmp_path: Path) -> None:
     given = {"model.safetensors": b"weights", "masks.safetensors": None}
-    (tmp_path / "masks.safetensors").write_bytes(b"of another run")
+    write_report(
+        tmp_path,
+        result=make_result(),
+        title="t",
+        weights={"masks.safetensors": b"of another run"},
+    )
     write_report(tmp_path, result=make_result(), title="t", weights=given)
     assert not (tmp_path / "masks.safetensors").exists()
     assert (tmp_path / "model.safetensors").read_bytes() == b"weights"

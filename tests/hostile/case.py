@@ -21,6 +21,7 @@ from awm_defense.files.arrays import read_array, read_image
 from awm_defense.files.backdoorbench import read_record
 from awm_defense.files.checkpoint import load_into, load_saved, load_state_dict
 from awm_defense.files.manifest import read_manifest
+from awm_defense.files.together import check_replaceable
 from awm_defense.inputs.folder import open_source, open_triggered
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.models.named import build_named, prepare_named
@@ -109,6 +110,15 @@ def _folder(path: Path) -> Any:
     return source.read(torch.arange(len(source.labels)))
 
 
+def _photos(path: Path) -> Any:
+    source = open_source(path.parents[1], Preparation())
+    return source.read(torch.arange(len(source.labels)))
+
+
+def _report(path: Path) -> Any:
+    check_replaceable(path.parent, [path.name], sign=path.name, entries=["title"])
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": load_state_dict,
     "network": lambda path: load_into(network(), load_state_dict(path)),
@@ -119,6 +129,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "image": read_image,
     "arrays": lambda path: open_source(path, Preparation()),
     "folder": _folder,
+    "photos": _photos,
     "table": _folder,
     "triggered": lambda path: open_triggered(path.parents[1], (3, 16, 16)),
     "config": lambda path: build_named(f"hf:{path.parent}"),
@@ -126,6 +137,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "manifest": read_manifest,
     "attack": _attack,
     "cell": _cell,
+    "report": _report,
     "cifar10": lambda path: load_dataset("cifar10", path.parents[1]),
     "gtsrb": lambda path: load_dataset("gtsrb", next(p for p in path.parents if is_root(p))),
 }
@@ -139,12 +151,14 @@ PLACES = {
     "image": "trigger.png",
     "arrays": "images.npz",
     "folder": "photos/cat/one.png",
+    "photos": "photos/cat/one.png",
     "table": "photos/labels.csv",
     "triggered": "bd_test_dataset/3/7.png",
     "config": "vit/config.json",
     "processor": "vit/preprocessor_config.json",
     "manifest": "manifest.json",
     "attack": "manifest.json",
+    "report": "report.json",
     "cell": str(cell_path(Path(), CELL)),
     "cifar10": "cifar-10-batches-py/data_batch_1",
     "gtsrb": "GTSRB/Final_Training/Images/00000/GT-00000.csv",

@@ -17,6 +17,7 @@ KINDS = {
     "mask": "masks",
     "arrays": "arrays of images (NPZ)",
     "folder": "photographs in folders",
+    "photos": "photographs as they are",
     "table": "tables of files and labels",
     "triggered": "triggered images in folders",
     "config": "settings of Hugging Face networks",
@@ -24,6 +25,7 @@ KINDS = {
     "manifest": "manifests",
     "attack": "manifests with the files they name",
     "cell": "results of `awm reproduce`",
+    "report": "reports where one is written",
     "cifar10": "batches of CIFAR-10",
     "gtsrb": "lists and images of GTSRB",
 }

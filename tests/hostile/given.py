@@ -77,6 +77,24 @@ def array_cases() -> Iterator[Case]:
             npz(("x.npy", good), ("y.npy", saved(np.array([-7, 0])))),
             "labels: expected classes from 0",
         ),
+        "labels of 2^64 - 1": (
+            npz(("x.npy", good), ("y.npy", saved(np.full(2, 2**64 - 1, np.uint64)))),
+            "labels: expected numbers of classes",
+        ),
+        "labels of 10^9": (
+            npz(("x.npy", good), ("y.npy", saved(np.full(2, 10**9)))),
+            "classes from 0 to 99999",
+        ),
+        "images of zeros that are packed": (
+            lambda: npz(
+                (
+                    "x.npy",
+                    npy(described(descr="|u1", shape=(54_000, 3, 32, 32)), bytes(54_000 * 3072)),
+                ),
+                packed=True,
+            ),
+            None,
+        ),
         "a name that writes to the terminal": (npz(("\x1b[2J.npy", b"hello")), "begins with"),
     }
     for name, (content, says) in files.items():
@@ -104,11 +122,42 @@ def folder_cases() -> Iterator[Case]:
         "a link to nothing": (lambda path: path.symlink_to("nowhere"), "no such file"),
         "40000x10": (written(lambda: png(40_000, 10)), "at most 10000x10000"),
         "13000x13000": (written(lambda: png(13_000, 13_000, bits=1)), "at most 10000x10000"),
-        "JPEG of 200,000 passes": (written(progressive), "took too long"),
+        "JPEG of 200,000 passes": (written(progressive), "scans, got 2000"),
         "65 MiB": (written(lambda: bytes(65 << 20)), "at most 64 MiB"),
     }
     for name, (make, says) in files.items():
         yield case(name, "folder", make, says)
+
+
+def link_cases() -> Iterator[Case]:
+    """Folders that are links out of the folder of images."""
+
+    def link(path: Path, target: str = "/") -> None:
+        (path.parent / "b").mkdir()
+        (path.parent / "b" / "one.png").write_bytes(png(8, 8))
+        path.symlink_to(target)
+
+    def deeper(path: Path) -> None:
+        path.symlink_to("/")
+
+    def listed(path: Path) -> None:
+        outside = path.parents[1] / "outside"
+        outside.mkdir()
+        (outside / "one.png").write_bytes(png(8, 8))
+        link(path, str(outside))
+        (path.parent / "labels.csv").write_text("a/one.png,0\nb/one.png,1\n")
+
+    def pixels(path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        for number in range(30):
+            path.with_name(f"{number}.png").write_bytes(png(2048, 2048))
+        path.write_bytes(png(2048, 2048))
+
+    yield case("31 images of 2048x2048, in all 160 kB", "photos", pixels, "take over 960 MiB")
+    refused = "got a link to one; links to folders are not followed"
+    yield case("a class is a link to /", "folder", link, refused, "photos/a")
+    yield case("a link to / in a class", "folder", deeper, refused, "photos/a/deeper")
+    yield case("a table names files behind a link", "folder", listed, refused, "photos/a")
 
 
 def table_cases() -> Iterator[Case]:
@@ -130,10 +179,26 @@ def table_cases() -> Iterator[Case]:
         "a field of a megabyte": (b"a.png," + b"9" * (1 << 20), "expected lines of file,label"),
         "other columns": (b"a.png;1\n", "expected lines of file,label"),
         "no such file": (b"missing.png,1", "no such file"),
+        "numbers and words": (b"a.png,1\nb.png,\x1b[2J\n", "all numbers or all words"),
+        "a number of a thousand digits": (b"a.png," + b"9" * 1000, "classes from 0 to 99999"),
+        "half a class": (b"a.png,0.5\n", "classes from 0 to 99999"),
+        "another head": (b"image,class\na.png,1\n", "no such file"),
         "a name that writes to the terminal": (b"\x1b[2J.png,1", "no such file"),
     }
     for name, (content, says) in texts.items():
         yield case(name, "table", beside(content), says)
+    many = b"a.png,0\n" + "".join(f"{n}.png,{n}\n" for n in range(200_000)).encode()
+    yield case("200,000 classes", "table", beside(many), "classes from 0 to 99999")
+    named = b"a.png,x\n" + "".join(f"{n}.png,x{n}\n" for n in range(200_000)).encode()
+    yield case("200,000 named classes", "table", beside(named), "classes from 0 to 99999")
+    empty = written(lambda: b",\n" * (30 << 20))
+    yield case("30 million empty lines", "table", empty, "at most 1000000 lines")
+    yield case(
+        "a file in two classes",
+        "table",
+        beside(b"a.png,0\n./a.png,1\n"),
+        "each file once, got ./a.png",
+    )
     yield case("a named pipe", "table", os.mkfifo, "got a named pipe")
 
 
@@ -151,7 +216,18 @@ def setting_cases() -> Iterator[Case]:
         "size below zero": (as_json({"size": {"shortest_edge": -1}}), "shortest_edge: expected"),
         "mean of text": (as_json({"image_mean": "0.5"}), "image_mean: expected a list"),
         "NaN": (written(b'{"image_std": [NaN, 1, 1]}'), "expected finite numbers"),
+        "a crop of a pixel": (
+            as_json({"size": 4096, "crop_size": 1, "do_center_crop": True}),
+            "crop: expected a share from 0.01",
+        ),
         "no share": (as_json({"crop_pct": 0}), "crop_pct: expected a number"),
+        "colours turned": (as_json({"do_flip_channel_order": True}), "expected false, got true"),
+        "an unknown one": (as_json({"image_processor_type": "\x1b[2J"}), "expected one of ViT"),
+        "nothing rescaled to": (as_json({"rescale_factor": 1e-300}), "rescale_factor: expected"),
+        "a crop of more": (
+            as_json({"size": 8, "do_center_crop": True, "crop_size": 9999}),
+            "crop_size: expected a part",
+        ),
         "deep": (written(b"[" * 100_000), "levels"),
     }
     for name, (make, says) in processors.items():
@@ -168,6 +244,26 @@ def setting_cases() -> Iterator[Case]:
             as_json({"model_type": "resnet", "depths": [1, 10**6]}),
             "depths: expected at most 1000",
         ),
+        "10^8 classes": (
+            as_json({"model_type": "vit", "num_labels": 10**8}),
+            "num_labels: expected at most 100000",
+        ),
+        "200,000 named classes": (
+            as_json({"model_type": "vit", "id2label": {str(n): "a" for n in range(200_000)}}),
+            "id2label: expected at most 100000 values",
+        ),
+        "3000 stages": (
+            as_json({"model_type": "resnet", "depths": [1] * 3000, "hidden_sizes": [8] * 3000}),
+            "expected at most 1000 values",
+        ),
+        "10^9 heads": (
+            as_json({"model_type": "vit", "num_attention_heads": 10**9}),
+            "num_attention_heads: expected at most 1000000",
+        ),
+        "depth of 10^9": (
+            as_json({"model_type": "efficientnet", "depth_coefficient": 1e9}),
+            "depth_coefficient: expected at most 1000",
+        ),
         "a named pipe": (os.mkfifo, "got a named pipe"),
     }
 
@@ -176,8 +272,11 @@ def setting_cases() -> Iterator[Case]:
 
         def make(path: Path) -> None:
             as_json(content)(path)
-            with contextlib.suppress(ImportError):  # a torchvision of another torch
-                importlib.import_module("transformers").ViTForImageClassification  # noqa: B018
+            with contextlib.suppress(ImportError):  # no torchvision
+                importlib.import_module("tests.torchvision_ops")
+            transformers = importlib.import_module("transformers")
+            for kind in ("ViT", "Swin", "ResNet", "EfficientNet"):
+                getattr(transformers, f"{kind}ForImageClassification")
 
         return make
 
@@ -187,8 +286,30 @@ def setting_cases() -> Iterator[Case]:
             "an unknown type": (imported({"model_type": "evil", "auto_map": code}), "no image"),
             "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
             "wide": (
-                imported({"model_type": "vit", "hidden_size": 12 * 10**5}),
-                "no image classifier",
+                imported({"model_type": "vit", "hidden_size": 12 * 10**4}),
+                "it has more than 2147483648 numbers",
+            ),
+            "7200 layers": (
+                imported({"model_type": "resnet", "depths": [900] * 8, "hidden_sizes": [8] * 8}),
+                "it has more than 5000 modules",
+            ),
+            "depth times depth": (
+                imported(
+                    {
+                        "model_type": "efficientnet",
+                        "depth_coefficient": 1000.0,
+                        "num_block_repeats": [1000] * 7,
+                    }
+                ),
+                "it has more than 5000 modules",
+            ),
+            "many patches": (
+                imported({"model_type": "vit", "image_size": 20_000, "patch_size": 1}),
+                "it has more than 2147483648 numbers",
+            ),
+            "a window of 1000": (
+                imported({"model_type": "swin", "image_size": 4000, "window_size": 1000}),
+                "it has more than 2147483648 numbers",
             ),
             "sizes of text": (imported({"model_type": "vit", "hidden_size": "8"}), "no image"),
         }
@@ -198,5 +319,5 @@ def setting_cases() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    groups = (array_cases, folder_cases, table_cases, setting_cases)
+    groups = (array_cases, folder_cases, link_cases, table_cases, setting_cases)
     return [case for group in groups for case in group()]

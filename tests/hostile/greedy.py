@@ -63,6 +63,19 @@ def greedy_cases() -> Iterator[Case]:
             lambda: references(12_000),
             "expected a state dict",
         ),
+        "a storage named by a list of 16 million": (
+            lambda: named_anew(p.storage()),
+            "sets attributes of a Storage",
+        ),
+        "a dtype named by a list of 16 million": (
+            lambda: named_anew(p.named("torch", "float32")),
+            "sets attributes of a Dtype",
+        ),
+        "a tensor with attributes": (lambda: named_anew(key), "sets attributes of a Tensor"),
+        "a storage with a name of 20,000 characters": (
+            lambda: p.dictionary(w=p.tensor(p.storage("k" * 20_000))),
+            "a name of 20000 characters",
+        ),
         "a million tensors": (lambda: many_tensors(1_000_000), "it holds more than"),
     }
     for name, (body, says) in bodies.items():
@@ -97,6 +110,14 @@ def nests(depth: int, number: int = 0) -> bytes:
     inner = (nests(depth - 1, 3 * number + turn) for turn in range(3))
     keys = map(p.value, ("net", "model", "state_dict"))
     return p.entries(zip(keys, inner, strict=True))
+
+
+def named_anew(thing: bytes) -> bytes:
+    """A thing whose name is replaced by a list of 4000 lists of the same 4000 lists."""
+    inner, outer = (b"](" + ref * 4000 + b"e" for ref in (b"h\x00", b"h\x01"))
+    names = b"]q\x000" + inner + b"q\x010" + outer + b"q\x020"
+    state = b"".join(b"X" + struct.pack("<I", len(n)) + n + b"h\x02" for n in (b"key", b"name"))
+    return names + thing + b"}(" + state + b"ub"
 
 
 def references(count: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import socket
@@ -62,13 +63,13 @@ def converted(mode: str, kind: str, transparent: int = 255) -> bytes:
     return buffer.getvalue()
 
 
-def progressive() -> bytes:
-    """A JPEG that repeats its last pass over all pixels 200,000 times."""
+def progressive(times: int = 200_000, side: int = 1024) -> bytes:
+    """A JPEG that repeats its last pass over all pixels."""
     buffer = io.BytesIO()
-    Image.new("RGB", (1024, 1024)).save(buffer, "JPEG", progressive=True)
+    Image.new("RGB", (side, side)).save(buffer, "JPEG", progressive=True)
     whole = buffer.getvalue()
     last = whole.rindex(b"\xff\xda")
-    return whole[:last] + whole[last:-2] * 200_000 + whole[-2:]
+    return whole[:last] + whole[last:-2] * times + whole[-2:]
 
 
 def after_start(kind: str, piece: bytes, times: int, start: int) -> bytes:
@@ -86,12 +87,44 @@ def tiff_of_one_part(tags: int = 4000, size: int = 8 << 20) -> bytes:
     return b"II*\x00" + struct.pack("<I", 8 + size) + bytes(size) + directory
 
 
+def deep(kind: str) -> bytes:
+    """A picture in colour of sixteen bits a channel, of which Pillow makes eight."""
+    if kind == "PPM":
+        return b"P6 2 2 65535\n" + bytes(range(24))
+    if kind == "plain PPM":
+        return b"P3 1 1 65535\n255 256 65535\n"
+    if kind.startswith("PNG"):
+        colour = {"PNG": 2, "PNG with alpha": 6, "PNG, grey with alpha": 4}[kind]
+        row = bytes(1) + b"\xff\xff" * {2: 3, 6: 4, 4: 2}[colour] * 2
+        whole = png(2, 2, bits=16, packed=zlib.compress(row * 2))
+        header = whole[12:25] + bytes([colour]) + whole[26:29]
+        return whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    order = "<" if kind == "TIFF" else ">"
+    fields = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
+    fields += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, 24)]
+    entries = b"".join(
+        struct.pack(
+            order + ("2HIH2x" if code == 3 and count == 1 else "2H2I"), tag, code, count, value
+        )
+        for tag, code, count, value in fields
+    )
+    start = (b"II*\x00" if order == "<" else b"MM\x00*") + struct.pack(order + "IH", 8, len(fields))
+    return (
+        (start + entries + bytes(4)).ljust(122) + struct.pack(order + "3H", 16, 16, 16) + bytes(24)
+    )
+
+
 def bomb_cases() -> Iterator[Case]:
     """Small pictures in files that take long to decode, or much memory."""
     comment = b"!\xfe" + b"\x01a" * 3_000_000 + b"\x00"
     private = bytes(4) + b"teSt" + zlib.crc32(b"teSt").to_bytes(4, "big")
     files: dict[str, tuple[Callable[[], bytes], str | None]] = {
-        "JPEG of 200,000 passes": (progressive, "took too long"),
+        "JPEG of 200,000 passes": (progressive, "scans, got"),
+        "JPEG of 20,000 passes": (lambda: progressive(20_000, 256), "at most 1[01][0-9] scans"),
+        "JPEG of 4000 passes in 63 MiB": (
+            lambda: progressive(4000, 4096).ljust(63 << 20, b"\x00"),
+            "took too long",
+        ),
         "JPEG of a million comments": (
             lambda: after_start("JPEG", b"\xff\xfe\x00\x02", 1_000_000, 2),
             None,
@@ -136,6 +169,13 @@ def image_cases() -> Iterator[Case]:
         "floating point": (lambda: converted("F", "TIFF"), "eight bits a channel, got mode F"),
         "32 bits": (lambda: converted("I", "TIFF"), "eight bits a channel, got mode I"),
         "16 bits": (lambda: converted("I;16", "PNG"), "eight bits a channel, got mode I;16"),
+        **{
+            f"{kind} of 16 bits in colour": (functools.partial(deep, kind), "eight bits a channel")
+            for kind in (
+                *("PNG", "PNG with alpha", "PNG, grey with alpha", "PPM", "plain PPM"),
+                *("TIFF", "TIFF of the other order"),
+            )
+        },
         "a pixel that is half transparent": (
             lambda: converted("RGBA", "PNG", 128),
             "partly transparent: flatten it first",

@@ -245,6 +245,21 @@ def with_batches(content: bytes | Callable[[Path], bytes]) -> Make:
     return make
 
 
+def report_cases() -> Iterator[Case]:
+    """What lies where a report is to be written: read, to see whose it is."""
+    no_report = "is of no result that awm wrote"
+    files: dict[str, Make] = {
+        "64 MiB of objects": written(lambda: b"[" + b"{}," * 22_000_000 + b"{}]"),
+        "objects in an object": written(lambda: b'{"a":[' + b'{"a":1},' * 900_000 + b"0]}"),
+        "65 MiB": written(lambda: bytes(65 << 20)),
+        "a named pipe": os.mkfifo,
+        "a list": as_json([]),
+        "another object": as_json({"a": 1}),
+    }
+    for name, make in files.items():
+        yield case(name, "report", make, no_report)
+
+
 def cifar10_cases() -> Iterator[Case]:
     """Batches that do harm to NumPy, take memory, or hold no images."""
     one = array(bytes(3072), (1, 3072))
@@ -364,10 +379,11 @@ def gtsrb_cases() -> Iterator[Case]:
         "a million empty lines": ((HEADER + ";\n" * 1_000_000).encode(), "expected the columns"),
         "2 million columns, 60,000 short lines": (
             (HEADER[:-1] + ";c" * 2_000_000 + "\n" + "0.ppm;40;30;5;5;3;25;0\n" * 60_000).encode(),
-            "a region in",
+            "named twice",
         ),
         "no columns": (b"", "expected the columns"),
         "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
+        "an image twice": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 2).encode(), "named twice"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
         "only commas": (b"Filename,ClassId\n0.ppm,0\n", "expected the columns"),
@@ -407,5 +423,5 @@ def gtsrb_cases() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    groups = (manifest_cases, cell_cases, cifar10_cases, gtsrb_cases)
+    groups = (manifest_cases, cell_cases, report_cases, cifar10_cases, gtsrb_cases)
     return [case for group in groups for case in group()]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import os
 import pickle
+import sys
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +21,8 @@ from PIL import Image
 from torch import nn
 
 from awm_defense.files import image_child, pickle_child
+from awm_defense.files.checkpoint import load_state_dict
+from awm_defense.files.images import open_image
 from tests.hostile import pickling as p
 from tests.hostile.case import network
 from tests.hostile.pixels import EPS, picture, png
@@ -166,3 +173,43 @@ def test_a_sentence_stands_for_what_is_no_image(content: bytes, says: bytes) -> 
     nothing, length, sentence = decoded(content)
     assert nothing == 0
     assert says in sentence and len(sentence) == length
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("reader", [load_state_dict, open_image])
+def test_where_files_run_out_it_is_said(reader: Callable[[Path], object], tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "file"
+    if reader is open_image:
+        path.write_bytes(png(2, 2))
+    else:
+        torch.save({"weight": torch.ones(1)}, path)
+    given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    said: list[str] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, given[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        while not said or said[-1]:  # with one more each time, until there are enough
+            try:
+                reader(path)
+                said.append("")
+            except (OSError, ValueError) as error:
+                said.append(str(error))
+            os.close(held.pop())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, given)
+        for one in held:
+            os.close(one)
+    assert len(said) > 4
+    assert all("oo many" in line and os.devnull not in line for line in said[:-1])
+
+
+def test_an_image_may_take_time_by_its_pixels() -> None:
+    assert image_child.overdrawn(Image, png(4000, 4000), 2.0) < 0
+    assert image_child.overdrawn(Image, png(64, 64), 2.0) == pytest.approx(2, abs=0.1)
+    # Whatever is quick has taken nothing.
+    assert image_child.overdrawn(Image, png(64, 64), 0.01) == 0

@@ -11,7 +11,7 @@ import torch
 from awm_defense.files.arrays import read_image
 from awm_defense.files.images import SIDE, open_images
 from tests.hostile.case import forget_memory, highest_memory
-from tests.hostile.pixels import png
+from tests.hostile.pixels import png, progressive
 
 # Answers each image with one grey pixel, after half a second.
 SLOW = """
@@ -55,3 +55,15 @@ def test_each_image_has_its_own_time(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     path.write_bytes(b"anything")
     # All are asked for at once; together they take five seconds.
     assert len(list(open_images([path] * 10))) == 10
+
+
+@pytest.mark.slow
+def test_slow_images_may_not_add_up(tmp_path: Path) -> None:
+    """Each alone stays within its limits."""
+    slow, quick = tmp_path / "slow.jpg", tmp_path / "quick.png"
+    slow.write_bytes(progressive(2000, 1024).ljust(32 << 20, b"\x00"))
+    quick.write_bytes(png(64, 64))
+    assert len(list(open_images([quick, slow]))) == 2
+    found = open_images([slow, quick] * 20)
+    with pytest.raises(ValueError, match=r"slow\.jpg: .* take too long to decode"):
+        deque(found, maxlen=0)

@@ -126,14 +126,14 @@ def bodies() -> dict[str, tuple[bytes, str]]:
         "APPEND to a tensor": (made + p.value(1) + b"a", broken),
         "SETITEM of a tensor": (made + p.value(1) + p.value(2) + b"s", broken),
         "ADDITEMS to a dict": (b"}(" + p.value(1) + b"\x90", broken),
-        "BUILD of a type": (state(FLOATS, name=p.value("os.system")), "is none that is known"),
+        "BUILD of a type": (state(FLOATS, name=p.value("os.system")), "sets attributes of a Dtype"),
         "BUILD of a tensor's shape": (
             made + p.dictionary(shape=p.value([1 << 62])) + b"b0" + p.dictionary(w=b"h\x07"),
-            "too large|dimensions",
+            "sets attributes of a Tensor",
         ),
         "BUILD of a tensor's storage": (
             made + p.dictionary(storage=p.value("os")) + b"b0" + p.dictionary(w=b"h\x07"),
-            broken,
+            "sets attributes of a Tensor",
         ),
         "BUILD of a class": (ORDERED + p.dictionary(items=p.value(1)) + b"b", broken),
         "BUILD of a function": (
@@ -142,7 +142,7 @@ def bodies() -> dict[str, tuple[bytes, str]]:
         ),
         "BUILD with slots": (
             made + b"N" + p.dictionary(dtype=p.value("os")) + b"\x86b0" + p.dictionary(w=b"h\x07"),
-            "is none that is known",
+            "sets attributes of a Tensor",
         ),
         "a call in a call": (
             p.called(

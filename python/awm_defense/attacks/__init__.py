@@ -71,8 +71,8 @@ def make_attack(
     definition = look_up("name", name, ATTACKS)
     tensors = {"trigger_image": trigger_image, "trigger_mask": trigger_mask}
     for argument, given in {**tensors, "trigger_field": trigger_field}.items():
-        if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
-            raise TypeError(f"{argument}: expected a dense tensor, got {type(given).__name__}")
+        if given is not None:
+            _check_tensor(argument, given, of_pixels=argument in tensors)
     if mode is not None:
         look_up("mode", mode, dict.fromkeys(MODES))
     if opacity is not None:
@@ -109,6 +109,22 @@ def make_attack(
                 "it changes none"
             )
     return definition.attack(name, target, trigger, num_classes)
+
+
+def _check_tensor(argument: str, given: object, *, of_pixels: bool) -> None:
+    """Raise TypeError or ValueError unless it is a dense tensor of finite numbers; `of_pixels`:
+    in [0,1]."""
+    if not isinstance(given, Tensor) or given.is_nested or given.layout != torch.strided:
+        raise TypeError(f"{argument}: expected a dense tensor, got {type(given).__name__}")
+    if given.is_meta or given.is_complex():
+        raise TypeError(f"{argument}: expected real numbers, got {given.dtype} on {given.device}")
+    values = given.double()
+    if not values.isfinite().all():
+        raise ValueError(f"{argument}: expected finite numbers, got NaN or infinity")
+    if of_pixels and given.numel() and (values.min() < 0 or values.max() > 1):
+        raise ValueError(
+            f"{argument}: expected numbers from 0 to 1, got {values.min():g} to {values.max():g}"
+        )
 
 
 def craft_attack(

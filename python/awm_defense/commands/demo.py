@@ -9,7 +9,7 @@ import torch
 from awm_defense.attacks import make_attack
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.commands import options
-from awm_defense.commands.output import WEIGHTS, check_report_folder
+from awm_defense.commands.output import WEIGHTS, check_report_folder, say_where
 from awm_defense.commands.purify import check_begun, weights
 from awm_defense.data import load_dataset
 from awm_defense.files.checkpoint import as_safetensors
@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
     # A picture that the trigger changes the answer of: not one of the target class.
     clean = test_images[test_labels != TARGET][0]
     with uninterrupted():  # a second Ctrl-C must not lose what the first one left
-        write_report(
+        written = write_report(
             args.out,
             result=result,
             title=f"Demo: a {attack.name} backdoor in a {ARCH} on {DATASET}",
@@ -124,11 +124,12 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
             clean_image=clean,
             weights={BACKDOORED: as_safetensors(model), **weights(result)},
         )
+    say_where(args.out, written)
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")
     for name, found in (("before", before), ("after", after)):
         print(f"{name:8}{found['acc']:>14.1f} %{found['asr']:>20.1f} %")
     done = "interrupted after" if result.interrupted else "purified in"
-    print(f"{done} {result.seconds:.1f} s; report: {escape(str(args.out / PAGE))}")
+    print(f"{done} {result.seconds:.1f} s; report: {escape(str(written / PAGE))}")
     if result.interrupted:
         raise KeyboardInterrupt
     return 0

@@ -100,8 +100,6 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         )
     try:
         return _load_network(args, checkpoint)
-    except TooLargeError as error:
-        raise ValueError(f"{error}; --max-file-size sets the limit") from error
     except Exception as error:
         if not of_memory(error):
             raise
@@ -111,16 +109,20 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
 
 
 def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
-    state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+    try:
+        state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)
+    except TooLargeError as error:
+        raise ValueError(f"{error}; --max-file-size sets the limit") from error
 
     def build(num_classes: int | None) -> nn.Module:
         if args.model is not None:
             return build_own(args.model, num_classes)
-        return build_named(args.arch, num_classes, grey=bool(getattr(args, "grey", None)))
+        grey = bool(getattr(args, "grey", None))
+        return build_named(args.arch, num_classes, grey=grey, weights=state)
 
     classes = args.num_classes
-    model = build_to_fit(build, state) if classes is None else build(classes)
     try:
+        model = build_to_fit(build, state) if classes is None else build(classes)
         named = state if args.arch is None else rename_for(args.arch, model, state)
         load_into(model, Weights(named, checkpoint))
     except Misfit as error:

@@ -14,6 +14,7 @@ import torch
 from awm_defense.commands.errors import shorten
 from awm_defense.data import DATASETS
 from awm_defense.files.text import escape
+from awm_defense.inputs.preparation import LEAST_CROP
 from awm_defense.pixel_model import find_device
 from awm_defense.settings import MOST, SEEDS
 from awm_kernels import choose
@@ -65,6 +66,12 @@ def positive(text: str) -> float:
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def crop(text: str) -> float:
+    """An argparse type: the share of a picture that is kept."""
+    expected = f"a number from {LEAST_CROP} to 1"
+    return _number(text, expected, lambda value: LEAST_CROP <= value <= 1)
 
 
 def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:

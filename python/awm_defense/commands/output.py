@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from awm_defense.commands.options import say
 from awm_defense.files.manifest import NAME
 from awm_defense.files.together import check_replaceable
 from awm_defense.report.write import ENTRIES, REPORT
@@ -37,6 +38,12 @@ def check_report_folder(folder: Path, names: Sequence[str]) -> None:
     if (folder / NAME).exists():
         raise ValueError(f"--out: {folder} holds a network that would be overwritten")
     check_replaceable(folder, names, sign=REPORT, entries=ENTRIES)
+
+
+def say_where(asked: Path, written: Path) -> None:
+    """Say that a result is not where it was asked for, if so."""
+    if written != asked:
+        say(f"note: what came into {asked} meanwhile is kept; the result is in {written}")
 
 
 def is_inside(path: Path, folder: Path) -> bool:

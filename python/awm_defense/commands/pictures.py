@@ -73,16 +73,17 @@ class Pictures:
         seed: int = 0,
         device: torch.device | None = None,
     ) -> Drawn:
-        """A defender's few images; where none has a label, by what the network says of them."""
+        """A defender's few images, of those with a label; where none has one, by what the network
+        says of them."""
         if self.dataset is not None:
             images, labels = self.dataset.draw(per_class=per_class, n=n, seed=seed)
             return Drawn(images, labels, [], len(labels.unique()))
         assert self.source is not None
         labels = self.source.labels
         if self.labelled:
-            chosen = draw(labels, per_class=per_class, n=n, seed=seed)
-            kinds = labels[chosen]
-            return self._drawn(chosen, self.source.read(chosen), kinds[kinds != UNKNOWN])
+            known = (labels != UNKNOWN).nonzero().flatten()
+            chosen = known[draw(labels[known], per_class=per_class, n=n, seed=seed)]
+            return self._drawn(chosen, self.source.read(chosen), labels[chosen])
         chosen = draw(labels, n=n or min(len(labels), POOL), seed=seed)
         images = self.source.read(chosen)
         said = None
@@ -156,7 +157,7 @@ def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = Tru
     )
     parser.add_argument(
         "--crop",
-        type=options.share,
+        type=options.crop,
         metavar="SHARE",
         help="of the shorter side that is kept, from the middle (default: as the network wants it)",
     )
@@ -182,4 +183,6 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     classes = len(source.labels[source.labels != UNKNOWN].unique())
     labels = f"in {classes} classes" if classes else "without labels"
     options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
+    for note in source.notes:
+        options.say(f"note: {note}")
     return Pictures(None, source, preparation)

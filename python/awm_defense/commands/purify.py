@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from awm_defense.commands import networks, options, pictures, records
-from awm_defense.commands.output import WEIGHTS, check_inputs, check_report_folder, is_inside
+from awm_defense.commands.output import (
+    WEIGHTS,
+    check_inputs,
+    check_report_folder,
+    is_inside,
+    say_where,
+)
 from awm_defense.files.backdoorbench import DEFENSE, TRIGGERED, Record, defense_result
 from awm_defense.files.checkpoint import as_safetensors
 from awm_defense.files.folder import output_folder
@@ -111,7 +117,7 @@ def output_folders(
     elif found:
         folders = [out / record.folder.resolve().name for record in found]
     else:
-        folders = [out / checkpoint.stem for checkpoint in checkpoints]
+        folders = [out / _folder_name(checkpoint) for checkpoint in checkpoints]
     if len(set(folders)) < len(folders):
         raise ValueError(
             "CHECKPOINT: expected files of different names, one folder is made of each"
@@ -121,6 +127,11 @@ def output_folders(
         check_inputs(checkpoints, folder, names)
         check_report_folder(folder, names)
     return folders
+
+
+def _folder_name(checkpoint: Path) -> str:
+    """A file's name without its ending, but not "." or "..", which would be no folder in `out`."""
+    return checkpoint.stem if checkpoint.stem.strip(".") else checkpoint.name
 
 
 def get_images(
@@ -201,13 +212,14 @@ def run(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             progress=True,
         )
+        places: list[Path] = []
         for checkpoint, folder, record in zip(args.checkpoint, folders, origins, strict=True):
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
             check_begun(result)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
-                write_report(
+                written = write_report(
                     folder,
                     result=result,
                     title=f"Purified {name_of(checkpoint, record)}",
@@ -224,8 +236,10 @@ def run(args: argparse.Namespace) -> int:
                     clean_image=images[0],
                     weights=weights(result) | {DEFENSE: as_defense(record, result)},
                 )
-            tell(folder, result)
-    command = evaluation(args, folders[0], args.checkpoint[0], found)
+            say_where(folder, written)
+            places.append(written)
+            tell(written, result)
+    command = evaluation(args, places[0], args.checkpoint[0], found)
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
 

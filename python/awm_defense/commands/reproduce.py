@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
 from awm_defense.commands import options
+from awm_defense.commands.errors import shorten
+from awm_defense.commands.output import say_where
 from awm_defense.files.atomic import as_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.text import escape
@@ -28,6 +30,14 @@ from awm_defense.reproduce.methods import METHODS
 from awm_defense.reproduce.tables import make_table, render, table_cells
 from awm_defense.working.precision import PRECISIONS
 
+ENTRIES = ("title", "measured")
+"""That every table and figure has."""
+# Each is a cell that takes minutes; a billion would fill the memory.
+MOST_SEEDS = 1000
+MOST_FILTER = 1000
+"""Characters of a filter."""
+# Bytes of a folder's name, which becomes a part of the names of files.
+MOST_NAME = 100
 CHOICES = (*TABLES, *FIGURES)
 WITH_ARCH = (*ONE_NETWORK, *FIGURES)
 
@@ -66,9 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "stand for other characters, | for or, as in "
         f"'resnet18,badnets|trojan_*,n200|one-shot,awm,seed0'; methods: {', '.join(METHODS)}",
     )
-    parser.add_argument(
-        "--seeds", type=options.positive_int, default=1, metavar="N", help="seeds 0 to N-1 (1)"
-    )
+    parser.add_argument("--seeds", type=seeds, default=1, metavar="N", help="seeds 0 to N-1 (1)")
     parser.add_argument(
         "--limit",
         type=options.positive_int,
@@ -80,7 +88,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=options.positive_int,
         default=1,
         metavar="N",
-        help="cells at a time, each with 1/N of the cores (1)",
+        help="cells at a time, each with 1/N of the cores (1); on this machine at most one a core",
     )
     parser.add_argument(
         "--ray",
@@ -102,6 +110,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--attack",
+        type=folder_name,
         metavar="NAME",
         help="another attack (a folder of a network) than "
         + ", ".join(f"{attack} in {what}" for what, attack in ONE_ATTACK.items()),
@@ -110,8 +119,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
+def seeds(text: str) -> int:
+    """An argparse type: how many seeds."""
+    return options.whole(text, 1, MOST_SEEDS)
+
+
+def folder_name(text: str) -> str:
+    """An argparse type: the name of a folder, which names of files can have in them, too."""
+    # Windows has more that separates folders than other systems.
+    plain = PureWindowsPath(text).name == text and text.strip(". ") and text.isprintable()
+    if not plain or len(text.encode()) > MOST_NAME:
+        raise argparse.ArgumentTypeError(
+            f"expected the name of a folder, of at most {MOST_NAME} bytes, "
+            f"got {shorten(text, 40, 20)!r}"
+        )
+    return text
+
+
 def select(cells: list[Cell], text: str) -> list[Cell]:
     """The cells that a filter names, and their networks without a defense."""
+    if len(text) > MOST_FILTER:
+        raise ValueError(f"--cells: expected at most {MOST_FILTER} characters, got {len(text)}")
     words = [word.strip().split("|") for word in text.split(",")]
 
     def matches(cell: Cell) -> bool:
@@ -149,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         cells = figure_cells(plot, **amount)
     chosen = select(cells, args.cells) if args.cells else cells
     names = f"{args.what}.json", f"{args.what}.{'md' if args.what in TABLES else 'png'}"
-    check_replaceable(args.out, names, sign=names[0], entries=("title", "measured"))
+    check_replaceable(args.out, names, sign=names[0], entries=ENTRIES)
     with output_folder(args.out):
         try:
             report = run_grid(
@@ -197,14 +225,17 @@ def _write_table(out: Path, name: str, table: Mapping[str, Any]) -> None:
 
 
 def _write_figure(out: Path, name: str, figure: Mapping[str, Any]) -> None:
-    _write(out, name, figure, f"{name}.png", figure_as_png(figure))
+    written = _write(out, name, figure, f"{name}.png", figure_as_png(figure))
     print(f"{figure['title']}: {figure['measured']}")
-    print(escape(str(out / f"{name}.png")))
+    print(escape(str(written / f"{name}.png")))
 
 
-def _write(out: Path, name: str, content: Mapping[str, Any], other: str, data: bytes) -> None:
+def _write(out: Path, name: str, content: Mapping[str, Any], other: str, data: bytes) -> Path:
     sign = f"{name}.json"
-    write_together(out, {other: data, sign: as_json(content)}, sign=sign)
+    files = {other: data, sign: as_json(content)}
+    written = write_together(out, files, sign=sign, entries=ENTRIES)
+    say_where(out, written)
+    return written
 
 
 def _tell(report: Report) -> None:

@@ -50,4 +50,5 @@ class Dataset:
 
 def as_float(images: Tensor) -> Tensor:
     """Images of type uint8 as float32 in [0,1]; others as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    # In place: many images take gigabytes.
+    return images.float().div_(255) if images.dtype == torch.uint8 else images

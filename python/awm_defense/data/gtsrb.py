@@ -86,6 +86,11 @@ def _few(rows: Iterable[Row]) -> list[Row]:
             f"gtsrb: {found[-1][0].parent}: expected at most {MOST_IMAGES} images; take lines out "
             "of its CSV files"
         )
+    seen: set[Path] = set()
+    for path, _, _ in found:
+        if path in seen:  # its class is not known, and a small file would be read many times
+            raise ValueError(f"gtsrb: {shown(path, PATH)}: named twice; expected each image once")
+        seen.add(path)
     return found
 
 

@@ -94,4 +94,5 @@ def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor
     """The indices of each class in random order, one tensor a class."""
     order = torch.randperm(len(labels), generator=generator)
     shuffled = labels.cpu()[order]
-    return [order[shuffled == label] for label in shuffled.unique()]
+    _, counts = shuffled.unique(return_counts=True)
+    return list(order[shuffled.argsort(stable=True)].split(counts.tolist()))

@@ -1,18 +1,35 @@
 """A process that reads what a stranger made, and the end of it that this one holds."""
 
+import errno
 import os
 import selectors
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 # Bytes that a pipe takes or gives at once.
 PIECE = 1 << 20
 # By its limit, by this process or by a system that runs out of memory.
 ENDED = (signal.SIGXCPU, signal.SIGKILL)
+
+
+Made = TypeVar("Made")
+
+
+def _or_too_many(make: Callable[[], Made]) -> Made:
+    """What `make` returns; where files run out, the system would name one that is not at fault."""
+    try:
+        return make()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OSError("too many files are open; `ulimit -n` sets how many may be") from error
 
 
 class Child:
@@ -32,19 +49,26 @@ class Child:
 
     def __init__(self, program: Path, *arguments: str, patience: float) -> None:
         self.patience = patience
+        # Before the process, which would be left where there is none.
+        self.selector = _or_too_many(selectors.DefaultSelector)
         # Isolated and without site-packages, so that nothing of this environment is run there.
-        self.process = subprocess.Popen(
+        start = partial(
+            subprocess.Popen[bytes],
             [sys.executable, "-I", "-S", str(program), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
+        try:
+            self.process = _or_too_many(start)
+        except BaseException:
+            self.selector.close()
+            raise
         assert self.process.stdin is not None and self.process.stdout is not None
         self.to, self.back = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.to, False)
         os.set_blocking(self.back, False)
-        self.selector = selectors.DefaultSelector()
         self.selector.register(self.back, selectors.EVENT_READ)
         self.given = bytearray()
         self.deadline = 0.0

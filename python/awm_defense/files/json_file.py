@@ -10,6 +10,8 @@ from awm_defense.files.door import MIB, read_file
 from awm_defense.files.text import PATH, sentence, shown
 
 LIMIT = 4 * MIB
+# Of containers and what is in them. One in Python takes a hundred times its bytes in a file.
+VALUES = 2_000_000
 DEPTH = 20
 # Digits of a whole number; none that is meant has more.
 DIGITS = 20
@@ -45,6 +47,10 @@ def parse_object(
             raise ValueError(f"expected finite numbers, got {shown(text)}")
         return value
 
+    # Each value but the first comes after one of these; in text they count, too.
+    marks = sum(content.count(mark) for mark in (b",", b"[", b"{"))
+    if marks > VALUES:
+        raise ValueError(f"expected JSON of at most {VALUES} values, got some {marks}")
     try:
         found = json.loads(
             content.decode("utf-8"),

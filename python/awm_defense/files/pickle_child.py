@@ -114,21 +114,28 @@ class Dict(dict[Any, Any]):
         pass
 
 
-class Dtype:
+class Fixed:
+    """A description whose attributes were checked when it was made, and that no pickle changes."""
+
+    def __setstate__(self, _: Any) -> None:
+        raise UnpicklingError(f"it sets attributes of a {type(self).__name__}")
+
+
+class Dtype(Fixed):
     """A dtype of torch."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-class Storage:
+class Storage(Fixed):
     """A run of numbers that stands elsewhere in the file."""
 
     def __init__(self, key: str, dtype: str, numel: int) -> None:
         self.key, self.dtype, self.numel = key, dtype, numel
 
 
-class Tensor:
+class Tensor(Fixed):
     """A view of a storage."""
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> None:
@@ -385,6 +392,8 @@ class Reader(Unpickler):
         kind, dtype, key, _, numel, *view = pid
         if kind != "storage" or not isinstance(key, str) or not is_size(numel) or any(view):
             raise UnpicklingError("it refers to something that is no storage")
+        if len(key) > LONGEST:
+            raise UnpicklingError(f"it holds a storage with a name of {len(key)} characters")
         if not isinstance(dtype, Dtype):
             return Other()
         return self.storages.setdefault(key, Storage(key, dtype.name, numel))

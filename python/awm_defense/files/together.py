@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from awm_defense.files.atomic import put_in_place, sync, write_bytes, write_part
@@ -14,6 +15,8 @@ from awm_defense.files.uninterrupted import uninterrupted
 UNFINISHED = ".awm-{}.unfinished"
 """Stands in a folder while a result is written whose sign has the name in the middle."""
 LIMIT = 64 * MIB
+FILES = "files"
+"""The entry of a sign that lists the files of its result."""
 
 
 def check_no_folders(folder: Path, names: Iterable[str]) -> None:
@@ -29,6 +32,9 @@ def check_replaceable(
     """Raise ValueError where a file that would be replaced is of no result of this project, OSError
     where a folder stands in the way.
 
+    A result consists of the files that its sign lists; one of an older version lists none, and all
+    of the names are taken for its own.
+
     Args:
         folder: that is written to.
         names: of all files that may be written or removed there.
@@ -36,17 +42,39 @@ def check_replaceable(
         entries: that a sign of this project has.
     """
     check_no_folders(folder, [*names, UNFINISHED.format(sign)])
-    there = [folder / name for name in names if os.path.lexists(folder / name)]
+    there = [name for name in names if os.path.lexists(folder / name)]
     if there and not (folder / UNFINISHED.format(sign)).is_file():
+        own = _own_files(folder / sign, names, set(entries))
+        for name in there:
+            if name not in own:
+                raise ValueError(
+                    f"out: {folder / name} is of no result that awm wrote, and would be "
+                    "overwritten; choose another folder"
+                )
+
+
+def _own_files(sign: Path, names: Sequence[str], entries: set[str]) -> set[str]:
+    """Which of the names belong to the result of a sign; none where it is no sign of ours."""
+    try:
+        found = read_json(sign, limit=LIMIT)
+    except (OSError, ValueError):
+        return set()
+    listed = found.get(FILES, list(names))
+    if not entries <= found.keys() or not isinstance(listed, list):
+        return set()
+    return {sign.name, *(name for name in names if name in listed)}
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder in `folder`, for what finds its place there taken."""
+    for number in count(1):
+        made = folder / f"awm-{number}"
         try:
-            ours = set(entries) <= read_json(folder / sign, limit=LIMIT).keys()
-        except (OSError, ValueError):
-            ours = False
-        if not ours:
-            raise ValueError(
-                f"out: {there[0]} is of no result that awm wrote, and would be overwritten; "
-                "choose another folder"
-            )
+            made.mkdir()
+        except FileExistsError:
+            continue
+        return made
+    raise AssertionError
 
 
 @contextmanager
@@ -58,7 +86,13 @@ def unfinished(folder: Path, sign: str) -> Iterator[None]:
     mark.unlink(missing_ok=True)
 
 
-def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str) -> None:
+def write_together(
+    folder: Path,
+    files: Mapping[str, bytes | None],
+    *,
+    sign: str,
+    entries: Iterable[str] | None = None,
+) -> Path:
     """Write the files of a result, so that none is taken for a part of another result.
 
     All are on the disk before any has its name: a full disk leaves what was there before. Then the
@@ -69,17 +103,29 @@ def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str
         folder: an existing one.
         files: names to contents; None removes a file of that name.
         sign: the one of `files` that says that all others are there and belong together.
+        entries: that a sign of this project has. Where something else has one of the names, which
+            may have come during a long run, all is written into a new folder in `folder`. By
+            default nobody looks.
+
+    Returns:
+        The folder that was written to.
 
     Raises:
         OSError: naming the file that can't be written, such as a folder of its name.
     """
     contents = {name: data for name, data in files.items() if data is not None}
-    check_no_folders(folder, files)
+    if entries is None:
+        check_no_folders(folder, files)
     parts: dict[str, Path] = {}
     with uninterrupted():
         try:
             for name, data in contents.items():
                 parts[name] = write_part(folder / name, data)
+            if entries is not None:
+                try:
+                    check_replaceable(folder, list(files), sign=sign, entries=entries)
+                except (OSError, ValueError):
+                    folder = new_folder(folder)
             with unfinished(folder, sign):
                 (folder / sign).unlink(missing_ok=True)
                 sync(folder)
@@ -93,3 +139,4 @@ def write_together(folder: Path, files: Mapping[str, bytes | None], *, sign: str
         finally:
             for part in parts.values():
                 part.unlink(missing_ok=True)
+    return folder

@@ -2,25 +2,32 @@
 
 import csv
 import io
+import os
+import posixpath
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from awm_defense.data.dataset import as_float
 from awm_defense.data.split import draw_defender
 from awm_defense.files.arrays import read_arrays
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.images import open_photos
+from awm_defense.files.manifest import MOST_CLASSES
 from awm_defense.files.text import PATH, shown
-from awm_defense.inputs.images import UNKNOWN, read_images
+from awm_defense.inputs.classes import number_classes, number_folders, say_numbers
+from awm_defense.inputs.images import UNKNOWN, keep_images
 from awm_defense.inputs.preparation import Preparation
+from awm_defense.inputs.walk import MOST_FILES, check_inside, walk
 
-MOST_FILES = 1_000_000
-MOST_BYTES = 4096 * MIB
+# Of all images that are read at once, as float32; less where a file alone decides over their size.
+MOST_BYTES, MOST_BYTES_UNSIZED = 4096 * MIB, 960 * MIB
 CSV_LIMIT = 64 * MIB
 HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -42,10 +49,12 @@ class Arrays:
     Attributes:
         images: uint8 or floating point (n, c, h, w).
         labels: int64 (n,), `UNKNOWN` where no class is given.
+        notes: what whoever reads the result should know of them.
     """
 
     images: Tensor
     labels: Tensor
+    notes: Sequence[str] = ()
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, floating point (n, c, h, w) in [0, 1]."""
@@ -62,41 +71,52 @@ class Files:
 
     Attributes:
         root: the folder.
-        paths: of the files in it.
+        paths: of the files in it, relative to it; a million of them as `Path` would take long.
         labels: int64 (n,), `UNKNOWN` where no class is given.
         preparation: of each image.
+        notes: what whoever reads the result should know of them.
     """
 
     root: Path
-    paths: Sequence[Path]
+    paths: Sequence[str]
     labels: Tensor
     preparation: Preparation
+    notes: Sequence[str] = ()
 
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, float32 (n, c, h, w) in [0, 1]."""
-        chosen = [self.paths[index] for index in indices.tolist()]
-        images: list[Tensor] = []
-        with closing(open_photos(chosen)) as pictures:
-            for path, picture in zip(chosen, pictures, strict=True):
+        chosen = [self.root / name for name in self.names(indices)]
+        check_inside(self.root, chosen)
+        images = torch.empty(0)
+        most = MOST_BYTES_UNSIZED if self.preparation.size is None else MOST_BYTES
+        with (
+            closing(open_photos(chosen)) as pictures,
+            tqdm(
+                pictures, "reading images", len(chosen), leave=False, disable=None, delay=5
+            ) as bar,
+        ):
+            for index, (picture, path) in enumerate(zip(bar, chosen, strict=True)):
                 image = self.preparation.apply(picture)
-                if images and image.shape != images[0].shape:
+                if index and image.shape != images.shape[1:]:
                     raise ValueError(
-                        f"{shown(path, PATH)}: expected {images[0].shape[2]}x{images[0].shape[1]} "
+                        f"{shown(path, PATH)}: expected {images.shape[3]}x{images.shape[2]} "
                         f"pixels as of the images before, got {image.shape[2]}x{image.shape[1]}; "
                         "--size makes all of one size"
                     )
-                if image.numel() * 4 * len(chosen) > MOST_BYTES:
+                if image.numel() * 4 * len(chosen) > most:
                     raise ValueError(
                         f"{shown(self.root, PATH)}: {len(chosen)} images of {tuple(image.shape)} "
-                        f"take over {MOST_BYTES // MIB} MiB; take fewer or make them smaller"
+                        f"take over {most // MIB} MiB; take fewer, or make them smaller with --size"
                     )
-                images.append(image)
-        return as_float(torch.stack(images))
+                if index == 0:
+                    # In their last form: the pictures as they are would take a half more.
+                    images = torch.empty(len(chosen), *image.shape)
+                images[index] = as_float(image)
+        return images
 
     def names(self, indices: Tensor) -> list[str]:
         """Of their files, relative to the folder."""
-        chosen = (self.paths[index] for index in indices.tolist())
-        return [path.relative_to(self.root).as_posix() for path in chosen]
+        return [self.paths[index] for index in indices.tolist()]
 
 
 Source = Arrays | Files
@@ -107,15 +127,32 @@ def open_source(path: Path, preparation: Preparation) -> Source:
 
     Args:
         path: a folder with a folder a class, numbered in the order of their names, or by the names
-            if all are whole numbers; a folder of images, with a CSV file of the columns
-            `file,label` or without labels; an NPZ file with one array of images and perhaps one of
-            labels, or an NPY file of images.
+            if all are whole numbers (`awm_defense.inputs.classes`); a folder of images, with a CSV
+            file of the columns `file,label` or without labels; an NPZ file with one array of images
+            and perhaps one of labels, or an NPY file of images.
         preparation: for pictures; arrays are taken as they are.
 
     Raises:
         FileNotFoundError: when nothing is there.
         ValueError: when it is something else; the message names the file.
     """
+    source = _open(path, preparation)
+    if int(source.labels.max()) >= MOST_CLASSES:
+        raise ValueError(
+            f"{shown(path, PATH)}: expected classes from 0 to {MOST_CLASSES - 1}, "
+            f"got {int(source.labels.max())}"
+        )
+    return source
+
+
+def draw(
+    labels: Tensor, *, per_class: int | None = None, n: int | None = None, seed: int = 0
+) -> Tensor:
+    """Indices of a defender's few images, as `draw_defender` draws them."""
+    return draw_defender(labels, labels, per_class=per_class, n=n, seed=seed)[2]
+
+
+def _open(path: Path, preparation: Preparation) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{shown(path, PATH)}: no such file or folder")
     if path.is_dir():
@@ -151,7 +188,7 @@ def open_triggered(
     preparation = Preparation(size=(shape[1], shape[2]), squash=True, grey=shape[0] == 1)
     source = open_source(root, preparation)
     if isinstance(source, Arrays) or not all(
-        path.relative_to(root).parts[0].isdecimal() for path in source.paths
+        path.split("/")[0].isdecimal() for path in source.paths
     ):
         raise ValueError(
             f"{shown(root, PATH)}: expected a folder for each class, named by its number"
@@ -160,13 +197,6 @@ def open_triggered(
     count = len(labels) if limit is None else min(limit, len(labels))
     chosen = draw(labels, n=count) if count < len(labels) else torch.arange(count)
     return source.read(chosen), labels[chosen]
-
-
-def draw(
-    labels: Tensor, *, per_class: int | None = None, n: int | None = None, seed: int = 0
-) -> Tensor:
-    """Indices of a defender's few images, as `draw_defender` draws them."""
-    return draw_defender(labels, labels, per_class=per_class, n=n, seed=seed)[2]
 
 
 def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
@@ -183,11 +213,11 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
     pixels = arrays[images[0]]
     if pixels.dim() == 3 and classes is None:
         classes = torch.full((len(pixels),), UNKNOWN)
-    return Arrays(*read_images(pixels, classes)[:2])
+    return Arrays(*keep_images(pixels, classes)[:2])
 
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:
-    inside = sorted(root.iterdir())
+    inside = sorted(islice(root.iterdir(), MOST_FILES))
     folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
     tables = [path for path in inside if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
@@ -195,20 +225,30 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
             f"{shown(root, PATH)}: expected at most one CSV file, got {tables[0].name} and "
             f"{tables[1].name}"
         )
+    rows = [(path.name, UNKNOWN) for path in inside if _is_image(path)]
+    notes: list[str] = []
     if tables:
-        rows = _rows(tables[0])
-    elif folders:
-        names = [path.name for path in folders]
-        numbered = all(name.isdecimal() and len(name) <= 9 for name in names)
-        rows = [
-            (path, int(folder.name) if numbered else number)
-            for number, folder in enumerate(folders)
-            for path in sorted(folder.rglob("*"))
-            if _is_image(path)
-        ]
+        rows, notes = _rows(tables[0])
     else:
-        rows = [(path, UNKNOWN) for path in inside if _is_image(path)]
-    if not rows and any(path.suffix.lower() in TABLES for path in root.rglob("*")):
+        images = {
+            folder.name: [path for path in walk(folder) if _is_image(path, folder)]
+            for folder in folders
+        }
+        classes = {name: paths for name, paths in images.items() if paths}
+        if classes:
+            beside = len(rows)
+            numbers, notes = number_folders(shown(root, PATH), list(classes))
+            rows = [
+                (path.relative_to(root).as_posix(), numbers[name])
+                for name, paths in classes.items()
+                for path in paths
+            ]
+            notes += [f"{beside} images beside the folders are left out"] if beside else []
+        empty = [name for name in images if name not in classes]
+        if empty:
+            listed = ", ".join(map(shown, empty))
+            notes.append(f"folders without images are left out: {shown(listed, PATH)}")
+    if not rows and any(path.suffix.lower() in TABLES for path in walk(root.resolve())):
         raise ValueError(f"{shown(root, PATH)}: {IN_TABLES}")
     if not 1 <= len(rows) <= MOST_FILES:
         raise ValueError(
@@ -216,35 +256,51 @@ def _open_folder(root: Path, preparation: Preparation) -> Files:
             + (f", over {MOST_FILES}" if rows else "")
         )
     paths, labels = zip(*rows, strict=True)
-    return Files(root, paths, torch.tensor(labels), preparation)
+    return Files(root, paths, torch.tensor(labels), preparation, notes)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+def _is_image(path: Path, folder: Path | None = None) -> bool:
+    """Whether it is called one, and neither it nor a folder below `folder` that it is in hidden."""
+    parts = path.relative_to(folder).parts if folder else (path.name,)
+    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in parts)
 
 
-def _rows(table: Path) -> list[tuple[Path, int]]:
-    """File and class of each line; names of classes are numbered in their order."""
+def _rows(table: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """File and class of each line, and notes on how the classes are numbered."""
     name = shown(table, PATH)
     try:
-        text = read_file(table, CSV_LIMIT).decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        content = read_file(table, CSV_LIMIT)
+        # Counted before they are parsed, which takes long.
+        if content.count(b"\n") > MOST_FILES + 1:
+            raise ValueError(f"{name}: expected at most {MOST_FILES} lines")
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        rows = list(islice(filter(None, lines), MOST_FILES + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name}: expected lines of file,label, got {shown(error)}") from error
-    rows = [line for line in lines if line]
     if rows and [word.strip().lower() for word in rows[0]][:2] in HEADERS:
         rows = rows[1:]
+    if len(rows) > MOST_FILES:
+        raise ValueError(f"{name}: expected at most {MOST_FILES} lines")
+    files: set[str] = set()
     for row in rows:
-        inside = Path(row[0])
-        if len(row) != 2 or inside.is_absolute() or ".." in inside.parts or not row[0]:
+        file = row[0]
+        if len(row) != 2 or not file or os.path.isabs(file) or ".." in file.split("/"):
             raise ValueError(
                 f"{name}: expected lines of file,label, files below the folder of the CSV file, "
                 f"got {shown(','.join(row))}"
             )
+        row[0] = posixpath.normpath(file)
+        # The class of one that is named twice is not known, and it would be read many times.
+        if row[0] in files:
+            raise ValueError(f"{name}: expected each file once, got {shown(file)} again")
+        files.add(row[0])
+    # It may be a head of other names, which would be a class of its own.
+    if rows and not os.path.lexists(table.parent / rows[0][0]):
+        raise ValueError(
+            f"{name}: expected lines of file,label, perhaps below a line of these two words, got "
+            f"{shown(','.join(rows[0]))} first, and there is no such file"
+        )
     words = [label.strip() for _, label in rows]
-    numbered = all(word.isdecimal() and len(word) <= 9 for word in words)
-    known = {word: number for number, word in enumerate(sorted(set(words)))}
-    return [
-        (table.parent / file, int(word) if numbered else known[word])
-        for (file, _), word in zip(rows, words, strict=True)
-    ]
+    numbers = number_classes(name, set(words))
+    found = [(file, numbers[word]) for (file, _), word in zip(rows, words, strict=True)]
+    return found, say_numbers(numbers)

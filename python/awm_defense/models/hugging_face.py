@@ -9,42 +9,22 @@ from torch import Tensor, nn
 
 from awm_defense.files import schema
 from awm_defense.files.json_file import read_json
-from awm_defense.files.manifest import check
+from awm_defense.files.manifest import MOST_CLASSES, check
 from awm_defense.files.text import PATH, sentence, shown
-from awm_defense.inputs.preparation import FILTERS, Preparation
+from awm_defense.models.bounded import Oversized
 from awm_defense.models.optional import load_package
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-# What Pillow calls its filters, which is what a processor of Hugging Face has.
-FILTER_NAMES = {number.value: name for name, number in FILTERS.items()}
+CONFIG = "config.json"
 # Settings that name code to run, or the type that weights were stored in.
 FOREIGN = (
     *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
 )
-MOST_PARAMETERS = 1 << 31
+# Of whole numbers; transformers lists the classes before it makes a network.
+MOST = 1_000_000
 MOST_LAYERS = 1000
 # Parts of the names of settings that say how many layers there are.
 LAYERS = ("layer", "depth", "block", "stage")
-SIDE = schema.whole(1, 10_000)
-SIDES = schema.record({"height": SIDE, "width": SIDE, "shortest_edge": SIDE})
-SIZE = schema.optional(
-    lambda name, value: (SIDES if isinstance(value, dict) else SIDE)(name, value)
-)
-STATS = schema.optional(schema.listing(schema.number(0, 1)))
-PROCESSOR_CONTENT = schema.record(
-    {
-        "size": SIZE,
-        "crop_size": SIZE,
-        "do_resize": schema.truth,
-        "do_center_crop": schema.optional(schema.truth),
-        "do_normalize": schema.truth,
-        "image_mean": STATS,
-        "image_std": STATS,
-        "resample": schema.whole(0, 5),
-        "crop_pct": schema.optional(schema.number(0.1, 1)),
-    }
-)
 
 
 def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
@@ -74,13 +54,10 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     maker = transformers.AutoModelForImageClassification
     try:
         made = transformers.AutoConfig.for_model(kind, **config)
-        with torch.device("meta"):
-            count = sum(value.numel() for value in maker.from_config(made).parameters())
-        if count > MOST_PARAMETERS:
-            raise ValueError(f"it has {count} parameters, expected at most {MOST_PARAMETERS}")
         model: nn.Module = maker.from_config(made)
     except Exception as error:  # what a stranger's settings lead to is unknown
-        raise ValueError(
+        kind_of_error = Oversized if isinstance(error, Oversized) else ValueError
+        raise kind_of_error(
             f"{shown(path, PATH)}: no image classifier can be made of it: {sentence(error)}"
         ) from error
     return model
@@ -116,60 +93,22 @@ def _plain(value: Any) -> Any:
     return {name: _plain(inner) for name, inner in value.items() if name not in FOREIGN}
 
 
-def prepare(folder: str) -> Preparation:
-    """How preprocessor_config.json in a folder wants images, if it is there.
-
-    Raises:
-        ValueError: it is broken.
-    """
-    path = Path(folder) / PROCESSOR
-    if not path.is_file():
-        return Preparation()
-    found = read_json(path)
-    check(path, PROCESSOR_CONTENT, found)
-    normalised = found.get("do_normalize", True)
-    size, shortest = _size(found.get("size")) if found.get("do_resize", True) else (None, False)
-    crop, _ = _size(found.get("crop_size")) if found.get("do_center_crop") else (None, False)
-    taken = crop or size
-    return Preparation(
-        size=taken,
-        crop=_share(found, size, crop),
-        squash=not shortest,
-        filter=FILTER_NAMES.get(found.get("resample", -1), "bilinear"),
-        mean=found.get("image_mean") if normalised else None,
-        std=found.get("image_std") if normalised else None,
-    )
-
-
-def _share(found: dict[str, Any], size: Any, crop: Any) -> float:
-    if crop and size:
-        return float(min(1.0, crop[0] / size[0]))
-    return float(found.get("crop_pct") or 1.0)
-
-
-def _size(value: Any) -> tuple[tuple[int, int] | None, bool]:
-    """(h, w), and whether it is the shorter side that has to fit."""
-    if value is None:
-        return None, False
-    if isinstance(value, int):
-        return (value, value), False
-    edge = value.get("shortest_edge")
-    if edge is not None:
-        return (edge, edge), True
-    height, width = value.get("height"), value.get("width")
-    return ((height, width) if height and width else None), False
-
-
-def _few_layers(name: str, value: Any) -> None:
-    """A check of settings: making a network of a million layers would never end."""
+def _check_sizes(name: str, value: Any) -> None:
+    """A check of settings: making a network of a million layers, or classes, would never end."""
     if isinstance(value, dict | list):
+        most = MOST_CLASSES if isinstance(value, dict) else MOST_LAYERS
+        if len(value) > most:
+            raise ValueError(f"{shown(name)}: expected at most {most} values, got {len(value)}")
         inner = value.items() if isinstance(value, dict) else ((name, one) for one in value)
         for key, one in inner:
-            _few_layers(str(key), one)
-    elif any(word in name for word in LAYERS) and isinstance(value, int) and value > MOST_LAYERS:
-        raise ValueError(f"{shown(name)}: expected at most {MOST_LAYERS}, got {value}")
+            _check_sizes(str(key), one)
+    elif isinstance(value, int | float):
+        most = MOST_CLASSES if name == "num_labels" else MOST
+        most = MOST_LAYERS if any(word in name for word in LAYERS) else most
+        if abs(value) > most:
+            raise ValueError(f"{shown(name)}: expected at most {most}, got {value}")
 
 
 def _config(name: str, value: Any) -> None:
     schema.record({"model_type": schema.text()}, required=("model_type",))(name, value)
-    _few_layers(name, value)
+    _check_sizes(name, value)

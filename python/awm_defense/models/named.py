@@ -1,13 +1,16 @@
 """Networks by name: this project's own, and those of other packages as timm:NAME and the like."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from awm_defense.files.checkpoint import without_prefix
+from awm_defense.files.checkpoint import Misfit, Weights, without_prefix
+from awm_defense.files.text import PATH, shown
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.models import MODELS, build_model
+from awm_defense.models.bounded import MOST_NUMBERS, Oversized, build_bounded, most_numbers
 from awm_defense.models.packages import PACKAGES
 
 FORMS = "backdoorbench:NAME, timm:NAME, torchvision:NAME, hf:FOLDER"
@@ -26,21 +29,39 @@ ALIKE = 0.8
 """The share of names and shapes that two networks have in common to be taken for one."""
 
 
-def build_named(name: str, num_classes: int | None = None, *, grey: bool = False) -> nn.Module:
+def build_named(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    grey: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """A new network with random weights.
 
     Args:
         name: a key of `MODELS`, or one of another package (`FORMS`).
         num_classes: None takes what the architecture has by itself.
         grey: whether it takes one channel instead of three.
+        weights: from a file, that it is for; what is many times as large is not made.
 
     Raises:
         ImportError: the package is missing.
-        ValueError: for an unknown name, or one that knows no grey images.
+        ValueError: for an unknown name, or one that knows no grey images; for one that is too
+            large.
     """
     package, colon, rest = name.partition(":")
     if colon:
-        return PACKAGES[package].build(rest, num_classes, grey)
+        numbers = MOST_NUMBERS if weights is None else most_numbers(weights)
+        try:
+            build = functools.partial(PACKAGES[package].build, rest, num_classes, grey)
+            return build_bounded(build, numbers)
+        except Oversized as error:
+            if not isinstance(weights, Weights):
+                raise ValueError(f"--arch {shown(name)}: {error}") from error
+            raise Misfit(
+                f"{shown(weights.path, PATH)}: the weights don't fit into {shown(name)}: they are "
+                f"too few; {error}"
+            ) from error
     if grey:
         raise ValueError(f"--grey: {name} takes three channels")
     return build_model(name, 10 if num_classes is None else num_classes)

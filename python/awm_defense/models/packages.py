@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from awm_defense.files.text import shown
 from awm_defense.inputs.preparation import FILTERS, Preparation
-from awm_defense.models import backdoorbench, hugging_face
+from awm_defense.models import backdoorbench, hugging_face, processor
 from awm_defense.models.optional import load_package
 
 Weights = dict[str, Tensor]
@@ -90,5 +90,5 @@ PACKAGES = {
     "backdoorbench": Package(backdoorbench.build, lambda name: Preparation()),
     "timm": Package(_build_timm, _prepare_timm),
     "torchvision": Package(_build_torchvision, _prepare_torchvision),
-    "hf": Package(hugging_face.build, hugging_face.prepare, hugging_face.rename),
+    "hf": Package(hugging_face.build, processor.prepare, hugging_face.rename),
 }

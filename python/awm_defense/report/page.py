@@ -2,9 +2,10 @@
 
 import base64
 from collections.abc import Mapping
-from html import escape
+from html import escape as as_html
 from typing import Any
 
+from awm_defense.files.text import escape as printable
 from awm_defense.result import PurifyResult
 
 STYLE = """
@@ -81,6 +82,7 @@ def page(
         "notes",
         "history",
         "coverage",
+        "files",
     }
     facts = {key: value for key, value in report.items() if key not in elsewhere}
     return f"""<!doctype html>
@@ -98,6 +100,11 @@ def page(
 <h2>Run</h2>{_table(facts)}
 </body></html>
 """
+
+
+def escape(text: str) -> str:
+    """Text as HTML; what can't be printed, as in a hostile name, is written as escapes."""
+    return as_html(printable(text))
 
 
 def _card(value: str, label: str, bars: str = "") -> str:

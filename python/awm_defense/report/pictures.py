@@ -9,6 +9,7 @@ from torch import Tensor
 
 from awm_defense.examination.verdict import Verdict
 from awm_defense.files.encoded import as_png
+from awm_defense.files.text import escape
 from awm_defense.report.drawing import at_whole_numbers, drawn, new_figure
 
 # Small images are enlarged by a whole factor to at least this many pixels a side.
@@ -60,7 +61,8 @@ def draw_masks(masks: Mapping[str, Tensor]) -> bytes:
         axes.bar(np.arange(25) / 25, counts.numpy(), width=1 / 25, align="edge", color="#2563eb")
         axes.set_yscale("symlog")
         axes.set_xlim(0, 1)
-        axes.set_title(f"{name} (mean {mask.float().mean():.2f})", fontsize=8)
+        title = escape(f"{name} (mean {mask.float().mean():.2f})")
+        axes.set_title(title, fontsize=8, parse_math=False)
         axes.tick_params(labelsize=7)
     return drawn(figure, dpi=110)
 

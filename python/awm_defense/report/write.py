@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import awm_kernels
-from awm_defense.files.together import write_together
+from awm_defense.files.together import FILES, write_together
 from awm_defense.networks.masked import share
 from awm_defense.report.page import page
 from awm_defense.report.pictures import (
@@ -53,14 +53,15 @@ def write_report(
     triggered_image: Tensor | None = None,
     clean_image: Tensor | None = None,
     weights: Mapping[str, bytes | None] | None = None,
-) -> dict[str, Any]:
-    """Write report.json, report.html and the pictures into `out_dir`; return what the JSON holds.
+) -> Path:
+    """Write report.json, report.html and the pictures; return the folder that they are in.
 
     All is made in memory and then written together, report.json last: it is the sign that the
-    other files are there and belong to it.
+    other files are there and belong to it. It lists them.
 
     Args:
-        out_dir: an existing folder; an earlier report in it is replaced, pictures included.
+        out_dir: an existing folder; an earlier report in it is replaced, pictures included. Where a
+            file of another origin has one of the names, all is written into a new folder in it.
         result: what `purify` returned.
         title: the heading.
         before, after: metrics in percent (`acc`, `asr`, ...), where an attack is known.
@@ -78,6 +79,8 @@ def write_report(
     digests = {name: sha256(data).hexdigest() for name, data in weights.items() if data is not None}
     pictures, captions = _draw(result, triggered_image, clean_image)
     facts = {**(extra or {}), "sha256": digests} if digests else extra or {}
+    written = [name for name, data in weights.items() if data is not None]
+    facts = {**facts, FILES: sorted([*written, *pictures, PAGE, REPORT])}
     report = _collect(result, title, before, after, facts)
     # Python would write a bare NaN, which no JSON reader takes.
     text = json.dumps(_finite(report), indent=2, allow_nan=False)
@@ -86,12 +89,10 @@ def write_report(
         **weights,
         **dict.fromkeys(PICTURES),
         **pictures,
-        # A file's name need not be UTF-8; what is not is shown as escapes.
-        PAGE: html.encode("utf-8", "backslashreplace"),
+        PAGE: html.encode("utf-8"),
         REPORT: (text + "\n").encode("utf-8"),
     }
-    write_together(out_dir, files, sign=REPORT)
-    return report
+    return write_together(out_dir, files, sign=REPORT, entries=ENTRIES)
 
 
 def _collect(

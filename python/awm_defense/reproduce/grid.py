@@ -1,5 +1,7 @@
 """Running the cells that have no file yet. A killed run loses only the cells in work."""
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,8 @@ from awm_defense.files.atomic import write_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.json_file import read_json
 from awm_defense.files.manifest import PERCENT, check
-from awm_defense.files.together import check_no_folders
+from awm_defense.files.text import escape
+from awm_defense.files.together import check_no_folders, new_folder
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import THRESHOLDS
@@ -99,10 +102,19 @@ def run_grid(
             if outcome.found is None:
                 report.failed[outcome.cell] = outcome.error
             else:
-                write_json(cell_path(out, outcome.cell), outcome.found)
+                write_json(_free_path(cell_path(out, outcome.cell)), outcome.found)
                 report.run.append(outcome.cell)
             bar.set_postfix_str(outcome.cell.name)
         return report
+
+
+def _free_path(path: Path) -> Path:
+    """`path`, or one in a new folder where something has come meanwhile that is not of this run."""
+    if not os.path.lexists(path):
+        return path
+    free = new_folder(path.parent) / path.name
+    tqdm.write(f"note: {escape(str(path))} came meanwhile and is kept; found: {free}", sys.stderr)
+    return free
 
 
 def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> list[Cell]:

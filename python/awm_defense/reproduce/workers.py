@@ -32,8 +32,13 @@ def in_this_process(cells: list[Cell], place: Place) -> Iterator[Outcome]:
 
 
 def in_processes(cells: list[Cell], place: Place, workers: int) -> Iterator[Outcome]:
-    """`workers` at a time, each in a process with its share of the cores; in order of ending."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    """`workers` at a time, each in a process with its share of the cores; in order of ending.
+
+    More workers than cores are not started: each takes the memory of a whole Python.
+    """
+    cores = os.cpu_count() or 1
+    workers = min(workers, cores)
+    threads = cores // workers
     context = multiprocessing.get_context("spawn")
     ends_with, held = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(

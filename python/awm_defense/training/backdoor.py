@@ -1,5 +1,6 @@
 """Making a backdoored network from clean data: craft a trigger, poison, train, measure, record."""
 
+import os
 import platform
 import sys
 import time
@@ -19,7 +20,7 @@ from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, s
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
 from awm_defense.files.text import escape
-from awm_defense.files.together import check_replaceable, unfinished
+from awm_defense.files.together import FILES, UNFINISHED, check_replaceable, unfinished
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
 from awm_defense.training.loop import SEEDS_APART, Plan, train
@@ -28,6 +29,8 @@ from awm_defense.working.compute import Compute, fastest
 MODEL, TRAINING, CLEAN = "model.safetensors", "training.pt", "clean"
 WRITTEN = (MODEL, TRAINING, NAME, IMAGE, MASK, FIELD)
 """The names of all files that may be written."""
+ENTRIES = ("arch", "dataset", "attack")
+"""That every manifest has."""
 NO_ATTACK = "none"
 # Images that a trigger is crafted on, that an epoch is measured on, and that speed is measured on.
 CRAFT_IMAGES = 128
@@ -127,7 +130,9 @@ def _make(
             with torch.random.fork_rng([]):  # whether a network is there, not figures alone
                 model = build_model(order.arch, len(data.classes))
             load_into(model, load_state_dict(folder / MODEL))
-            (folder / TRAINING).unlink(missing_ok=True)  # a kill may have come before that
+            if _mark(folder).is_file():  # a kill came before that
+                (folder / TRAINING).unlink(missing_ok=True)
+                _mark(folder).unlink()
             if progress:
                 tqdm.write(
                     f"{escape(str(folder))} holds the finished network; its figures are those of "
@@ -136,8 +141,9 @@ def _make(
                 )
             return old
         manifest = old
+        _check_no_other(folder)
     else:
-        check_replaceable(folder, WRITTEN, sign=NAME, entries=("arch", "dataset", "attack"))
+        check_replaceable(folder, WRITTEN, sign=NAME, entries=ENTRIES)
 
     if order.attack != NO_ATTACK:
         clean = None
@@ -158,11 +164,15 @@ def _make(
     if not begun:
         images = data.train()[0][:SPEED_IMAGES]
         arithmetic = asdict(compute or fastest(model, images, device))
+        # What was crafted took its time.
+        check_replaceable(folder, WRITTEN, sign=NAME, entries=ENTRIES)
         with unfinished(folder, NAME):
             # One of another network must not be taken for that of the trigger that is written now.
             (folder / NAME).unlink(missing_ok=True)
             if attack is not None:
                 manifest |= write_attack(folder, attack)
+            triggers = (IMAGE, MASK, FIELD)
+            manifest[FILES] = [name for name in triggers if (folder / name).is_file()]
             manifest["compute"] = arithmetic
             write_manifest(folder, manifest)
 
@@ -170,11 +180,27 @@ def _make(
     _train(model, folder, data, order, manifest, attack, device, progress)
     manifest["seconds"] = round(time.perf_counter() - start, 1)  # of this process
     manifest |= _measure(model, *data.test(), attack, device)
-    save_model(folder / MODEL, model)
-    # With its figures, which say that all is done, last; until then the same command goes on.
-    write_manifest(folder, manifest)
-    (folder / TRAINING).unlink(missing_ok=True)
+    _check_no_other(folder)
+    with unfinished(folder, MODEL):
+        save_model(folder / MODEL, model)
+        # With its figures, which say that all is done; until then the same command goes on.
+        write_manifest(folder, manifest)
+        (folder / TRAINING).unlink(missing_ok=True)
     return manifest
+
+
+def _mark(folder: Path) -> Path:
+    return folder / UNFINISHED.format(MODEL)
+
+
+def _check_no_other(folder: Path) -> None:
+    """Raise ValueError where a file has the name of the network and this training did not write
+    it: it may have come meanwhile."""
+    if os.path.lexists(folder / MODEL) and not _mark(folder).is_file():
+        raise ValueError(
+            f"out: {folder / MODEL} is not of this training, and would be overwritten; move it "
+            "away, and the same command goes on"
+        )
 
 
 def _describe(data: Dataset, order: Order) -> dict[str, Any]:

@@ -31,11 +31,18 @@ def images_at_once(work: PixelModel, images: Tensor, max_memory: float | None) -
     if max_memory is None:
         on_gpu = work.device.type == "cuda"
         max_memory = _gib_of(work.device) if on_gpu else CPU_GIB
+    check_memory(max_memory)
+    each = bytes_per_image(work, images[:1].to(work.device))
+    return max(1, int(SHARE * max_memory * 2**30 / max(1, each)))
+
+
+def check_memory(max_memory: float | None) -> None:
+    """Raise TypeError or ValueError unless it is a number of GiB above 0, or None."""
+    if max_memory is None:
+        return
     check_value("max_memory", float, max_memory, -inf)
     if not max_memory > 0:
         raise ValueError(f"max_memory: expected a number of GiB > 0, got {max_memory}")
-    each = bytes_per_image(work, images[:1].to(work.device))
-    return max(1, int(SHARE * max_memory * 2**30 / max(1, each)))
 
 
 def bytes_per_image(pixel_model: PixelModel, image: Tensor) -> int:
