@@ -96,6 +96,7 @@ class Engine:
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
+        before = self.last
         self.last = epoch = self.plan(number)
         mask_phase = self.mask_phase(epoch)
         self.buffers.bad.zero_()
@@ -106,22 +107,30 @@ class Engine:
             self.trigger_phase.run()
         if epoch.searches_again:
             assert self.verdict is not None
-            self._search_again(condensed=epoch.held or self.verdict.radii is not None)
+            self._search_again(epoch, before is not None and before.held)
         if epoch.weighs:
-            mask_phase.weigh()
+            mask_phase.weigh(epoch.rate)
         mask_phase.run(epoch.rate)
         return self._history(epoch)
 
-    def _search_again(self, *, condensed: bool) -> None:
+    def _search_again(self, epoch: Epoch, before_held: bool) -> None:
         """Grow triggers anew, from what still leads to the verdict's class, or from noise."""
         assert self.verdict is not None
         growth, again = self.growth, self.verdict
+        condensed = epoch.held or self.verdict.radii is not None
         if not condensed:
             search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
             found = search.one_class(self.verdict.target, growth.family)
             again = dataclasses.replace(self.verdict, trigger=found, second=None)
         # What grew first must not come back meanwhile.
         keep = len(growth.grown) // 2
+        if epoch.held and not before_held:
+            flat = self.network.flat
+            masks = flat.mask.clone()
+            flat.restore(torch.ones_like(masks))
+            for part in growth.grown[:keep].split(2):
+                part.copy_(growth._condensed(part, again, self.network.logits))
+            flat.restore(masks)
         growth.start(again, self.network.logits, keep=keep, condensed=condensed)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:

@@ -21,6 +21,10 @@ COLUMNS = {
 }
 
 
+TRUST = 0.01
+"""By how much the first natural step may change predictions on clean images: KL divergence."""
+
+
 class MaskPhase(Phase):
     """Steps on the masks, all under the same.
 
@@ -86,7 +90,7 @@ class MaskPhase(Phase):
         clean, triggered = self.buffers.weights
         return losses, clean * losses[0] + triggered * losses[1:].sum()
 
-    def weigh(self) -> None:
+    def weigh(self, rate: float) -> None:
         """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""
         flat, heat, position = self.network.flat, self.recipe.temperature, self.buffers.position
         flat.require_grad(True)
@@ -102,7 +106,25 @@ class MaskPhase(Phase):
         factors = inverse(information, flat.views(information))
         position.zero_()
         self.losses(self.take())[1].backward()
-        size = (flat.mask_grad() * factors).abs().mean()
+        slope = flat.mask_grad() * factors
+        size = slope.abs().mean().clamp(min=torch.finfo(slope.dtype).tiny)
         flat.grad.zero_()
         flat.require_grad(False)
-        flat.weigh(factors / size.clamp(min=torch.finfo(size.dtype).tiny))
+        changed = self._changed(flat.mask - rate / size * slope)
+        import os
+        if os.environ.get("TRUST", "1") == "0": print("      KL", changed); changed = 0
+        elif changed > TRUST: print("      KL", changed, "shrunk by", (TRUST/changed)**.5)
+        shrink = min(1.0, (TRUST / changed) ** 0.5) if changed > 0 else 1.0
+        flat.weigh(factors * shrink / size)
+
+    @torch.no_grad()
+    def _changed(self, mask: Tensor) -> float:
+        """By how much predictions on clean images change with these masks: KL divergence."""
+        assert self.growth is not None
+        flat, images = self.network.flat, self.growth.images
+        now = flat.mask.clone()
+        before = self.network.logits(images).log_softmax(1)
+        flat.restore(mask.clamp(0, 1))
+        after = self.network.logits(images).log_softmax(1)
+        flat.restore(now)
+        return float((before.exp() * (before - after)).sum(1).mean())

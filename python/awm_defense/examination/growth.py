@@ -94,10 +94,29 @@ class Growth:
     def _condensed(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
         """As many triggers as `part` (n,...) holds, from noise."""
         noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
-        bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
+        import os
+        E = os.environ
+        lowest = float(E.get("LOW", 1)); share = float(E.get("SHARE", 0.005)); box = int(E.get("BOX", 0))
+        top = STRONGEST * self.family.bounds[0]
+        bounds = shrinking(part[0].numel(), top * lowest, STEPS)
+        limits = [top * lowest ** float(torch.rand((), generator=self.noise)) for _ in part]
         margins = self._margins(len(part), verdict.target, logits)
-        *_, (_, triggers, _) = condense(margins, noise, self.family.step, bounds)
-        return triggers
+        lo, hi = -self.images.amax(0), 1 - self.images.amin(0)
+        from awm_kernels import l1_project_
+        def step(p, grad, bound):
+            if not box: return self.family.step(p, grad, bound)
+            slope = grad.flatten(1)
+            least = slope.abs().topk(max(1, int(share * slope.shape[1])), dim=1).values[:, -1:]
+            d = slope.sign() * (slope.abs() >= least)
+            d = d / d.abs().sum(1, keepdim=True).clamp(min=1)
+            return l1_project_((p - 0.125 * bound * d.view_as(p)).clamp(lo, hi).contiguous(), bound, batched=True)
+        out = torch.empty_like(part); done = [False] * len(part)
+        for bound, triggers, _ in condense(margins, noise, step, bounds):
+            for i in range(len(part)):
+                if not done[i] and bound <= limits[i] * 1.001:
+                    out[i] = triggers[i]; done[i] = True
+        assert all(done)
+        return out
 
     def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
         """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
