@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from awm_defense import get_recipe, purify, purify_many
 from awm_defense.attacks import Attack, make_attack
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examination.growth import FAINTEST, STRENGTH, STRONGEST, Growth
+from awm_defense.examination.growth import FAINTEST, PROBES, STRENGTH, STRONGEST, Growth
 from awm_defense.examination.margins import target_margins
 from awm_defense.examination.verdict import Verdict
 from awm_defense.metrics import evaluate
 from awm_defense.training.loop import Plan, train
 from awm_defense.triggers import Faint, Family, Sparse, Warp
 from tests.defense.conftest import tiny_network
+from tests.defense.planted import Square
 
 TARGET = 3
 VERDICT = Verdict(
@@ -57,21 +58,46 @@ def pixel(row: int, column: int) -> Tensor:
     return trigger
 
 
-def test_sparse_triggers_grow_where_the_network_answers(images: Tensor) -> None:
+def test_sparse_triggers_are_what_the_network_answers_to(images: Tensor) -> None:
+    """Wherever the verdict's own trigger lies."""
     family = Sparse(images)
-    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 6, generator())
     growth.start(verdict(family, pixel(20, 20)), brightness(0.1))
-    # Only pixel (4, 4) matters; a channel may change or, 3 times in 10, not.
-    changed = growth.grown.flatten(2).sum((0, 1)).nonzero().flatten().tolist()
-    assert changed == [4 * 32 + 4]
-    found = growth.grown[:, :, 4, 4]
-    assert (found[found > 0] > 1).all()
-    assert 0.4 < float((found > 0).double().mean()) < 0.95
-    assert float(growth.grown.abs().sum((1, 2, 3)).max()) <= STRONGEST * family.bounds[0] + 1e-3
-    before = growth.grown.clone()
-    growth.start(verdict(family, pixel(20, 20)), brightness(0.1), keep=3)
-    assert torch.equal(growth.grown[:3], before[:3])
-    assert not torch.equal(growth.grown[3:], before[3:])
+    for triggers in (growth.grown, growth.probes):
+        norms = triggers.abs().sum((1, 2, 3))
+        assert float(norms.max()) <= STRONGEST * family.bounds[0] * 1.001
+        # Pixel (4, 4) alone matters: of the noise around it next to nothing is left.
+        assert (triggers[:, :, 4, 4].sum(1) > 0.99 * norms).all()
+        assert (triggers[:, :, 4, 4].amax(1) > 1).all()
+    # Each is condensed from noise of its own.
+    everything = torch.cat([growth.grown, growth.probes]).flatten(1)
+    assert len(everything.unique(dim=0)) == len(everything) == 6 + PROBES
+
+
+def test_what_does_nothing_while_a_part_is_missing_is_grown() -> None:
+    """From nothing, or around the verdict's trigger, no slope leads there."""
+    images, square = torch.zeros(10, 3, 16, 16), Square(16)
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
+    growth.start(verdict(family, torch.zeros(3, 16, 16)), square)
+    shown = family.apply(images[:2], growth.grown)
+    assert square(shown).argmax(1).tolist() == [TARGET, TARGET]
+    assert growth.alive(TARGET, square)
+
+
+def test_the_first_are_kept_and_so_are_those_that_tell(images: Tensor) -> None:
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 5, generator())
+    given = verdict(family, pixel(20, 20)), brightness(0.1)
+    growth.start(*given)
+    grown, probes, where = growth.grown.clone(), growth.probes.clone(), growth.grown.data_ptr()
+    growth.start(*given, keep=2)
+    assert torch.equal(growth.grown[:2], grown[:2]) and torch.equal(growth.probes, probes)
+    assert not any(torch.equal(*pair) for pair in zip(growth.grown[2:], grown[2:], strict=True))
+    growth.start(*given)
+    assert not torch.equal(growth.grown[:2], grown[:2])
+    assert not torch.equal(growth.probes, probes)
+    assert growth.grown.data_ptr() == where
 
 
 @pytest.mark.parametrize("ease", [1.0, 2.0])
@@ -87,18 +113,29 @@ def test_others_stop_where_they_are_strong_enough(images: Tensor, ease: float) -
         assert STRENGTH <= float(margins) <= STRENGTH + 6
 
 
-@pytest.mark.parametrize(("gain", "alive"), [(10.0, True), (0.0, False)])
-def test_triggers_are_alive_while_they_lead_to_the_class(
-    images: Tensor, gain: float, alive: bool
+@pytest.mark.parametrize(("led", "alive"), [(0, False), (4, False), (5, True)])
+def test_a_backdoor_is_back_where_triggers_apart_lead_to_it(
+    images: Tensor, led: int, alive: bool
 ) -> None:
-    family = Sparse(images)
-    growth = Growth(family, images * 0, torch.zeros(10, dtype=torch.int64), 4, generator())
-    growth.grown[: growth.first] = pixel(4, 4)
-    assert growth.alive(verdict(family, pixel(4, 4)), brightness(gain)) == alive
-    # Those grown on masked networks don't count.
-    growth.grown[:] = 0
-    growth.grown[growth.first :] = pixel(4, 4)
-    assert not growth.alive(verdict(family, pixel(4, 4)), brightness(gain))
+    """A tenth does not tell: ten images under each of four, of which `led` are led there."""
+    family, labels = Sparse(images), torch.zeros(11, dtype=torch.int64)
+    labels[10] = TARGET  # what is of the class is led there by itself, and doesn't count
+    dark, shades = torch.zeros(11, 3, 32, 32), torch.linspace(0, 1, 11)
+    dark[:, :, 4, 4] = shades[:, None]
+    growth = Growth(family, dark, labels, 4, generator())
+    growth.grown[:] = pixel(4, 4)  # masks are learnt under these
+    growth.probes[:, :, 4, 4] = -1
+    if led:
+        # Three channels of a third or more lead there: the brightest images are led first.
+        growth.probes[0, :, 4, 4] = 0.35 - shades[10 - led]
+    assert growth.alive(TARGET, brightness(1.0)) is alive
+
+
+def test_other_families_have_none_that_tell(images: Tensor) -> None:
+    for family in (Warp(images), Faint(images)):
+        growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
+        assert len(growth.probes) == 0
+        assert not growth.alive(TARGET, lambda batch: torch.eye(10)[[TARGET] * len(batch)])
 
 
 def test_warps_grow_too(images: Tensor) -> None:

@@ -210,7 +210,7 @@ def different(got: Any, expected: Any, names: tuple[str, ...], within: float = E
 
 VERDICT = [
     *("backdoored", "target", "unit", "norm", "score", "flips", "trigger", "margins"),
-    *("second", "surest", "surest_score"),
+    *("surest", "surest_score", "radii"),
 ]
 
 

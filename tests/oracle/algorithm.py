@@ -19,7 +19,7 @@ from awm_defense import Recipe
 from awm_defense.data import augment, mix
 
 from .examination import Probe, Verdict, choose, examine
-from .families import families
+from .families import Sparse, families
 
 
 @dataclass
@@ -61,22 +61,25 @@ def purify(
         if planted is None:
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
-        elif epoch < under_triggers or run.alive(planted):
-            if epoch >= under_triggers:
-                # What two epochs did not undo weighs more.
-                run.pressure *= 3
+            continue
+        back = epoch >= under_triggers and run.alive(planted)
+        if back:
+            # What was not undone weighs more, from now on.
+            run.pressure = 9.0
+        changes = []
+        if epoch < under_triggers or back:
             run.trigger_phase()
+            changes.append(run.with_delta)
+        if changes or run.pressure > 1:
             if epoch > 0 and recipe.search_again:
-                run.grow_triggers(run.sought_again(planted), keep=recipe.grown // 2)
-            changes = [run.with_delta, run.with_grown]
-            if recipe.natural_step is None:
-                run.mask_phase(run.optimizer, rate, changes)
-            else:
-                if epoch == 0:
-                    run.weigh(changes)
-                run.mask_phase(run.natural, rate * recipe.natural_step, changes)
+                run.grow_triggers(planted, keep=recipe.grown // 2)
+            changes.append(run.with_grown)
+        if len(changes) == 2 and recipe.natural_step is not None:
+            if epoch == 0:
+                run.weigh(changes)
+            run.mask_phase(run.natural, rate * recipe.natural_step, changes)
         else:
-            run.mask_phase(run.optimizer, rate, [run.with_grown])
+            run.mask_phase(run.optimizer, rate, changes)
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -97,6 +100,7 @@ class Run:
         self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
         self.delta = torch.zeros_like(images[0])
         self.grown: list[Tensor] = []
+        self.apart: list[Tensor] = []
         self.pressure = 1.0
         # A share of 1 / √inputs of an output, on the mean of all weights, unless it is given.
         inputs = torch.cat([torch.full((w.numel(),), w[0].numel()) for w in self.theta.values()])
@@ -231,43 +235,53 @@ class Run:
         return torch.cat(changed)
 
     def grow_triggers(self, verdict: Verdict, keep: int) -> None:
-        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay.
-
-        Each grows over a random 70 % of its elements, so that no two are alike. Sparse ones climb
-        from nothing, within a bound that shrinks from half of all elements to twice the largest
-        of the search. The others grow around what was found, to 15 times the margin of clean
-        images.
-        """
+        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay."""
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
+        count = self.recipe.grown - keep
+        if isinstance(self.family, Sparse):
+            self.grown = self.grown[:keep] + self.condensed(verdict.target, count)
+            if keep == 0:
+                # Masks are not learnt under these: they tell whether the backdoor is back.
+                self.apart = self.condensed(verdict.target, 4)
+        else:
+            if keep:
+                # Around what leads to the class in the network as masked so far.
+                start, bound = self.family.start(self.generator), self.family.bounds[0]
+                trigger = self.probe.seek(verdict.target, self.family, start, bound)
+                verdict = replace(verdict, trigger=trigger)
+            self.grown = self.grown[:keep] + self.around(verdict, count)
+
+    def condensed(self, target: int, count: int) -> list[Tensor]:
+        """Sparse triggers, each from noise of its own, to twice the largest bound of the search."""
+        triggers = []
+        for drawn in torch.rand(count, *self.delta.shape, generator=self.generator):
+            noise, last = 2 * drawn.double() - 1, 2 * self.family.bounds[0]
+            *_, (_, trigger, _) = self.probe.condense(target, self.family, noise, last, 40)
+            triggers.append(trigger)
+        return triggers
+
+    def around(self, verdict: Verdict, count: int) -> list[Tensor]:
+        """Triggers around what was found, with up to 15 times the margin of clean images.
+
+        Each grows over a random 70 % of its elements, so that no two are alike.
+        """
         least, most = self.family.limits(verdict.trigger, self.probe.images)
         enough = 15 * self.probe.ease()
-        numbers = torch.arange(self.recipe.grown - keep)
-        self.grown = self.grown[:keep]
-        for two in numbers.split(2):
-            for free in torch.rand(len(two), *most.shape, generator=self.generator) < 0.7:
-                if verdict.unit == "L1":
-                    first, last = free.numel() / 2, 2 * self.family.bounds[0]
-                    bounds = [first * (last / first) ** (step / 39) for step in range(40)]
-                    given = verdict.target, self.family, bounds, free
-                    self.grown.append(self.probe.condense(*given))
-                else:
-                    room = least * free, most * free
-                    self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
+        drawn = torch.rand(count, *most.shape, generator=self.generator) < 0.7
+        rooms = [(least * free, most * free) for free in drawn]
+        return [self.probe.grow(verdict.target, self.family, *room, enough) for room in rooms]
 
     def alive(self, verdict: Verdict) -> bool:
-        """Whether more than a tenth of images follow those grown on the original network."""
+        """Whether the triggers that are kept apart lead more than a tenth of images to the class.
+
+        There are such only of sparse ones.
+        """
         others = self.probe.images[self.probe.labels != verdict.target]
         led = [
             self.logits(self.family.apply(others, trigger)).argmax(1) == verdict.target
-            for trigger in self.grown[: max(1, self.recipe.grown // 2)]
+            for trigger in self.apart
         ]
-        return float(torch.cat(led).double().mean()) > 0.1
-
-    def sought_again(self, verdict: Verdict) -> Verdict:
-        """The verdict, with the trigger that leads to its class in the network as masked so far."""
-        start, bound = self.family.start(self.generator), self.family.bounds[0]
-        trigger = self.probe.seek(verdict.target, self.family, start, bound)
-        return replace(verdict, trigger=trigger, second=None)
+        return bool(led) and float(torch.cat(led).double().mean()) > 0.1
 
     def weigh(self, changes: list[Change]) -> None:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.

@@ -99,7 +99,8 @@ class Engine:
         self.last = epoch = self.plan(number)
         mask_phase = self.mask_phase(epoch)
         self.buffers.bad.zero_()
-        self.buffers.weights.copy_(torch.tensor(epoch.weights(self.recipe)))
+        weights = epoch.weights(self.recipe)
+        self.buffers.weights.copy_(torch.tensor(weights, dtype=torch.float64))
         if epoch.forgets:
             self.network.flat.forget()
         if Under.DELTA in epoch.under:

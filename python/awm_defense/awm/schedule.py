@@ -46,7 +46,8 @@ class Epoch:
         """Of the clean loss and of those under triggers; their sum is that of α and β."""
         assert recipe.alpha is not None and recipe.beta is not None
         beta = recipe.beta * (PRESSURE if self.held else 1.0)
-        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
+        total = recipe.alpha + beta
+        scale = (recipe.alpha + recipe.beta) / total if total else 1.0
         return recipe.alpha * scale, beta * scale
 
 
