@@ -76,7 +76,7 @@ def test_sparse_triggers_are_what_the_network_answers_to(images: Tensor) -> None
 
 def test_what_does_nothing_while_a_part_is_missing_is_grown() -> None:
     """From nothing, or around the verdict's trigger, no slope leads there."""
-    images, square = torch.zeros(10, 3, 16, 16), Square(16)
+    images, square = torch.zeros(10, 3, 16, 16), Square()
     family = Sparse(images)
     growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
     growth.start(verdict(family, torch.zeros(3, 16, 16)), square)

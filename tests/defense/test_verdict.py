@@ -168,13 +168,9 @@ def test_a_class_with_a_far_smaller_trigger_is_planted() -> None:
     # The one that nothing leads to takes half of the twelve values.
     assert found.radii is not None
     assert found.radii.tolist() == pytest.approx([4.0, 6.0, 0.5, 1.6, 2.0])
-    assert (
-        str(found)
-        == repr(found)
-        == (
-            "backdoored: a trigger of L1 norm 0.5 leads to class 2, and every other class needs one at "
-            "least 3.2 times as large (from 2.5 on it counts as backdoored)"
-        )
+    assert str(found) == (
+        "backdoored: a trigger of L1 norm 0.5 leads to class 2, and every other class needs one "
+        "at least 3.2 times as large (from 2.5 on it counts as backdoored)"
     )
 
 
