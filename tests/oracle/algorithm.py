@@ -21,6 +21,11 @@ from awm_defense.data import augment, mix
 from .examination import Probe, Verdict, choose, examine
 from .families import Sparse, families
 
+PRESSURE = 9.0
+"""How much more losses under triggers weigh once a backdoor has come back."""
+APART = 4
+"""Triggers that masks are not learnt under."""
+
 
 @dataclass
 class Purified:
@@ -65,7 +70,7 @@ def purify(
         back = epoch >= under_triggers and run.alive(planted)
         if back:
             # What was not undone weighs more, from now on.
-            run.pressure = 9.0
+            run.pressure = PRESSURE
         changes = []
         if epoch < under_triggers or back:
             run.trigger_phase()
@@ -242,7 +247,7 @@ class Run:
             self.grown = self.grown[:keep] + self.condensed(verdict.target, count)
             if keep == 0:
                 # Masks are not learnt under these: they tell whether the backdoor is back.
-                self.apart = self.condensed(verdict.target, 4)
+                self.apart = self.condensed(verdict.target, APART)
         else:
             if keep:
                 # Around what leads to the class in the network as masked so far.
