@@ -371,7 +371,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+    for steps in ("search.CONDENSING", "search.STEPS", "margins.STEPS", "margins.ASCENT"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     path = tmp_path_factory.mktemp("examine") / "model.safetensors"
     torch.manual_seed(0)

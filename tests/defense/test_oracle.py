@@ -240,8 +240,11 @@ RUNS = {
     "paper": ("by size", get_recipe("paper")),
     "official": ("by size", get_recipe("official")),
     "official, more images": ("more images", replace(get_recipe("official"), epochs=4)),
-    "default": ("by size, noisy", replace(DETERMINED, epochs=4)),
-    "default, more images": ("more images", replace(DETERMINED, inner_epochs=1, epochs=3)),
+    "default": ("by size, noisy", replace(DETERMINED, epochs=3)),
+    "default, more images": (
+        "more images",
+        replace(DETERMINED, trigger_epochs=1, grown=6, epochs=3),
+    ),
     "default, held": ("more images", replace(SLOW, epochs=4)),
     "default, held under one trigger": ("more images", replace(SLOW, epochs=3, grown=1)),
     "default, held under the same": (
@@ -280,9 +283,9 @@ def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("run", "path"),
     [
-        ("default", ["both", "both", "both", "both"]),
+        ("default", ["both", "both", "both"]),
         ("default, held", ["both", "both", "grown", "grown"]),
-        ("default, more images", ["both", "both", ""]),
+        ("default, more images", ["both", "", ""]),
     ],
 )
 def test_what_runs_are_under(run: str, path: list[str]) -> None:
@@ -346,7 +349,7 @@ RULES: dict[str, tuple[Any, str, Any]] = {
         "margin",
         lambda logits, target: logits[:, target] - logits.mean(1),
     ),
-    "a higher threshold": (examination, "STANDS_OUT", 2.6),
+    "a higher threshold": (examination, "STANDS_OUT", 3.6),
     "other sizes are to be larger": (examination, "SMALLER", 50.0),
     "smaller bounds": (examination, "FULL", 3200),
 }
