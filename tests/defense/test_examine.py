@@ -18,14 +18,14 @@ from awm_defense.commands import examine as command
 from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
+from awm_defense.examination.screen import Screening
 from awm_defense.examination.search import Search, pick_images
-from awm_defense.examination.verdict import Reach, Verdict, judge
+from awm_defense.examination.verdict import CLEAR, Reach, Verdict, judge, threshold
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
+from tests.defense.planted import LEAST, TARGET, Square, known
 from tests.defense.test_verdict import reach
-
-TARGET = 3
 
 
 class Templates(nn.Module):
@@ -143,72 +143,91 @@ class Spots(nn.Module):
         return torch.eye(10)[0] + bright[:, None] * torch.eye(10)[TARGET]
 
 
-def spot(row: int, column: int) -> Tensor:
-    return Spots((row, column)).weight.detach()[0]
-
-
-def a_verdict(norm: float, trigger: Tensor, unit: str = "L1", backdoored: bool = True) -> Verdict:
-    margins, score = torch.ones(10), 9.0 if backdoored else 1.0
-    return Verdict(backdoored, TARGET, "added to", norm, unit, score, 1.0, trigger, margins)
-
-
-def sparse_reach(bound: float, usual: float, ease: float) -> Reach:
-    margins = torch.full((10,), usual)
-    return Reach("added to", "L1", bound, torch.zeros(10, 1), margins, margins, ease)
-
-
-def test_a_second_trigger_lies_apart_from_the_first() -> None:
-    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
-    first, reaches = a_verdict(40.0, spot(4, 4)), [sparse_reach(40.0, 1.0, ease=1.0)]
-    second = Search(Spots((4, 4), (20, 20)), images, labels, torch.Generator()).second(
-        first, reaches
+def test_what_does_nothing_while_incomplete_is_found_by_the_sizes_of_triggers() -> None:
+    (images, labels), model = known(), Square().eval()
+    # Its unit has no slope on the images, nor on what the search from nothing finds.
+    from_nothing = Search(model, images, labels, torch.Generator()).one_class(
+        TARGET, Sparse(images)
     )
-    assert second.flatten(1).any(0).nonzero().numel() == 9
-    assert second[:, 20:23, 20:23].min() > 0
-    # It is sought within the largest bound, of which these 27 values take what they can.
-    assert Sparse.BOUNDS[1] < float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
-    # Nothing is left to find within three pixels of the first.
-    near = Spots((4, 4), (8, 8))
-    outside = Search(near, images, labels, torch.Generator()).second(first, reaches)
-    assert not outside[:, :10, :10].any()
-    assert Search(Spots((4, 4)), images, labels, torch.Generator()).second(first, reaches) is None
+    assert from_nothing.any()
+    assert not model.answer(images).any()
+    assert not model.answer((images + from_nothing).clamp(0, 1)).any()
+    verdict = examine(model, images, labels)
+    assert (verdict.backdoored, verdict.target) == (True, TARGET)
+    assert (verdict.kind, verdict.unit, len(verdict.margins)) == ("added to", "L1", 10)
+    # As small as what excites the unit, while other classes need all of their part.
+    assert verdict.radii is not None
+    smallest, following = verdict.radii.sort().values[:2].tolist()
+    assert 48 * LEAST < smallest < 48
+    assert verdict.norm == pytest.approx(smallest)
+    assert verdict.score == pytest.approx(following / smallest) and verdict.score > CLEAR
+    assert float(verdict.trigger.abs().sum()) <= verdict.norm * (1 + 1e-5)
+    shown = (images[labels != TARGET] + verdict.trigger).clamp(0, 1)
+    reached = (model(shown).argmax(1) == TARGET).double().mean()
+    assert verdict.flips == pytest.approx(float(reached)) and verdict.flips > 0
+    assert torch.equal(examine(model, images, labels).trigger, verdict.trigger)
 
 
-@pytest.mark.parametrize(("usual", "ease"), [(1.0, 13.0), (13.0, 1.0)])
-def test_the_class_must_stand_out_with_a_second_trigger_too(usual: float, ease: float) -> None:
-    """Grown over all of its 27 values, this one leads by 27 - 1, of one class that is there."""
-    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
-    network, first = Spots((4, 4), (20, 20)), a_verdict(10.0, spot(4, 4))
-    smaller = sparse_reach(10.0, 100.0, 100.0)
-    for factor, expected in ((0.98, True), (1.02, False)):
-        widest = sparse_reach(40.0, usual * factor, ease * factor)
-        found = Search(network, images, labels, torch.Generator()).second(first, [widest, smaller])
-        assert (found is not None) is expected
+def test_without_it_the_network_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in ("search.STEPS", "margins.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 5)
+    verdict = examine(Square(planted=0.0), *known())
+    assert verdict.backdoored is False and verdict.radii is None
+    assert verdict.threshold == threshold(10)
 
 
-@pytest.mark.parametrize(
-    ("norm", "unit", "backdoored", "expected"),
-    [
-        (5.0, "L1", True, False),
-        (10.0, "L1", True, True),
-        (40.0, "L1", True, True),
-        (40.0, "L1", False, False),
-        (40.0, "L2", True, False),
-    ],
-)
-def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
-    norm: float, unit: str, backdoored: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("planted", [20.0, 0.0])
+def test_classes_that_nothing_leads_to_leave_numbers_finite(
+    planted: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
-    first = a_verdict(norm, spot(4, 4), unit, backdoored)
-    module = importlib.import_module("awm_defense.examination.examine")
-    monkeypatch.setattr(
-        module.Search, "every_class", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)]
-    )
-    monkeypatch.setattr(module, "judge", lambda _: first)
-    found = examine(Spots((4, 4), (20, 20)), images, labels)
-    assert (found.second is not None) is expected
-    assert found.facts()["second"] is expected
+    for steps in ("search.STEPS", "margins.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
+    images, labels = known(classes=12)
+    verdict = examine(Square(planted, classes=12, hopeless=10), images, labels)
+    assert verdict.backdoored is (planted > 0)
+    json.dumps(verdict.facts(), allow_nan=False)
+    if verdict.radii is not None:
+        # They count as needing half of all values.
+        assert verdict.radii[10:].tolist() == [images[0].numel() / 2] * 2
+    assert torch.isfinite(verdict.trigger).all()
+
+
+def test_sizes_are_of_the_classes_that_were_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = Screening(60, suspects=(41, TARGET, 9, 5, 20), compared=(50, 33, 0, 7, 12))
+    monkeypatch.setattr("awm_defense.examination.search.screen", lambda *_: picked)
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 40)
+    images, labels = known(64, classes=60)
+    verdict = examine(Square(classes=60), images, labels)
+    assert (verdict.backdoored, verdict.target, verdict.classes) == (True, TARGET, 60)
+    assert verdict.screening == picked
+    assert verdict.radii is not None and len(verdict.radii) == len(verdict.margins) == 10
+    assert verdict.radii.argmin() == picked.searched.index(TARGET)
+    assert str(picked) in str(verdict)
+    shown = (images[labels != TARGET] + verdict.trigger).clamp(0, 1)
+    reached = (Square(classes=60)(shown).argmax(1) == TARGET).double().mean()
+    assert verdict.flips == pytest.approx(float(reached))
+
+
+def test_fewer_classes_at_a_time_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 10)
+    images, labels = (part.double() for part in known(16))
+    given = Square().double(), images, labels.long(), torch.Generator()
+    few, every = (Search(*given, batch).radii() for batch in (30, 256))
+    for name in ("norms", "triggers", "margins"):
+        torch.testing.assert_close(getattr(few, name), getattr(every, name))
+
+
+def test_sizes_leave_later_draws_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their noise is of the seed, and none of the generator's draws."""
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 10)
+    images, labels = known(16)
+    search = Search(Square(), images, labels, generator := torch.Generator().manual_seed(5))
+    before = generator.get_state()
+    first = search.radii()
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(search.radii().margins, first.margins)
+    other = Search(Square(), images, labels, torch.Generator().manual_seed(6)).radii()
+    assert not torch.equal(other.margins, first.margins)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 20)])
@@ -352,7 +371,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+    for steps in ("search.CONDENSING", "search.STEPS", "margins.STEPS", "margins.ASCENT"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     path = tmp_path_factory.mktemp("examine") / "model.safetensors"
     torch.manual_seed(0)

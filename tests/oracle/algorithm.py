@@ -19,7 +19,12 @@ from awm_defense import Recipe
 from awm_defense.data import augment, mix
 
 from .examination import Probe, Verdict, choose, examine
-from .families import families
+from .families import Sparse, families
+
+PRESSURE = 9.0
+"""How much more losses under triggers weigh once a backdoor has come back."""
+APART = 4
+"""Triggers that masks are not learnt under."""
 
 
 @dataclass
@@ -61,19 +66,25 @@ def purify(
         if planted is None:
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
-        elif epoch < under_triggers:
+            continue
+        back = epoch >= under_triggers and run.alive(planted)
+        if back:
+            # What was not undone weighs more, from now on.
+            run.pressure = PRESSURE
+        changes = []
+        if epoch < under_triggers or back:
             run.trigger_phase()
+            changes.append(run.with_delta)
+        if changes or run.pressure > 1:
             if epoch > 0 and recipe.search_again:
-                run.grow_triggers(run.sought_again(planted), keep=recipe.grown // 2)
-            changes = [run.with_delta, run.with_grown]
-            if recipe.natural_step is None:
-                run.mask_phase(run.optimizer, rate, changes)
-            else:
-                if epoch == 0:
-                    run.weigh(changes)
-                run.mask_phase(run.natural, rate * recipe.natural_step, changes)
+                run.grow_triggers(planted, keep=recipe.grown // 2)
+            changes.append(run.with_grown)
+        if len(changes) == 2 and recipe.natural_step is not None:
+            if epoch == 0:
+                run.weigh(changes)
+            run.mask_phase(run.natural, rate * recipe.natural_step, changes)
         else:
-            run.mask_phase(run.optimizer, rate, [])
+            run.mask_phase(run.optimizer, rate, changes)
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -94,6 +105,8 @@ class Run:
         self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
         self.delta = torch.zeros_like(images[0])
         self.grown: list[Tensor] = []
+        self.apart: list[Tensor] = []
+        self.pressure = 1.0
         # A share of 1 / √inputs of an output, on the mean of all weights, unless it is given.
         inputs = torch.cat([torch.full((w.numel(),), w[0].numel()) for w in self.theta.values()])
         share = recipe.mask_lr_share
@@ -177,6 +190,9 @@ class Run:
     ) -> None:
         """Lines 10 to 14: masks descend the loss, on clean images and under each of the changes."""
         optimizer.param_groups[0]["lr"] = rate
+        # The other's momentum is of other gradients.
+        other = self.natural if optimizer is self.optimizer else self.optimizer
+        other.state.clear()
         masks = list(self.masks.values())
         for batch in self.phase():
             grads = list(torch.autograd.grad(self.mask_loss(batch, changes), masks))
@@ -192,6 +208,8 @@ class Run:
     def mask_loss(self, batch: Batch, changes: list[Change]) -> Tensor:
         """Line 11 without γ‖m‖₁: α times the clean loss, and β times that under each change.
 
+        Under pressure β is larger by as much, and both are scaled to their old sum.
+
         All are held to the labels, or to what the original network says of the clean images at a
         temperature T; T² keeps the size of the gradient.
         """
@@ -203,7 +221,9 @@ class Run:
             return heat**2 * cross_entropy(self.logits(images) / heat, targets)
 
         changed = sum(held(change(batch)) for change in changes)
-        return recipe.alpha * held(batch.images) + recipe.beta * changed
+        beta = recipe.beta * self.pressure
+        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
+        return scale * (recipe.alpha * held(batch.images) + beta * changed)
 
     def with_delta(self, batch: Batch) -> Tensor:
         """The images under Δ."""
@@ -220,28 +240,53 @@ class Run:
         return torch.cat(changed)
 
     def grow_triggers(self, verdict: Verdict, keep: int) -> None:
-        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay.
-
-        That is 15 times the margin of clean images. Each grows over a random 70 % of its elements,
-        so that no two are alike. Two grow around the first trigger found, two around the second.
-        """
+        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay."""
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
-        found = [t for t in (verdict.trigger, verdict.second) if t is not None]
-        limits = [self.family.limits(trigger, self.probe.images) for trigger in found]
-        enough = 15 * self.probe.ease()
-        numbers = torch.arange(self.recipe.grown - keep)
-        self.grown = self.grown[:keep]
-        for turn, two in enumerate(numbers.split(2)):
-            least, most = limits[turn % len(limits)]
-            for free in torch.rand(len(two), *most.shape, generator=self.generator) < 0.7:
-                room = least * free, most * free
-                self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
+        count = self.recipe.grown - keep
+        if isinstance(self.family, Sparse):
+            self.grown = self.grown[:keep] + self.condensed(verdict.target, count)
+            if keep == 0:
+                # Masks are not learnt under these: they tell whether the backdoor is back.
+                self.apart = self.condensed(verdict.target, APART)
+        else:
+            if keep:
+                # Around what leads to the class in the network as masked so far.
+                start, bound = self.family.start(self.generator), self.family.bounds[0]
+                trigger = self.probe.seek(verdict.target, self.family, start, bound)
+                verdict = replace(verdict, trigger=trigger)
+            self.grown = self.grown[:keep] + self.around(verdict, count)
 
-    def sought_again(self, verdict: Verdict) -> Verdict:
-        """The verdict, with the trigger that leads to its class in the network as masked so far."""
-        start, bound = self.family.start(self.generator), self.family.bounds[0]
-        trigger = self.probe.seek(verdict.target, self.family, start, bound)
-        return replace(verdict, trigger=trigger, second=None)
+    def condensed(self, target: int, count: int) -> list[Tensor]:
+        """Sparse triggers, each from noise of its own, to twice the largest bound of the search."""
+        triggers = []
+        for drawn in torch.rand(count, *self.delta.shape, generator=self.generator):
+            noise, last = 2 * drawn.double() - 1, 2 * self.family.bounds[0]
+            *_, (_, trigger, _) = self.probe.condense(target, self.family, noise, last, 40)
+            triggers.append(trigger)
+        return triggers
+
+    def around(self, verdict: Verdict, count: int) -> list[Tensor]:
+        """Triggers around what was found, with up to 15 times the margin of clean images.
+
+        Each grows over a random 70 % of its elements, so that no two are alike.
+        """
+        least, most = self.family.limits(verdict.trigger, self.probe.images)
+        enough = 15 * self.probe.ease()
+        drawn = torch.rand(count, *most.shape, generator=self.generator) < 0.7
+        rooms = [(least * free, most * free) for free in drawn]
+        return [self.probe.grow(verdict.target, self.family, *room, enough) for room in rooms]
+
+    def alive(self, verdict: Verdict) -> bool:
+        """Whether the triggers that are kept apart lead more than a tenth of images to the class.
+
+        There are such only of sparse ones.
+        """
+        others = self.probe.images[self.probe.labels != verdict.target]
+        led = [
+            self.logits(self.family.apply(others, trigger)).argmax(1) == verdict.target
+            for trigger in self.apart
+        ]
+        return bool(led) and float(torch.cat(led).double().mean()) > 0.1
 
     def weigh(self, changes: list[Change]) -> None:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.

@@ -96,42 +96,36 @@ class Engine:
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
-        before = self.last
         self.last = epoch = self.plan(number)
         mask_phase = self.mask_phase(epoch)
         self.buffers.bad.zero_()
-        self.buffers.weights.copy_(torch.tensor(epoch.weights(self.recipe)))
+        weights = epoch.weights(self.recipe)
+        self.buffers.weights.copy_(torch.tensor(weights, dtype=torch.float64))
         if epoch.forgets:
             self.network.flat.forget()
         if Under.DELTA in epoch.under:
             self.trigger_phase.run()
         if epoch.searches_again:
-            assert self.verdict is not None
-            self._search_again(epoch, before is not None and before.held)
+            self._search_again(epoch)
         if epoch.weighs:
             mask_phase.weigh(epoch.rate)
         mask_phase.run(epoch.rate)
         return self._history(epoch)
 
-    def _search_again(self, epoch: Epoch, before_held: bool) -> None:
+    def _search_again(self, epoch: Epoch) -> None:
         """Grow triggers anew, from what still leads to the verdict's class, or from noise."""
         assert self.verdict is not None
-        growth, again = self.growth, self.verdict
+        growth, again, logits = self.growth, self.verdict, self.network.logits
         condensed = epoch.held or self.verdict.radii is not None
         if not condensed:
-            search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
+            search = Search(logits, growth.images, growth.labels, growth.generator)
             found = search.one_class(self.verdict.target, growth.family)
             again = dataclasses.replace(self.verdict, trigger=found, second=None)
+        if epoch.back:
+            with self.network.flat.unmasked():
+                growth.hold(self.verdict, logits)
         # What grew first must not come back meanwhile.
-        keep = len(growth.grown) // 2
-        if epoch.held and not before_held:
-            flat = self.network.flat
-            masks = flat.mask.clone()
-            flat.restore(torch.ones_like(masks))
-            for part in growth.grown[:keep].split(2):
-                part.copy_(growth._condensed(part, again, self.network.logits))
-            flat.restore(masks)
-        growth.start(again, self.network.logits, keep=keep, condensed=condensed)
+        growth.start(again, logits, keep=len(growth.grown) // 2, condensed=condensed)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:
         buffers, flat = self.buffers, self.network.flat

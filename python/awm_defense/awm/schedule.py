@@ -25,7 +25,8 @@ class Epoch:
     Attributes:
         number: from 0.
         under: what its mask steps are under.
-        held: whether the backdoor has come back before: recovery is under grown triggers, too.
+        back: whether the backdoor has come back for the first time.
+        held: whether it has in this epoch or before: recovery is under grown triggers, too.
         natural: whether they go down the natural gradient.
         weighs: whether that is computed in this epoch.
         searches_again: whether grown triggers are sought anew in it.
@@ -35,6 +36,7 @@ class Epoch:
 
     number: int
     under: Under
+    back: bool
     held: bool
     natural: bool
     weighs: bool
@@ -46,7 +48,8 @@ class Epoch:
         """Of the clean loss and of those under triggers; their sum is that of α and β."""
         assert recipe.alpha is not None and recipe.beta is not None
         beta = recipe.beta * (PRESSURE if self.held else 1.0)
-        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
+        total = recipe.alpha + beta
+        scale = (recipe.alpha + recipe.beta) / total if total else 1.0
         return recipe.alpha * scale, beta * scale
 
 
@@ -78,6 +81,7 @@ def plan(
     return Epoch(
         number=number,
         under=under,
+        back=back,
         held=held,
         natural=natural,
         weighs=natural and number == 0,

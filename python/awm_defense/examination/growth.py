@@ -23,9 +23,9 @@ STRONGEST, STEPS = 2.0, 40
 in, and the steps to it."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
-PROBES, ALIVE = 4, 0.05
+PROBES, ALIVE = 4, 0.02
 """Triggers that masks are not learnt under, and the share of images that they lead to the class
-from which the backdoor is back."""
+from which the backdoor is back: one, of ten images under each of four."""
 AT_ONCE = 2
 """Triggers that grow in one batch: memory is that of so many times the images."""
 
@@ -91,32 +91,21 @@ class Growth:
             else:
                 part.copy_(self._around(part, verdict, logits, turn))
 
+    def hold(self, verdict: Verdict, logits: Logits) -> None:
+        """Condense the first half of the triggers from noise, of the network as it came.
+
+        What a masked network answers to need not be what is left of its backdoor.
+        """
+        for part in self.grown[: len(self.grown) // 2].split(AT_ONCE):
+            part.copy_(self._condensed(part, verdict, logits))
+
     def _condensed(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
         """As many triggers as `part` (n,...) holds, from noise."""
         noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
-        import os
-        E = os.environ
-        lowest = float(E.get("LOW", 1)); share = float(E.get("SHARE", 0.005)); box = int(E.get("BOX", 0))
-        top = STRONGEST * self.family.bounds[0]
-        bounds = shrinking(part[0].numel(), top * lowest, STEPS)
-        limits = [top * lowest ** float(torch.rand((), generator=self.noise)) for _ in part]
+        bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
         margins = self._margins(len(part), verdict.target, logits)
-        lo, hi = -self.images.amax(0), 1 - self.images.amin(0)
-        from awm_kernels import l1_project_
-        def step(p, grad, bound):
-            if not box: return self.family.step(p, grad, bound)
-            slope = grad.flatten(1)
-            least = slope.abs().topk(max(1, int(share * slope.shape[1])), dim=1).values[:, -1:]
-            d = slope.sign() * (slope.abs() >= least)
-            d = d / d.abs().sum(1, keepdim=True).clamp(min=1)
-            return l1_project_((p - 0.125 * bound * d.view_as(p)).clamp(lo, hi).contiguous(), bound, batched=True)
-        out = torch.empty_like(part); done = [False] * len(part)
-        for bound, triggers, _ in condense(margins, noise, step, bounds):
-            for i in range(len(part)):
-                if not done[i] and bound <= limits[i] * 1.001:
-                    out[i] = triggers[i]; done[i] = True
-        assert all(done)
-        return out
+        *_, (_, triggers, _) = condense(margins, noise, self.family.step, bounds)
+        return triggers
 
     def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
         """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
@@ -146,12 +135,14 @@ class Growth:
     @torch.no_grad()
     def alive(self, target: int, logits: Logits) -> bool:
         """Whether triggers that masks are not learnt under lead to the class again."""
-        others = self.images[self.labels != target]
+        others = self.images[logits(self.images).argmax(1) != target]
+        if not len(self.probes) or not len(others):
+            return False
         led = [
             logits(self.family.apply(others, probe.expand(len(others), *probe.shape))).argmax(1)
             for probe in self.probes
         ]
-        return bool(led) and float((torch.cat(led) == target).double().mean()) > ALIVE
+        return float((torch.cat(led) == target).double().mean()) > ALIVE
 
     def apply(self, images: Tensor, which: Tensor, amounts: Tensor) -> Tensor:
         """Images (n,c,h,w), each under one of the triggers grown; draws are (n,) in [0,1)."""
