@@ -58,7 +58,7 @@ class Growth:
         self, family: Family, images: Tensor, labels: Tensor, room: int, generator: Generator
     ) -> None:
         self.family, self.generator = family, generator
-        self.noise = Generator().manual_seed(generator.initial_seed())
+        self.noise = Generator()
         self.images, self.labels = images, labels
         shape = family.start(1, torch.Generator()).shape[1:]
         self.grown = images.new_zeros(room, *shape)
@@ -69,25 +69,25 @@ class Growth:
         verdict: Verdict,
         logits: Logits,
         *,
-        keep: int = 0,
+        keep: int | None = None,
         condensed: bool = False,
         progress: bool = False,
     ) -> None:
         """Forget what was grown, and grow this verdict's triggers as often as there is room for.
 
         `logits` is the network as it is, from images in pixel space. The first `keep` of the
-        triggers stay what they are. Where none does, the network is as it came, and what tells
-        whether its backdoor is back is condensed from noise, too. `condensed`: so are all, not
-        only those to a class that was found so.
+        triggers stay what they are. With None the network is as it came: noise is drawn as for the
+        first one, and what tells whether its backdoor is back is condensed from it, too.
+        `condensed`: so are all, not only those to a class that was found so.
         """
         condensed = condensed or verdict.radii is not None
-        if not keep and len(self.probes):
-            for probe in self.probes.split(AT_ONCE):
-                probe.copy_(self._condensed(probe, verdict, logits))
+        if keep is None:
+            self.noise.manual_seed(self.generator.initial_seed())
+            self._condense(self.probes, verdict, logits)
         parts = self.grown[keep:].split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
             if condensed:
-                part.copy_(self._condensed(part, verdict, logits))
+                self._condense(part, verdict, logits)
             else:
                 part.copy_(self._around(part, verdict, logits, turn))
 
@@ -96,16 +96,16 @@ class Growth:
 
         What a masked network answers to need not be what is left of its backdoor.
         """
-        for part in self.grown[: len(self.grown) // 2].split(AT_ONCE):
-            part.copy_(self._condensed(part, verdict, logits))
+        self._condense(self.grown[: len(self.grown) // 2], verdict, logits)
 
-    def _condensed(self, part: Tensor, verdict: Verdict, logits: Logits) -> Tensor:
-        """As many triggers as `part` (n,...) holds, from noise."""
-        noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
-        bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
-        margins = self._margins(len(part), verdict.target, logits)
-        *_, (_, triggers, _) = condense(margins, noise, self.family.step, bounds)
-        return triggers
+    def _condense(self, triggers: Tensor, verdict: Verdict, logits: Logits) -> None:
+        """Fill triggers (n,...), each from noise of its own."""
+        for part in triggers.split(AT_ONCE) if len(triggers) else ():
+            noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
+            bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
+            margins = self._margins(len(part), verdict.target, logits)
+            *_, (_, found, _) = condense(margins, noise, self.family.step, bounds)
+            part.copy_(found)
 
     def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
         """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
