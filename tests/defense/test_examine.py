@@ -20,7 +20,7 @@ from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.screen import Screening
 from awm_defense.examination.search import Search, pick_images
-from awm_defense.examination.verdict import CLEAR, Reach, Verdict, judge, threshold
+from awm_defense.examination.verdict import CLEAR, Radii, Reach, Verdict, judge, threshold
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
@@ -143,6 +143,75 @@ class Spots(nn.Module):
         return torch.eye(10)[0] + bright[:, None] * torch.eye(10)[TARGET]
 
 
+def spot(row: int, column: int) -> Tensor:
+    return Spots((row, column)).weight.detach()[0]
+
+
+def a_verdict(norm: float, trigger: Tensor, unit: str = "L1", backdoored: bool = True) -> Verdict:
+    margins, score = torch.ones(10), 9.0 if backdoored else 1.0
+    return Verdict(backdoored, TARGET, "added to", norm, unit, score, 1.0, trigger, margins)
+
+
+def sparse_reach(bound: float, usual: float, ease: float) -> Reach:
+    margins = torch.full((10,), usual)
+    return Reach("added to", "L1", bound, torch.zeros(10, 1), margins, margins, ease)
+
+
+def test_a_second_trigger_lies_apart_from_the_first() -> None:
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    first, reaches = a_verdict(40.0, spot(4, 4)), [sparse_reach(40.0, 1.0, ease=1.0)]
+    second = Search(Spots((4, 4), (20, 20)), images, labels, torch.Generator()).second(
+        first, reaches
+    )
+    assert second.flatten(1).any(0).nonzero().numel() == 9
+    assert second[:, 20:23, 20:23].min() > 0
+    # It is sought within the largest bound, of which these 27 values take what they can.
+    assert Sparse.BOUNDS[1] < float(second.sum()) <= Sparse.BOUNDS[0] * (1 + 1e-5)
+    # Nothing is left to find within three pixels of the first.
+    near = Spots((4, 4), (8, 8))
+    outside = Search(near, images, labels, torch.Generator()).second(first, reaches)
+    assert not outside[:, :10, :10].any()
+    assert Search(Spots((4, 4)), images, labels, torch.Generator()).second(first, reaches) is None
+
+
+@pytest.mark.parametrize(("usual", "ease"), [(1.0, 13.0), (13.0, 1.0)])
+def test_the_class_must_stand_out_with_a_second_trigger_too(usual: float, ease: float) -> None:
+    """Grown over all of its 27 values, this one leads by 27 - 1, of one class that is there."""
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    network, first = Spots((4, 4), (20, 20)), a_verdict(10.0, spot(4, 4))
+    smaller = sparse_reach(10.0, 100.0, 100.0)
+    for factor, expected in ((0.98, True), (1.02, False)):
+        widest = sparse_reach(40.0, usual * factor, ease * factor)
+        found = Search(network, images, labels, torch.Generator()).second(first, [widest, smaller])
+        assert (found is not None) is expected
+
+
+@pytest.mark.parametrize(
+    ("norm", "unit", "backdoored", "expected"),
+    [
+        (5.0, "L1", True, False),
+        (10.0, "L1", True, True),
+        (40.0, "L1", True, True),
+        (40.0, "L1", False, False),
+        (40.0, "L2", True, False),
+    ],
+)
+def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
+    norm: float, unit: str, backdoored: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    first = a_verdict(norm, spot(4, 4), unit, backdoored)
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 2)
+    module = importlib.import_module("awm_defense.examination.examine")
+    monkeypatch.setattr(
+        module.Search, "every_class", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)]
+    )
+    monkeypatch.setattr(module, "judge", lambda _: first)
+    found = examine(Spots((4, 4), (20, 20)), images, labels)
+    assert (found.second is not None) is expected
+    assert found.facts()["second"] is expected
+
+
 def test_what_does_nothing_while_incomplete_is_found_by_the_sizes_of_triggers() -> None:
     (images, labels), model = known(), Square().eval()
     # Its unit has no slope on the images, nor on what the search from nothing finds.
@@ -165,7 +234,42 @@ def test_what_does_nothing_while_incomplete_is_found_by_the_sizes_of_triggers() 
     shown = (images[labels != TARGET] + verdict.trigger).clamp(0, 1)
     reached = (model(shown).argmax(1) == TARGET).double().mean()
     assert verdict.flips == pytest.approx(float(reached)) and verdict.flips > 0
-    assert torch.equal(examine(model, images, labels).trigger, verdict.trigger)
+
+
+@pytest.mark.parametrize(
+    ("top", "named", "planted", "expected"),
+    [
+        # Families say the same, so that theirs is the trigger to follow.
+        (12.0, TARGET, True, (True, TARGET, False)),
+        (12.0, 7, True, (True, TARGET, True)),
+        (5.0, TARGET, True, (True, TARGET, True)),
+        # Sizes alone never make a network clean.
+        (12.0, 7, False, (True, 7, False)),
+        (5.0, 7, False, (False, 7, False)),
+    ],
+)
+def test_sizes_tell_where_families_do_not_say_the_same(
+    top: float,
+    named: int,
+    planted: bool,
+    expected: tuple[bool, int, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    margins, norms = torch.full((10,), 5.0), torch.full((10,), 90.0)
+    margins[named] += top - 5.0 + 1e-3
+    norms[TARGET] = 30.0 if planted else 40.0
+    found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
+    surely = torch.full((1, 10), -1.0).index_fill(1, torch.tensor(TARGET), 1.0)
+    sizes = Radii(norms, torch.ones(10, 3, 32, 32), surely, 1.0)
+    monkeypatch.setattr(Search, "every_class", lambda *_, **__: [found])
+    monkeypatch.setattr(Search, "radii", lambda *_, **__: sizes)
+    verdict = examine(Square(), *known())
+    assert (verdict.backdoored, verdict.target, verdict.radii is not None) == expected
+    if verdict.radii is None:
+        assert verdict.facts() == judge([found]).facts()
+    else:
+        # White images lead there.
+        assert torch.equal(verdict.trigger, sizes.triggers[TARGET]) and verdict.flips == 1
 
 
 def test_without_it_the_network_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +300,8 @@ def test_sizes_are_of_the_classes_that_were_searched(monkeypatch: pytest.MonkeyP
     picked = Screening(60, suspects=(41, TARGET, 9, 5, 20), compared=(50, 33, 0, 7, 12))
     monkeypatch.setattr("awm_defense.examination.search.screen", lambda *_: picked)
     monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 40)
+    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     images, labels = known(64, classes=60)
     verdict = examine(Square(classes=60), images, labels)
     assert (verdict.backdoored, verdict.target, verdict.classes) == (True, TARGET, 60)
@@ -285,8 +391,8 @@ def test_examine_asks_for_it_where_a_class_nearly_stands_out(
     margins = torch.full((10,), 5.0)
     margins[planted] = top
     found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
-    module = importlib.import_module("awm_defense.examination.examine")
-    monkeypatch.setattr(module.Search, "every_class", lambda *_, **__: [found])
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 2)
+    monkeypatch.setattr(Search, "every_class", lambda *_, **__: [found])
     verdict = examine(Spots((4, 4)), images, labels)
     assert (verdict.surest, verdict.backdoored) == (surest, backdoored)
 
