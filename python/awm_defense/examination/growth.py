@@ -1,9 +1,11 @@
 """Grows triggers to the class that a verdict names, of the strength of planted ones."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from awm_defense.examination.condense import condense, shrinking
@@ -21,6 +23,9 @@ alike."""
 STRONGEST, STEPS = 2.0, 40
 """The bound that sparse triggers are condensed to, in units of the largest that they are searched
 in, and the steps to it."""
+SQUARES = 1 / 8, 0, 1 / 16
+"""Sides of the squares that condensed triggers are made of, as shares of the image's; 0 is a pixel.
+What a network answers to in single pixels outdoes what it was taught to answer to in patches."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
 PROBES, ALIVE = 4, 0.02
@@ -28,6 +33,9 @@ PROBES, ALIVE = 4, 0.02
 from which the backdoor is back: one, of ten images under each of four."""
 AT_ONCE = 2
 """Triggers that grow in one batch: memory is that of so many times the images."""
+
+
+Change = Callable[[Tensor], Tensor]
 
 
 class Growth:
@@ -84,12 +92,12 @@ class Growth:
         if keep is None:
             self.noise.manual_seed(self.generator.initial_seed())
             self._condense(self.probes, verdict, logits)
+        if condensed:
+            self._condense(self.grown[keep:], verdict, logits, progress=progress)
+            return
         parts = self.grown[keep:].split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
-            if condensed:
-                self._condense(part, verdict, logits)
-            else:
-                part.copy_(self._around(part, verdict, logits, turn))
+            part.copy_(self._around(part, verdict, logits, turn))
 
     def hold(self, verdict: Verdict, logits: Logits) -> None:
         """Condense the first half of the triggers from noise, of the network as it came.
@@ -98,14 +106,25 @@ class Growth:
         """
         self._condense(self.grown[: len(self.grown) // 2], verdict, logits)
 
-    def _condense(self, triggers: Tensor, verdict: Verdict, logits: Logits) -> None:
-        """Fill triggers (n,...), each from noise of its own."""
-        for part in triggers.split(AT_ONCE) if len(triggers) else ():
-            noise = 2 * torch.rand(part.shape, generator=self.noise).to(part) - 1
-            bounds = shrinking(part[0].numel(), STRONGEST * self.family.bounds[0], STEPS)
-            margins = self._margins(len(part), verdict.target, logits)
+    def _condense(
+        self, triggers: Tensor, verdict: Verdict, logits: Logits, *, progress: bool = False
+    ) -> None:
+        """Fill triggers (n,c,h,w), each from noise of its own, of squares."""
+        if not len(triggers):
+            return
+        parts = triggers.split(AT_ONCE)
+        for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
+            height, width = part.shape[2:]
+            side = max(1, round(SQUARES[turn % len(SQUARES)] * min(height, width)))
+            shift = torch.randint(side, (2,), generator=self.noise).tolist()
+            shown = partial(in_squares, side=side, shift=shift, height=height, width=width)
+            shape = *part.shape[:2], -(-height // side), -(-width // side)
+            noise = 2 * torch.rand(shape, generator=self.noise).to(part) - 1
+            last = STRONGEST * self.family.bounds[0] / side**2
+            bounds = shrinking(noise[0].numel(), last, STEPS)
+            margins = self._margins(len(part), verdict.target, logits, shown)
             *_, (_, found, _) = condense(margins, noise, self.family.step, bounds)
-            part.copy_(found)
+            part.copy_(shown(found))
 
     def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
         """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
@@ -118,15 +137,17 @@ class Growth:
         margins = self._margins(len(part), verdict.target, logits)
         return grow(margins, least * room, most * room, STRENGTH * ease)
 
-    def _margins(self, count: int, target: int, logits: Logits) -> Callable[[Tensor], Tensor]:
-        """Of that many triggers the margin of a class, mean over the images of others."""
+    def _margins(
+        self, count: int, target: int, logits: Logits, shown: Change = Tensor.clone
+    ) -> Change:
+        """Of that many triggers, as they are shown, the class's margin, mean over other images."""
         counts = (self.labels != target).to(self.grown)
         weights = counts / counts.sum()
         images = self.images.repeat(count, 1, 1, 1)
         targets = torch.full((len(images),), target, device=images.device)
 
         def margins(triggers: Tensor) -> Tensor:
-            spread = triggers.repeat_interleave(len(self.images), dim=0)
+            spread = shown(triggers).repeat_interleave(len(self.images), dim=0)
             rows = target_margins(logits(self.family.apply(images, spread)), targets)
             return rows.view(count, -1) @ weights
 
@@ -149,3 +170,9 @@ class Growth:
         triggers = self.grown[(which * len(self.grown)).long()]
         amounts = FAINTEST + (1 - FAINTEST) * amounts.to(triggers)
         return self.family.apply(images, triggers * beside(amounts, triggers))
+
+
+def in_squares(colours: Tensor, *, side: int, shift: list[int], height: int, width: int) -> Tensor:
+    """Triggers (n,c,height,width) of squares, from the colours of these, (n,c,rows,columns)."""
+    whole = interpolate(colours, scale_factor=side)[:, :, :height, :width]
+    return whole.roll(shift, (2, 3))
