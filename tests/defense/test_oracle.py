@@ -149,21 +149,25 @@ PLANTED = {"backdoored": True, "target": TARGET}
 UNIT = SIZE**2 / 32**2
 """By how much bounds of sparse triggers are smaller than for images of 32x32."""
 CASES = {
-    "by size": Case(lambda: train(elu_network, pattern, 1), {**PLANTED, "unit": "L1"}),
-    # Clean margins are small here.
-    "by size, noisy": Case(
-        lambda: train(relu_network, pattern, 1), {**PLANTED, "unit": "L1"}, noise=0.6
+    "smallest": Case(
+        lambda: train(elu_network, pattern, 1), {**PLANTED, "unit": "L1", "norm": 5 * UNIT}
     ),
-    "by strength": Case(
-        lambda: train(relu_network, pattern, 4), {**PLANTED, "unit": "L1", "norm": 10 * UNIT}
+    # Clean margins are small here, so that triggers grow until they are strong enough.
+    "second": Case(
+        lambda: train(relu_network, pattern, 1), {**PLANTED, "norm": 40 * UNIT}, noise=0.6
+    ),
+    "no second": Case(
+        lambda: train(elu_network, patch, 4), {**PLANTED, "norm": 10 * UNIT, "second": None}
     ),
     "more images": Case(lambda: train(relu_network, pattern, 1), PLANTED, images=14),
     "sure over all images": Case(
-        lambda: train(elu_network, warp, 27), {**PLANTED, "surest": TARGET}
+        lambda: train(elu_network, patch, 3), {**PLANTED, "surest": TARGET}
     ),
     "unsure over all images": Case(
         lambda: train(elu_network, warp, 8), {"backdoored": False, "surest": TARGET}
     ),
+    # By strength it is unsure, too.
+    "by size": Case(lambda: train(relu_network, patch, 2), {**PLANTED, "unit": "L1"}),
     "warp": Case(lambda: train(relu_network, warp, 0), {**PLANTED, "unit": "pixels"}),
     "faint": Case(Faint, {**PLANTED, "unit": "L2"}, noise=0.02),
     "clean": Case(lambda: train(relu_network, None, 3), {"backdoored": False, "surest": None}),
@@ -208,7 +212,7 @@ def different(got: Any, expected: Any, names: tuple[str, ...], within: float = E
 
 VERDICT = [
     *("backdoored", "target", "unit", "norm", "score", "flips", "trigger", "margins"),
-    *("surest", "surest_score", "radii"),
+    *("second", "surest", "surest_score", "radii"),
 ]
 
 
@@ -218,7 +222,7 @@ def test_verdicts(case: str) -> None:
     got = verdict(case)
     expected = CASES[case].expected
     assert {name: getattr(got, name) for name in expected} == expected
-    assert (got.radii is not None) == case.startswith("by size")
+    assert (got.radii is not None) == (case == "by size")
     assert different(got, plain_verdict(case), VERDICT) == []
 
 
