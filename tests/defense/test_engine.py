@@ -20,6 +20,7 @@ from awm_defense.awm.engine import Engine
 from awm_defense.awm.mask_phase import MaskPhase
 from awm_defense.awm.schedule import Under
 from awm_defense.examination.growth import Growth
+from awm_defense.examination.search import Search
 from awm_defense.examination.verdict import Verdict
 from awm_defense.models import build_model
 from awm_defense.networks.logits import Reading
@@ -163,8 +164,9 @@ def engine(
         if held:
             made.last = replace(made.plan(epoch - 1), held=True)
             made.growth.alive = lambda *_: False  # type: ignore[method-assign]
-        if made.plan(epoch).natural:
-            made.mask_phase(made.plan(epoch)).weigh()
+        planned = made.plan(epoch)
+        if planned.natural:
+            made.mask_phase(planned).weigh(planned.rate)
     return made
 
 
@@ -335,33 +337,86 @@ def test_losses_are_of_what_the_steps_are_under(name: str) -> None:
 def test_what_comes_back_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = quick("default", grown=4, trigger_epochs=1, epochs=4, batch_size=4)
     running = engine(recipe, Precision())
-    answers, asked = iter([True, False, False]), []
+    flat, images = running.network.flat, running.data.images
+    original = running.network.logits(images).detach()
+    hold, run = Growth.hold, MaskPhase.run
+    answers, asked, held_to = iter([True, True, False]), [], []
+    begun: list[tuple[Tensor, Tensor]] = []
 
     def alive(self: Growth, target: int, logits: object) -> bool:
         asked.append(target)
         return next(answers)
 
+    def holding(self: Growth, verdict: Verdict, logits: Callable[[Tensor], Tensor]) -> None:
+        held_to.append(logits(images).detach())
+        hold(self, verdict, logits)
+
+    def learning(self: MaskPhase, rate: float) -> None:
+        begun.append((flat.mask.clone(), flat.weight.clone()))
+        run(self, rate)
+
     monkeypatch.setattr(Growth, "alive", alive)
-    # Sparse triggers come from noise: there is no need for what leads to the class.
+    monkeypatch.setattr(Growth, "hold", holding)
+    monkeypatch.setattr(MaskPhase, "run", learning)
+    # Triggers come from noise: there is no need for what leads to the class.
     monkeypatch.setattr("awm_defense.awm.engine.Search", None)
     under, weights, kept, entries = [], [], [], []
     for number in range(4):
-        before = running.growth.grown.clone()
+        grown, masks = running.growth.grown.clone(), (flat.mask.clone(), flat.weight.clone())
         entries.append(running.epoch(number))
+        assert all(map(torch.equal, begun[number], masks))
+        assert number == 0 or float(masks[0].min()) < 1
         assert running.last is not None
         under.append(running.last.under)
         weights.append(running.buffers.weights.tolist())
-        kept.append((running.growth.grown == before).flatten(1).all(1).tolist())
+        kept.append((running.growth.grown == grown).flatten(1).all(1).tolist())
     assert under == [Under.BOTH, Under.BOTH, Under.GROWN, Under.GROWN]
     # The first epoch is under triggers anyway.
     assert asked == [VERDICT.target] * 3
     assert weights[0] == [recipe.alpha, pytest.approx(0.1)]
     assert weights[1:] == [pytest.approx([0.5, 0.5])] * 3
-    # Half of the triggers are grown anew.
-    assert kept == [[True] * 4] + [[True, True, False, False]] * 3
+    # All of them are new when it comes back, half of them on the network as it came; from then on
+    # the other half is grown anew.
+    assert len(held_to) == 1 and torch.equal(held_to[0], original)
+    assert kept == [[True] * 4, [False] * 4, *[[True, True, False, False]] * 2]
     assert ["trigger_loss" in entry for entry in entries] == [True, True, False, False]
     assert ["perturbed_loss" in entry for entry in entries] == [True, True, False, False]
     assert all("grown_loss" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("by_size", [False, True])
+def test_what_is_left_is_sought_by_the_way_it_was_found(
+    by_size: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = engine(quick("default", grown=5, batch_size=4), Precision())
+    second = torch.ones_like(TRIGGER)
+    found = replace(VERDICT, second=second, radii=torch.ones(10) if by_size else None)
+    running.follow(found)
+    started: list[tuple[Verdict, dict[str, object]]] = []
+    monkeypatch.setattr(Search, "one_class", lambda *_: TRIGGER + 1)
+    monkeypatch.setattr(Growth, "start", lambda _, *given, **how: started.append((given[0], how)))
+    monkeypatch.setattr(Growth, "hold", None)
+    for number in range(2):
+        running.epoch(number)
+    ((again, how),) = started
+    assert how == {"keep": 2, "condensed": by_size}
+    if by_size:
+        assert again is found
+    else:
+        assert torch.equal(again.trigger, TRIGGER + 1) and again.second is None
+
+
+def test_meanwhile_the_network_is_as_it_came() -> None:
+    running = engine(quick("default", grown=2), Precision())
+    flat, images = running.network.flat, running.data.images
+    original = running.network.logits(images)
+    flat.restore(torch.rand(flat.mask.shape, generator=torch.Generator().manual_seed(0)))
+    before = flat.mask.clone(), flat.weight.clone()
+    assert not torch.allclose(running.network.logits(images), original)
+    with pytest.raises(KeyError), flat.unmasked():
+        assert torch.equal(running.network.logits(images), original)
+        raise KeyError
+    assert torch.equal(flat.mask, before[0]) and torch.equal(flat.weight, before[1])
 
 
 @pytest.mark.parametrize(("grown", "following"), [(0, True), (4, False)])

@@ -58,52 +58,41 @@ def pixel(row: int, column: int) -> Tensor:
     return trigger
 
 
-def test_sparse_triggers_are_what_the_network_answers_to(images: Tensor) -> None:
-    """Wherever the verdict's own trigger lies."""
+def test_it_grows_to_saturation_around_what_was_found(images: Tensor) -> None:
     family = Sparse(images)
-    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 6, generator())
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    growth.start(verdict(family, pixel(6, 6)), brightness(0.1))
+    # Only pixel (4, 4) matters; a channel has it in reach or, 3 times in 10, not.
+    changed = growth.grown.flatten(2).sum((0, 1)).nonzero().flatten().tolist()
+    assert changed == [4 * 32 + 4]
+    found = growth.grown[:, :, 4, 4]
+    # As far as the darkest of the images still gets brighter.
+    saturated = (1 - images[:, :, 4, 4].amin(0)).expand(8, 3)
+    torch.testing.assert_close(found[found > 0], saturated[found > 0])
+    assert 0.4 < float((found > 0).double().mean()) < 0.95
+    before = growth.grown.clone()
+    growth.start(verdict(family, pixel(20, 20)), brightness(0.1), keep=3)
+    assert torch.equal(growth.grown[:3], before[:3]) and before[3:].any()
+    assert not growth.grown[3:].any()
     growth.start(verdict(family, pixel(20, 20)), brightness(0.1))
-    for triggers in (growth.grown, growth.probes):
-        norms = triggers.abs().sum((1, 2, 3))
-        assert float(norms.max()) <= STRONGEST * family.bounds[0] * 1.001
-        # Pixel (4, 4) alone matters: of the noise around it next to nothing is left.
-        assert (triggers[:, :, 4, 4].sum(1) > 0.99 * norms).all()
-        assert (triggers[:, :, 4, 4].amax(1) > 1).all()
-    # Each is condensed from noise of its own.
-    everything = torch.cat([growth.grown, growth.probes]).flatten(1)
-    assert len(everything.unique(dim=0)) == len(everything) == 6 + PROBES
+    assert not growth.grown.any()
 
 
-def test_what_does_nothing_while_a_part_is_missing_is_grown() -> None:
-    """From nothing, or around the verdict's trigger, no slope leads there."""
-    images, square = torch.zeros(10, 3, 16, 16), Square()
+def test_it_grows_from_a_second_trigger_as_often(images: Tensor) -> None:
     family = Sparse(images)
-    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
-    growth.start(verdict(family, torch.zeros(3, 16, 16)), square)
-    shown = family.apply(images[:2], growth.grown)
-    assert square(shown).argmax(1).tolist() == [TARGET, TARGET]
-    assert growth.alive(TARGET, square)
-
-
-def test_the_first_are_kept_and_so_are_those_that_tell(images: Tensor) -> None:
-    family = Sparse(images)
-    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 5, generator())
-    given = verdict(family, pixel(20, 20)), brightness(0.1)
-    growth.start(*given)
-    grown, probes, where = growth.grown.clone(), growth.probes.clone(), growth.grown.data_ptr()
-    growth.start(*given, keep=2)
-    assert torch.equal(growth.grown[:2], grown[:2]) and torch.equal(growth.probes, probes)
-    assert not any(torch.equal(*pair) for pair in zip(growth.grown[2:], grown[2:], strict=True))
-    growth.start(*given)
-    assert not torch.equal(growth.grown[:2], grown[:2])
-    assert not torch.equal(growth.probes, probes)
-    assert growth.grown.data_ptr() == where
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 8, generator())
+    both = replace(verdict(family, pixel(20, 20)), second=pixel(4, 4))
+    growth.start(both, brightness(0.1))
+    # Pixel (4, 4), which alone matters, is in reach of every other pair.
+    first, second = growth.grown.view(2, 2, 2, -1).unbind(1)
+    assert not first.any()
+    assert second.any(-1).any(-1).all()
 
 
 @pytest.mark.parametrize("ease", [1.0, 2.0])
-def test_others_stop_where_they_are_strong_enough(images: Tensor, ease: float) -> None:
+def test_it_stops_where_it_is_strong_enough(images: Tensor, ease: float) -> None:
     """Clean images have a margin of `ease`, so `STRENGTH` times that is enough."""
-    family, labels = Faint(images), torch.zeros(10, dtype=torch.int64)
+    family, labels = Sparse(images), torch.zeros(10, dtype=torch.int64)
     growth = Growth(family, images * 0, labels, 4, generator())
     plain = brightness(20)
     growth.start(verdict(family, pixel(4, 4)), lambda batch: ease * plain(batch))
@@ -113,21 +102,93 @@ def test_others_stop_where_they_are_strong_enough(images: Tensor, ease: float) -
         assert STRENGTH <= float(margins) <= STRENGTH + 6
 
 
-@pytest.mark.parametrize(("led", "alive"), [(0, False), (4, False), (5, True)])
+def test_those_from_noise_are_what_the_network_answers_to(images: Tensor) -> None:
+    """Wherever the verdict's own trigger lies: all where sizes told, else those that tell alone."""
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 6, generator())
+    given = verdict(family, pixel(20, 20))
+    growth.start(given, brightness(0.1))
+    assert not growth.grown.any()
+    around = growth.probes.clone()
+    assert_lead(around, family)
+    for asked, condensed in ((given, True), (replace(given, radii=torch.ones(10)), False)):
+        growth.start(asked, brightness(0.1), condensed=condensed)
+        assert_lead(growth.grown, family)
+        # They come first.
+        assert torch.equal(growth.probes, around)
+        # Each is condensed from noise of its own.
+        everything = torch.cat([growth.grown, growth.probes]).flatten(1)
+        assert len(everything.unique(dim=0)) == len(everything) == 6 + PROBES
+
+
+def assert_lead(triggers: Tensor, family: Sparse) -> None:
+    """Pixel (4, 4) alone matters: of the noise around it next to nothing is left."""
+    norms = triggers.abs().sum((1, 2, 3))
+    assert float(norms.max()) <= STRONGEST * family.bounds[0] * 1.001
+    assert (triggers[:, :, 4, 4].sum(1) > 0.99 * norms).all()
+    assert (triggers[:, :, 4, 4].amax(1) > 1).all()
+
+
+def test_what_does_nothing_while_a_part_is_missing_is_condensed() -> None:
+    """From nothing, or around the verdict's trigger, no slope leads there."""
+    images, square = torch.zeros(10, 3, 32, 32), Square()
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
+    growth.start(verdict(family, torch.zeros(3, 32, 32)), square, condensed=True)
+    shown = family.apply(images[:2], growth.grown)
+    assert square(shown).argmax(1).tolist() == [TARGET, TARGET]
+    assert growth.alive(TARGET, square)
+
+
+def test_the_first_are_kept_and_so_are_those_that_tell(images: Tensor) -> None:
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 5, generator())
+    given = replace(verdict(family, pixel(20, 20)), radii=torch.ones(10)), brightness(0.1)
+    growth.start(*given)
+    grown, probes, where = growth.grown.clone(), growth.probes.clone(), growth.grown.data_ptr()
+    for keep in (2, 0):
+        growth.start(*given, keep=keep)
+        kept = (growth.grown == grown).flatten(1).all(1).tolist()
+        assert kept == [True] * keep + [False] * (5 - keep)
+        assert torch.equal(growth.probes, probes)
+    # The next network's are as if it were the first.
+    growth.start(*given)
+    assert torch.equal(growth.grown, grown) and torch.equal(growth.probes, probes)
+    assert growth.grown.data_ptr() == where
+
+
+@pytest.mark.parametrize(("room", "half"), [(5, 2), (1, 0)])
+def test_the_first_half_is_held_to_another_network(images: Tensor, room: int, half: int) -> None:
+    family = Sparse(images)
+    growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), room, generator())
+    given = verdict(family, pixel(20, 20))
+    growth.start(given, brightness(0.0))
+    probes = growth.probes.clone()
+    growth.hold(given, brightness(0.1))
+    if half:
+        assert_lead(growth.grown[:half], family)
+    assert not growth.grown[half:].any()
+    assert torch.equal(growth.probes, probes)
+
+
+@pytest.mark.parametrize(
+    ("count", "led", "alive"), [(10, 0, False), (10, 1, True), (30, 2, False), (30, 3, True)]
+)
 def test_a_backdoor_is_back_where_triggers_apart_lead_to_it(
-    images: Tensor, led: int, alive: bool
+    count: int, led: int, alive: bool
 ) -> None:
-    """A tenth does not tell: ten images under each of four, of which `led` are led there."""
-    family, labels = Sparse(images), torch.zeros(11, dtype=torch.int64)
-    labels[10] = TARGET  # what is of the class is led there by itself, and doesn't count
-    dark, shades = torch.zeros(11, 3, 32, 32), torch.linspace(0, 1, 11)
-    dark[:, :, 4, 4] = shades[:, None]
-    growth = Growth(family, dark, labels, 4, generator())
+    """More than two in a hundred: so many images under each of four, of which `led` are led."""
+    images = torch.zeros(count + 2, 3, 32, 32)
+    # Three channels of more than a third each lead there, and so do the last two by themselves.
+    shades = torch.cat([torch.linspace(0, 0.3, count), torch.tensor([0.5, 0.5])])
+    images[:, :, 4, 4] = shades[:, None]
+    labels = torch.zeros(count + 2, dtype=torch.int64)
+    labels[count - 1] = TARGET  # the network says otherwise
+    growth = Growth(Sparse(images), images, labels, 4, generator())
     growth.grown[:] = pixel(4, 4)  # masks are learnt under these
     growth.probes[:, :, 4, 4] = -1
     if led:
-        # Three channels of a third or more lead there: the brightest images are led first.
-        growth.probes[0, :, 4, 4] = 0.35 - shades[10 - led]
+        growth.probes[0, :, 4, 4] = 0.334 - shades[count - led]
     assert growth.alive(TARGET, brightness(1.0)) is alive
 
 
@@ -160,6 +221,7 @@ def test_amounts_and_choices_are_those_drawn(images: Tensor) -> None:
     growth = Growth(family, images, torch.zeros(10, dtype=torch.int64), 2, generator())
     growth.start(verdict(family, pixel(4, 4)), brightness(0))
     growth.grown.copy_(torch.tensor([0.5, -0.5]).view(2, 1, 1, 1).expand_as(growth.grown))
+    growth.probes.fill_(torch.nan)  # they are never among those shown
     grey = torch.full((4, 3, 32, 32), 0.5)
     draws = torch.tensor([0.0, 0.49, 0.51, 0.999])
     shown = growth.apply(grey, draws, torch.tensor([0.0, 0.999999, 0.0, 0.999999]))
@@ -205,11 +267,10 @@ def test_the_network_forgets_what_was_grown(
 @pytest.mark.slow
 def test_what_is_left_is_sought_again(networks: list[nn.Module], digits: Dataset) -> None:
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
-    recipe = replace(get_recipe("default"), flip=False, epochs=3)
+    recipe = replace(get_recipe("default"), flip=False, epochs=2)
     result = purify(networks[0], images, labels, recipe=recipe, precision="fp32")
-    # Two epochs under Δ and grown triggers, then clean images alone, as nothing comes back.
     for loss in ("perturbed_loss", "grown_loss"):
-        assert [loss in entry for entry in result.history] == [True, True, False]
+        assert [loss in entry for entry in result.history] == [True, True]
     # Only the second epoch differs: under the same triggers, or under new ones.
     same = purify(
         networks[0], images, labels, recipe=replace(recipe, search_again=False), precision="fp32"

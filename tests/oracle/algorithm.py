@@ -23,8 +23,11 @@ from .families import Sparse, families
 
 PRESSURE = 9.0
 """How much more losses under triggers weigh once a backdoor has come back."""
-APART = 4
-"""Triggers that masks are not learnt under."""
+APART, BACK = 4, 0.02
+"""Triggers that masks are not learnt under, and the share of images that they lead to a class from
+which its backdoor is back."""
+TRUST = 0.01
+"""How far the first natural step may take predictions on clean images: KL divergence, in nats."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ def purify(
     # Triggers are grown where the verdict names a class to grow them to.
     planted = verdict if verdict is not None and verdict.backdoored and recipe.grown else None
     if planted is not None:
-        run.grow_triggers(planted, keep=0)
+        run.grow_triggers(planted)
     under_triggers = recipe.epochs if recipe.trigger_epochs is None else recipe.trigger_epochs
     for epoch in range(recipe.epochs):
         rate = run.mask_lr * recipe.mask_lr_decay**epoch
@@ -67,21 +70,22 @@ def purify(
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
             continue
-        back = epoch >= under_triggers and run.alive(planted)
-        if back:
-            # What was not undone weighs more, from now on.
-            run.pressure = PRESSURE
+        back = False
+        if epoch >= under_triggers and run.alive(planted):
+            # What was not undone weighs more, from now on. The first time it also gets an epoch
+            # like the first ones.
+            back, run.pressure = run.pressure == 1, PRESSURE
         changes = []
         if epoch < under_triggers or back:
             run.trigger_phase()
             changes.append(run.with_delta)
         if changes or run.pressure > 1:
             if epoch > 0 and recipe.search_again:
-                run.grow_triggers(planted, keep=recipe.grown // 2)
+                run.grow_again(planted, back)
             changes.append(run.with_grown)
         if len(changes) == 2 and recipe.natural_step is not None:
             if epoch == 0:
-                run.weigh(changes)
+                run.weigh(changes, rate * recipe.natural_step)
             run.mask_phase(run.natural, rate * recipe.natural_step, changes)
         else:
             run.mask_phase(run.optimizer, rate, changes)
@@ -114,7 +118,7 @@ class Run:
         optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.mask_optimizer]
         self.optimizer = optimizer(self.masks.values(), lr=self.mask_lr)
         self.natural = torch.optim.SGD(self.masks.values(), momentum=0.9)
-        self.generator = Generator().manual_seed(seed)
+        self.generator, self.noise = (Generator().manual_seed(seed) for _ in range(2))
         # One image a class is too few to draw from: `copies` of each are added.
         copies = 0 if recipe.fresh_augmentation or len(images) > classes else recipe.copies
         options = {"scale": (recipe.crop_scale, 1.0), "flip": recipe.flip}
@@ -127,9 +131,10 @@ class Run:
         chosen = choose(self.labels)
         self.probe = Probe(self.logits, self.images[chosen], self.labels[chosen])
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, masks: dict[str, Tensor] | None = None) -> Tensor:
         """Of the masked network, f(x; m ⊙ θ); those of the original are `model`'s."""
-        weights = {f"{name}.weight": self.masks[name] * w for name, w in self.theta.items()}
+        masks = self.masks if masks is None else masks
+        weights = {f"{name}.weight": masks[name] * w for name, w in self.theta.items()}
         return functional_call(self.model, weights, (images,))
 
     def phase(self) -> list[Batch]:
@@ -239,61 +244,81 @@ class Run:
             changed.append(self.family.apply(image[None], trigger))
         return torch.cat(changed)
 
-    def grow_triggers(self, verdict: Verdict, keep: int) -> None:
-        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay."""
+    def grow_triggers(self, verdict: Verdict) -> None:
+        """Grow triggers to a verdict's class, as strong as planted ones."""
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
-        count = self.recipe.grown - keep
         if isinstance(self.family, Sparse):
-            self.grown = self.grown[:keep] + self.condensed(verdict.target, count)
-            if keep == 0:
-                # Masks are not learnt under these: they tell whether the backdoor is back.
-                self.apart = self.condensed(verdict.target, APART)
-        else:
-            if keep:
-                # Around what leads to the class in the network as masked so far.
-                start, bound = self.family.start(self.generator), self.family.bounds[0]
-                trigger = self.probe.seek(verdict.target, self.family, start, bound)
-                verdict = replace(verdict, trigger=trigger)
-            self.grown = self.grown[:keep] + self.around(verdict, count)
+            # Masks are not learnt under these: they tell whether the backdoor is back.
+            self.apart = self.condensed(self.probe, verdict.target, APART)
+        self.grown = self.anew(verdict, self.recipe.grown, from_noise=verdict.radii is not None)
 
-    def condensed(self, target: int, count: int) -> list[Tensor]:
+    def grow_again(self, verdict: Verdict, back: bool) -> None:
+        """Grow the second half anew, on the network as masked so far.
+
+        As the backdoor comes back, the first half anew on the original network.
+        """
+        kept = self.grown[: self.recipe.grown // 2]
+        from_noise = self.pressure > 1 or verdict.radii is not None
+        if not from_noise:
+            # Around what leads to the class in the network as masked so far.
+            start, bound = self.family.start(self.generator), self.family.bounds[0]
+            trigger = self.probe.seek(verdict.target, self.family, start, bound)
+            verdict = replace(verdict, trigger=trigger, second=None)
+        if back:
+            original = replace(self.probe, logits=self.model)
+            kept = self.condensed(original, verdict.target, len(kept))
+        self.grown = kept + self.anew(verdict, self.recipe.grown - len(kept), from_noise)
+
+    def anew(self, verdict: Verdict, count: int, from_noise: bool) -> list[Tensor]:
+        """So many triggers to a verdict's class."""
+        if from_noise:
+            return self.condensed(self.probe, verdict.target, count)
+        return self.around(verdict, count)
+
+    def condensed(self, probe: Probe, target: int, count: int) -> list[Tensor]:
         """Sparse triggers, each from noise of its own, to twice the largest bound of the search."""
-        triggers = []
-        for drawn in torch.rand(count, *self.delta.shape, generator=self.generator):
-            noise, last = 2 * drawn.double() - 1, 2 * self.family.bounds[0]
-            *_, (_, trigger, _) = self.probe.condense(target, self.family, noise, last, 40)
+        triggers, last = [], 2 * self.family.bounds[0]
+        for _ in range(count):
+            noise = 2 * torch.rand(self.delta.shape, generator=self.noise).double() - 1
+            *_, (_, trigger, _) = probe.condense(target, self.family, noise, last, 40)
             triggers.append(trigger)
         return triggers
 
     def around(self, verdict: Verdict, count: int) -> list[Tensor]:
         """Triggers around what was found, with up to 15 times the margin of clean images.
 
-        Each grows over a random 70 % of its elements, so that no two are alike.
+        Each grows over a random 70 % of its elements, so that no two are alike. Two grow around
+        the first trigger found, two around the second, and so on.
         """
-        least, most = self.family.limits(verdict.trigger, self.probe.images)
-        enough = 15 * self.probe.ease()
-        drawn = torch.rand(count, *most.shape, generator=self.generator) < 0.7
-        rooms = [(least * free, most * free) for free in drawn]
-        return [self.probe.grow(verdict.target, self.family, *room, enough) for room in rooms]
+        found = [t for t in (verdict.trigger, verdict.second) if t is not None]
+        limits = [self.family.limits(trigger, self.probe.images) for trigger in found]
+        enough, triggers = 15 * self.probe.ease(), []
+        for number in range(count):
+            least, most = limits[number // 2 % len(limits)]
+            free = torch.rand(most.shape, generator=self.generator) < 0.7
+            room = least * free, most * free
+            triggers.append(self.probe.grow(verdict.target, self.family, *room, enough))
+        return triggers
 
+    @torch.no_grad()
     def alive(self, verdict: Verdict) -> bool:
-        """Whether the triggers that are kept apart lead more than a tenth of images to the class.
+        """Whether the triggers that are kept apart lead images to the class that don't go there.
 
         There are such only of sparse ones.
         """
-        others = self.probe.images[self.probe.labels != verdict.target]
-        led = [
-            self.logits(self.family.apply(others, trigger)).argmax(1) == verdict.target
-            for trigger in self.apart
-        ]
-        return bool(led) and float(torch.cat(led).double().mean()) > 0.1
+        plain = self.logits(self.probe.images).argmax(1)
+        others = self.probe.images[plain != verdict.target]
+        changed = [self.family.apply(others, trigger) for trigger in self.apart]
+        led = [bool(c == verdict.target) for x in changed for c in self.logits(x).argmax(1)]
+        return sum(led) > BACK * len(led)
 
-    def weigh(self, changes: list[Change]) -> None:
+    def weigh(self, changes: list[Change], rate: float) -> None:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.
 
         1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
         squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
-        are scaled so that the first step changes masks by the rate, on the mean of all.
+        are scaled so that the first step changes masks by the rate, on the mean of all, or by less:
+        where it would take predictions too far. These move by the square of a step.
         """
         masks = list(self.masks.values())
         information = [torch.zeros_like(mask) for mask in masks]
@@ -308,4 +333,11 @@ class Run:
         factors = [1 / (f + f.mean()) for f in information]
         grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
         steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
-        self.factors = [f / torch.cat(steps).mean() for f in factors]
+        factors = [f / torch.cat(steps).mean() for f in factors]
+        moves = zip(self.masks.items(), factors, grads, strict=True)
+        tried = {name: (m - rate * f * g).clamp(0, 1) for (name, m), f, g in moves}
+        with torch.no_grad():
+            now, then = (self.logits(self.probe.images, m).softmax(1) for m in (None, tried))
+        far = float((now * (now / then).log()).sum(1).mean())
+        shorter = (TRUST / far) ** 0.5 if far > TRUST else 1.0
+        self.factors = [shorter * f for f in factors]

@@ -1,8 +1,8 @@
 """Is the network backdoored, and toward which class? (docs/verdict.md)
 
-Triggers are condensed from noise: one class alone may be led to by very small ones. Where none is,
-for each class the smallest trigger is sought, and grown. A planted class is reached far more
-strongly than any other.
+For each class the smallest trigger is sought, and grown. A planted class is reached far more
+strongly than any other. Where that does not tell, sizes may: triggers are condensed from noise, and
+one class alone may be led to by very small ones.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class Verdict:
     flips: float
     trigger: Tensor
     margins: Tensor
+    second: Tensor | None = None
     surest: int | None = None
     surest_score: float | None = None
     radii: Tensor | None = None
@@ -128,11 +129,17 @@ def examine(
     """The verdict on a network."""
     chosen = choose(labels)
     probe = Probe(logits, images[chosen], labels[chosen])
-    by_size = judge_sizes(probe, seed)
-    if by_size is not None:
-        return by_size
+    verdict, by_size = judge_strengths(probe, seed), judge_sizes(probe, seed)
+    # A trigger that leads there from nothing is better to know than one from noise.
+    same = by_size is not None and verdict.backdoored and verdict.target == by_size.target
+    return verdict if by_size is None or same else by_size
+
+
+def judge_strengths(probe: Probe, seed: int) -> Verdict:
+    """The verdict by how strongly each class is reached."""
     generator = Generator().manual_seed(seed)
-    verdict = judge(probe, search(probe, generator))
+    reaches = search(probe, generator)
+    verdict = judge(probe, reaches)
     limit = NEARLY * threshold(len(verdict.margins))
     if verdict.backdoored is False and verdict.score >= limit:
         # The second question: does the same class stand out over any image whatever?
@@ -140,11 +147,19 @@ def examine(
         surest, score = int(margins.argmax()), in_usual(margins, probe.ease())
         sure = surest == verdict.target and score >= limit
         return replace(verdict, backdoored=sure, surest=surest, surest_score=score)
+    sparse = Sparse(probe.images)
+    if verdict.backdoored and verdict.unit == "L1" and verdict.norm > sparse.bounds[-1]:
+        # It ceased to stand out as bounds shrank: there may be another, where this can't grow.
+        apart = Sparse(probe.images, forbidden=sparse.farthest(verdict.trigger) > 0)
+        second = probe.seek(verdict.target, apart, apart.start(generator), apart.bounds[0])
+        usual = next(usually(r.margins, r.ease) for r in reaches if r.family.unit == "L1")
+        if probe.full_margin(verdict.target, apart, second) >= STANDS_OUT * usual:
+            return replace(verdict, second=second)
     return verdict
 
 
 def judge_sizes(probe: Probe, seed: int) -> Verdict | None:
-    """The verdict where the sizes of the smallest sparse triggers to each class tell; else None."""
+    """The verdict by the sizes of the smallest sparse triggers to each class; None without one."""
     ease, classes = probe.ease(), probe.logits(probe.images).shape[1]
     family, size = Sparse(probe.images), probe.images[0].numel()
     noise = torch.rand(probe.images[0].shape, generator=Generator().manual_seed(seed))

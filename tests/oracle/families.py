@@ -43,11 +43,14 @@ class Sparse(Added):
 
     unit = "L1"
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, forbidden: Tensor | None = None) -> None:
+        """`forbidden` elements, bool (c, h, w), stay 0."""
         super().__init__(images)
         self.bounds = [bound * self.size / FULL for bound in (40.0, 10.0, 5.0)]
+        self.allowed = True if forbidden is None else ~forbidden
 
     def step(self, trigger: Tensor, grad: Tensor, bound: float) -> Tensor:
+        grad = grad * self.allowed
         count = max(1, int(0.005 * self.size))
         largest = grad.abs() >= grad.abs().flatten().topk(count).values[-1]
         direction = grad.sign() * largest
