@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from awm_defense import get_recipe, purify, purify_many
 from awm_defense.attacks import Attack, make_attack
 from awm_defense.data import Dataset, draw_defender
-from awm_defense.examination.growth import FAINTEST, PROBES, STRENGTH, STRONGEST, Growth
+from awm_defense.examination.growth import FAINTEST, PROBES, STRENGTH, STRONGEST, Growth, in_squares
 from awm_defense.examination.margins import target_margins
 from awm_defense.examination.verdict import Verdict
 from awm_defense.metrics import evaluate
@@ -122,10 +122,10 @@ def test_those_from_noise_are_what_the_network_answers_to(images: Tensor) -> Non
 
 
 def assert_lead(triggers: Tensor, family: Sparse) -> None:
-    """Pixel (4, 4) alone matters: of the noise around it next to nothing is left."""
+    """Pixel (4, 4) alone matters: but for the square that it is in next to nothing is left."""
     norms = triggers.abs().sum((1, 2, 3))
     assert float(norms.max()) <= STRONGEST * family.bounds[0] * 1.001
-    assert (triggers[:, :, 4, 4].sum(1) > 0.99 * norms).all()
+    assert (triggers[:, :, 1:8, 1:8].sum((1, 2, 3)) > 0.99 * norms).all()
     assert (triggers[:, :, 4, 4].amax(1) > 1).all()
 
 
@@ -138,6 +138,20 @@ def test_what_does_nothing_while_a_part_is_missing_is_condensed() -> None:
     shown = family.apply(images[:2], growth.grown)
     assert square(shown).argmax(1).tolist() == [TARGET, TARGET]
     assert growth.alive(TARGET, square)
+
+
+def test_triggers_are_of_squares_by_turns(images: Tensor) -> None:
+    """Of every second pair: of an eighth of the image's side, and of a sixteenth."""
+    growth = Growth(Sparse(images), images, torch.zeros(10, dtype=torch.int64), 9, generator())
+    growth.start(verdict(Sparse(images), pixel(20, 20)), brightness(0.1), condensed=True)
+    sides = [round(float((trigger.abs().amax(0) > 0.5).sum()) ** 0.5) for trigger in growth.grown]
+    assert sides == [1, 1, 4, 4, 1, 1, 2, 2, 1]
+
+
+def test_squares_are_shown_shifted_and_cut() -> None:
+    colours = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    pixels = in_squares(colours, side=2, shift=[1, 0], height=3, width=4)
+    assert pixels[0, 0].tolist() == [[3, 3, 4, 4], [1, 1, 2, 2], [1, 1, 2, 2]]
 
 
 def test_the_first_are_kept_and_so_are_those_that_tell(images: Tensor) -> None:

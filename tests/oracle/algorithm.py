@@ -7,6 +7,7 @@ least over masks of the most over Δ.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from awm_defense import Recipe
 from awm_defense.data import augment, mix
 
 from .examination import Probe, Verdict, choose, examine
-from .families import Sparse, families
+from .families import Sparse, Squares, families
 
 PRESSURE = 9.0
 """How much more losses under triggers weigh once a backdoor has come back."""
@@ -276,12 +277,24 @@ class Run:
         return self.around(verdict, count)
 
     def condensed(self, probe: Probe, target: int, count: int) -> list[Tensor]:
-        """Sparse triggers, each from noise of its own, to twice the largest bound of the search."""
-        triggers, last = [], 2 * self.family.bounds[0]
-        for _ in range(count):
-            noise = 2 * torch.rand(self.delta.shape, generator=self.noise).double() - 1
-            *_, (_, trigger, _) = probe.condense(target, self.family, noise, last, 40)
-            triggers.append(trigger)
+        """Sparse triggers, each from noise of its own, to twice the largest bound of the search.
+
+        Of each eight, two are of squares of an eighth of the image's side, two of a sixteenth, the
+        others of single pixels. Squares lie shifted, the same way for two.
+        """
+        triggers: list[Tensor] = []
+        last, (channels, height, width) = 2 * self.family.bounds[0], self.delta.shape
+        while len(triggers) < count:
+            share = (0, 1 / 8, 0, 1 / 16)[len(triggers) // 2 % 4]
+            side = max(1, round(share * min(height, width)))
+            shift = torch.randint(side, (2,), generator=self.noise)
+            grid = channels, math.ceil(height / side), math.ceil(width / side)
+            drawn = torch.rand(min(2, count - len(triggers)), *grid, generator=self.noise)
+            family = Squares(self.probe.images, side, shift.tolist())
+            for colours in drawn:
+                noise, bound = 2 * colours.double() - 1, last / side**2
+                *_, (_, trigger, _) = probe.condense(target, family, noise, bound, 40)
+                triggers.append(family.shown(trigger))
         return triggers
 
     def around(self, verdict: Verdict, count: int) -> list[Tensor]:

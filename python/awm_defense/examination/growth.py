@@ -23,7 +23,7 @@ alike."""
 STRONGEST, STEPS = 2.0, 40
 """The bound that sparse triggers are condensed to, in units of the largest that they are searched
 in, and the steps to it."""
-SQUARES = 1 / 8, 0, 1 / 16
+SQUARES = 0, 1 / 8, 0, 1 / 16
 """Sides of the squares that condensed triggers are made of, as shares of the image's; 0 is a pixel.
 What a network answers to in single pixels outdoes what it was taught to answer to in patches."""
 FAINTEST = 0.3
