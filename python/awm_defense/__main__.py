@@ -11,6 +11,7 @@ CLOSED = (
     "awm: error: standard output: it is closed; send it to a file, or to /dev/null where no one "
     "wants it"
 )
+GONE = "awm: error: the current folder: it is gone, or can't be entered; go to another one first"
 
 
 def main() -> int:
@@ -22,6 +23,12 @@ def main() -> int:
         heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if heard:
             signal.signal(signal.SIGINT, _end)
+        try:
+            os.getcwd()  # without one PyTorch aborts the process
+        except OSError:
+            if sys.stderr is not None:
+                print(GONE, file=sys.stderr)
+            return 2
         import torch  # noqa: F401 - it aborts where an exception comes while it is imported
 
         from awm_defense.commands.main import main as run

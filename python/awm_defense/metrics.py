@@ -13,7 +13,7 @@ from awm_defense.attacks import Attack
 from awm_defense.files.text import sentence
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.networks.logits import Pick
-from awm_defense.pixel_model import PixelModel, Stat, check_finite
+from awm_defense.pixel_model import PixelModel, Stat, check_finite, check_images, check_labels
 from awm_defense.portions import is_of_memory
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
@@ -84,12 +84,16 @@ def evaluate(
         changed = changed or bool((made - before).abs().max() > ROUNDING)
         return made
 
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
-    with _settled(pixel_model, images):
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
+    with _settled(pixel_model, images, truth, targets):
         predict = partial(_predict, pixel_model, images, batch_size, progress)
-        clean, triggered = predict("clean"), predict("triggered", put)
-    if not changed:
-        raise ValueError("attack: expected a trigger that changes images, it changes none of these")
+        # First what may be refused.
+        triggered = predict("triggered", put)
+        if not changed:
+            raise ValueError(
+                "attack: expected a trigger that changes images, it changes none of these"
+            )
+        clean = predict("clean")
     return _figures(clean, truth, triggered, truth, targets)
 
 
@@ -124,8 +128,10 @@ def evaluate_triggered(
     """
     if not (originals != targets).any():
         raise ValueError("triggered images: expected some outside the target class")
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device)
-    with _settled(pixel_model, images):
+    images, labels = _with_classes(images, labels)
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
+    check_images("triggered", triggered)
+    with _settled(pixel_model, images, torch.cat([labels, originals]), targets):
         clean = _predict(pixel_model, images, batch_size, progress, "clean")
         found = _predict(pixel_model, triggered, batch_size, progress, "triggered")
     return _figures(clean, labels, found, originals, targets)
@@ -172,8 +178,8 @@ def accuracy(
 ) -> float:
     """Images classified right, in percent; arguments as for `evaluate`."""
     images, truth = _with_classes(images, labels)
-    pixel_model = PixelModel(model, images[:1], mean=mean, std=std, device=device, logits=logits)
-    with _settled(pixel_model, images):
+    pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
+    with _settled(pixel_model, images, truth):
         found = _predict(pixel_model, images, batch_size, progress, "clean")
     return _percent(found == truth)
 
@@ -214,7 +220,7 @@ def _predict(
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The predicted class of each image (N,), int64 on the CPU."""
-    check_value("batch_size", int, batch_size, 1)
+    batch_size = check_value("batch_size", int, batch_size, 1)
     found = []
     for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
         batch = batch.to(pixel_model.device)
@@ -224,14 +230,25 @@ def _predict(
 
 
 @contextmanager
-def _settled(pixel_model: PixelModel, images: Tensor) -> Iterator[None]:
-    """On its device, in eval mode, its output known; afterwards each module has the mode it had."""
+def _settled(
+    pixel_model: PixelModel, images: Tensor, labels: Tensor, targets: Tensor | None = None
+) -> Iterator[None]:
+    """On its device, in eval mode, its output known; afterwards each module has the mode it had.
+
+    Raises ValueError where labels or targets are of no class that the model knows.
+    """
     model = pixel_model.model.to(pixel_model.device)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
-            pixel_model.settle(images[:2].to(pixel_model.device))
+            logits = pixel_model.settle(images[:2].to(pixel_model.device))
+        check_labels(labels, logits.shape[1])
+        if targets is not None and targets.max() >= logits.shape[1]:
+            raise ValueError(
+                f"attack: expected a target of the {logits.shape[1]} classes that the model knows, "
+                f"got {targets.max()}"
+            )
         yield
     finally:
         for module in training:

@@ -52,7 +52,7 @@ class PixelModel:
         logits: Pick | None = None,
     ) -> None:
         check_model(model)
-        _check_images(images)
+        check_images("images", images)
         first = next(model.parameters(), None)
         self.model = model
         self.home = torch.device("cpu") if first is None else first.device
@@ -218,23 +218,28 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(argument: str, images: Tensor) -> None:
+    """Raise TypeError or ValueError unless all are images (n, c, h, w), floating point in [0, 1].
+
+    `argument` is what they are called in the error.
+    """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images: expected a floating-point tensor, got {got}")
+        raise TypeError(f"{argument}: expected a floating-point tensor, got {got}")
     if images.layout != torch.strided or images.is_meta:
         kind = "one on meta" if images.is_meta else images.layout
-        raise TypeError(f"images: expected a dense tensor, got {kind}")
+        raise TypeError(f"{argument}: expected a dense tensor, got {kind}")
     if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(f"images: expected shape (n ≥ 1, c, h, w), got {tuple(images.shape)}")
-    if not images.isfinite().all():
-        raise ValueError("images: expected finite values, got NaN or infinity")
-    if images.min() < 0 or images.max() > 1:
-        bytes_like = images.min() >= 0 and 2 < images.max() <= 255
-        hint = "divide by 255" if bytes_like else "leave out Normalize, give mean and std instead"
+        raise ValueError(f"{argument}: expected shape (n ≥ 1, c, h, w), got {tuple(images.shape)}")
+    low, high = images.aminmax()  # without a copy; NaN where one is
+    if not (low.isfinite() and high.isfinite()):
+        raise ValueError(f"{argument}: expected finite values, got NaN or infinity")
+    if low < 0 or high > 1:
+        hint = "leave out Normalize, give mean and std instead"
+        if low >= 0 and 2 < high <= 255:
+            hint = "divide by 255"
         raise ValueError(
-            f"images: expected pixel values in [0, 1] ({hint}), "
-            f"got {images.min():.3g} to {images.max():.3g}"
+            f"{argument}: expected pixel values in [0, 1] ({hint}), got {low:.3g} to {high:.3g}"
         )
 
 

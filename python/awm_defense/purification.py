@@ -27,7 +27,7 @@ from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.portions import Portions
 from awm_defense.registry import get_settings
 from awm_defense.result import PurifyResult, peak_memory_mb
-from awm_defense.settings import Settings, check_seed
+from awm_defense.settings import Settings, check_seed, check_value
 from awm_defense.working.at_once import check_memory, images_at_once
 from awm_defense.working.memory import keep_freed_memory, trim
 from awm_defense.working.precision import Precision
@@ -145,6 +145,7 @@ def purify_many(
     several = isinstance(models, Iterable)
     if not several or (isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList)):
         raise TypeError(f"models: expected several networks, got {type(models).__name__}")
+    check_value("captured", bool, captured, 0)
     check_memory(max_memory)
     seed = check_seed(seed)
     options: dict[str, Any] = {"precision": precision, "seed": seed}

@@ -95,6 +95,8 @@ def _parse(key: str, hint: object, text: str) -> object:
 def check_fields(values: Any, least: Mapping[str, float]) -> None:
     """Check that fields of a dataclass have their types, and numbers sane sizes.
 
+    Numbers of other libraries become Python's own.
+
     Args:
         values: the dataclass.
         least: what numbers are at least, by field.
@@ -107,11 +109,17 @@ def check_fields(values: Any, least: Mapping[str, float]) -> None:
         value, hint = getattr(values, field.name), hints[field.name]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         if value is not None or type(None) not in kinds:
-            check_value(field.name, kinds[0], value, least.get(field.name, -math.inf))
+            checked = check_value(field.name, kinds[0], value, least.get(field.name, -math.inf))
+            if checked is not value:
+                object.__setattr__(values, field.name, checked)  # it is frozen
 
 
-def check_value(key: str, kind: Any, value: Any, least: float) -> None:
-    """`check_fields` of one field, or of an argument; `kind` is its type."""
+def check_value(key: str, kind: Any, value: Any, least: float) -> Any:
+    """`check_fields` of one field, or of an argument; `kind` is its type.
+
+    Returns:
+        The value. A number of another library is Python's own, which all that PyTorch has takes.
+    """
     if typing.get_origin(kind) is Literal:
         if not isinstance(value, str) or value not in typing.get_args(kind):
             got = repr(value) if isinstance(value, str) else type(value).__name__
@@ -129,8 +137,10 @@ def check_value(key: str, kind: Any, value: Any, least: float) -> None:
             raise ValueError(f"{key}: expected {what} of at most {most:g}, got {got}")
         if number < least:
             raise ValueError(f"{key}: expected {what} ≥ {least:g}, got {number}")
+        return number if isinstance(number, int | float) else kind(number)
     elif kind in (bool, str) and not isinstance(value, kind):
         raise TypeError(f"{key}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
 def check_seed(seed: Any) -> int:

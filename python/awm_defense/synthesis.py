@@ -70,13 +70,13 @@ def synthesize(
         TypeError, ValueError: naming the argument, what was expected and what came; also where the
             model has no BatchNorm layer that keeps statistics.
     """
-    check_value("classes", int, classes, 1)
+    classes = check_value("classes", int, classes, 1)
     if per_class is not None:
-        check_value("per_class", int, per_class, 0)
+        per_class = check_value("per_class", int, per_class, 0)
     if not isinstance(size, Sequence) or len(size) != 3:
         raise TypeError(f"size: expected (c, h, w), got {type(size).__name__}")
-    for length in size:
-        check_value("size", int, length, 1)
+    channels, height, width = (check_value("size", int, length, 1) for length in size)
+    size = channels, height, width
     each = per_class or max(1, 50 // classes)
     count = classes * each * math.prod(size)
     if count > MOST_NUMBERS:

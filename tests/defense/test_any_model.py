@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import warnings
 from pathlib import Path
@@ -136,6 +137,43 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert awm("evaluate", *own) == 2
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("triggered", [(), ("--triggered-dir", "triggered", "--target", "0")])
+@pytest.mark.parametrize("given", ["some", "some.npz"])
+def test_every_image_that_is_measured_has_a_class(
+    given: str, triggered: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("some/a.png", "some/b.png", "triggered/1/a.png"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12)).save(path)
+    Path("some/labels.csv").write_text("a.png,1\nb.png,\n")
+    np.savez("some.npz", x=np.zeros((2, 12, 12, 3), np.uint8), y=np.array([1, -1]))
+    own = ["own.pt", "--model", "net.py:make", "--images", given]
+    assert awm("evaluate", *own, *triggered) == 2
+    out, err = capsys.readouterr()
+    expected = f"{given}: expected the class of each image to measure, got none for 1 of 2"
+    assert out == "" and expected in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--dataset", "digits", "--size", "16"], "--size: .* got the data set digits"),
+        (["--dataset", "digits", "--crop", "0.5"], "--crop: .* got the data set digits"),
+        (["--dataset", "digits", "--grey"], "--grey: .* got the data set digits"),
+        (["--images", "all.npz", "--size", "16"], "--size: .* got the arrays all.npz"),
+        (["--images", "all.npz", "--crop", "1"], "--crop: .* got the arrays all.npz"),
+        (["--images", "all.npz", "--grey"], "--grey: .* got the arrays all.npz"),
+    ],
+)
+def test_options_of_no_use_are_refused(
+    options: list[str], part: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("all.npz", x=np.zeros((4, 12, 12, 3), np.uint8), y=np.arange(4))
+    own = ["own.pt", "--model", "net.py:make"]
+    assert re.search(part, fails(capsys, "evaluate", *own, *options))
+    assert awm("evaluate", *own, "--images", "all.npz", "--size", "12") == 0
 
 
 def test_classes_without_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,6 +376,16 @@ def test_a_name_of_torchvision(place: Path) -> None:
     assert all(torch.equal(v, found.state_dict()[k]) for k, v in network.state_dict().items())
     wanted = prepare_named("torchvision:squeezenet1_1")
     assert (wanted.size, wanted.crop) == ((224, 224), 0.875)
+
+
+@pytest.mark.parametrize("name", ["raft_large", "fcn_resnet50", "s3d", "get_model", "swin3d_t"])
+def test_what_does_not_classify_images_is_refused(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fails(
+        capsys, "evaluate", "own.pt", "--arch", f"torchvision:{name}", "--images", "photos"
+    )
+    assert f"--arch: torchvision knows no image classifier '{name}'" in line
 
 
 def test_a_folder_of_hugging_face(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

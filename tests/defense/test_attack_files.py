@@ -47,7 +47,7 @@ def test_only_files_in_the_folder_are_read(tmp_path: Path) -> None:
 
 
 def test_incomplete_entry(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest in .*'attack'"):
+    with pytest.raises(ValueError, match=r"manifest\.json: expected an attack's entry: .*'attack'"):
         read_attack(tmp_path, {"trigger": {}})
 
 

@@ -183,3 +183,13 @@ def test_wrong_target_and_images() -> None:
     small = make_attack("trojan_wm", 0, trigger_image=torch.rand(3, 16, 16))
     with pytest.raises(ValueError, match=r"expected \(3, 32, 32\), .* got \(3, 16, 16\)"):
         small.apply(IMAGES)
+
+
+@pytest.mark.parametrize("value", [1e30, -5.0, 1.01, torch.nan])
+def test_a_warp_leads_into_the_image(value: float) -> None:
+    field = torch.zeros(8, 8, 2)
+    field[3, 4, 1] = value
+    with pytest.raises(ValueError, match=r"trigger_field: expected"):
+        make_attack("wanet", 1, trigger_field=field)
+    field[3, 4, 1] = -1
+    assert make_attack("wanet", 1, trigger_field=field).apply(torch.rand(2, 3, 8, 8)).shape

@@ -223,20 +223,32 @@ def test_a_trigger_that_exists_already(tmp_path: Path, digits: Dataset) -> None:
         (["--attack", "badnets", "--target", "10"], "--target"),
         (["--attack", "badnets", "--target", "1", "--all-to-all"], "not allowed"),
         (["--attack", "clean_label", "--all-to-all"], "no all-to-all form"),
-        (["--attack", "badnets", "--poison-rate", "2"], "rate"),
+        (["--attack", "badnets", "--poison-rate", "2"], "--poison-rate: expected a number from 0"),
+        (["--attack", "trojan_wm", "--poison-rate", "7"], "--poison-rate: expected a number from"),
+        (["--attack", "none", "--poison-rate", "0.1"], "--poison-rate: expected with an attack"),
+        (["--attack", "trojan_wm", "--poison-rate", "0.95"], "rate: 0.95 asks for"),
+        (["--attack", "clean_label", "--poison-rate", "0.9"], "are of the target class"),
+        (["--attack", "wanet", "--poison-rate", "0.4"], "are left for the noise mode"),
+        (["--attack", "trojan_sq", "--trigger-image", "small.png"], "trigger_image: expected"),
         (["--attack", "trojan_wm", "--clean-model", "missing.pt"], "missing.pt"),
         (["--attack", "badnets", "--init", "missing.pt"], "missing.pt"),
         (["--attack", "wadnet"], "wadnet"),
     ],
 )
 def test_wrong_options(
-    options: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8), (0, 0, 64)).save("small.png")
     assert main([*TRAIN, "--out", str(tmp_path / "net"), *options]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("awm: error: ")
     assert part in line
-    assert not (tmp_path / "net" / "clean").exists()
+    assert not (tmp_path / "net").exists()
 
 
 def test_evaluate_says_what_no_manifest_told(

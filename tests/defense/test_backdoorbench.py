@@ -212,6 +212,28 @@ def test_a_defense_is_rated_against_the_attack(
     assert json.loads(capsys.readouterr().out) == found
 
 
+@pytest.mark.parametrize("classes", [None, 7])
+def test_a_network_to_compare_with_is_looked_at_before_the_work(
+    classes: int | None,
+    record: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("awm_defense.commands.evaluate.evaluate_triggered", never)
+    words = ["--triggered-dir", record / "bd_test_dataset", "--before", "missing.pth"]
+    if classes is not None:
+        counts = [10, classes]
+        found = "awm_defense.commands.networks.count_classes"
+        monkeypatch.setattr(found, lambda *_: counts.pop(0))
+        words[-1] = record / "attack_result.pt"
+    assert awm("evaluate", record, *words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ("missing.pth" if classes is None else "expected a network of 10 classes") in line
+
+
 def test_all_to_all(tiny: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = write_record(tmp_path, tiny, bd_test=None)
     where = ["--triggered-dir", record / "bd_test_dataset", "--json"]
@@ -276,6 +298,9 @@ def test_before_needs_an_attack(record: Path, capsys: pytest.CaptureFixture[str]
     assert "--before: expected together with an attack" in capsys.readouterr().err
     where = ["--triggered-dir", record / "bd_test_dataset", "--attack", "badnets", "--target", 0]
     assert "--triggered-dir: expected without --attack" in fails(capsys, "evaluate", record, *where)
+    where[2:] = ["--trigger-mode", "add", "--target", 0]
+    line = fails(capsys, "evaluate", record, *where)
+    assert "--trigger-mode: expected without --triggered-dir" in line
 
 
 def test_real_networks_are_read_and_written(tmp_path: Path) -> None:

@@ -440,6 +440,22 @@ def test_interrupt_while_modules_are_imported(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = (
+        "import os, sys; os.rmdir(os.getcwd()); from awm_defense.__main__ import main; "
+        "sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code, "info"]
+    done = subprocess.run(argv, cwd=gone, capture_output=True, text=True, check=False)
+    line = (
+        "awm: error: the current folder: it is gone, or can't be entered; go to another one first"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 def test_a_full_standard_output_is_named() -> None:
     with open("/dev/full", "w") as full:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -26,7 +28,7 @@ from awm_defense.files import atomic, together
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.folder import output_folder
 from awm_defense.files.text import escape
-from awm_defense.files.together import UNFINISHED
+from awm_defense.files.together import UNFINISHED, unfinished
 from awm_defense.report import write as writing
 from awm_defense.reproduce import workers
 from awm_defense.reproduce.cells import Cell, Place
@@ -376,13 +378,46 @@ def test_training_overwrites_neither_its_inputs_nor_a_purified_network(
     assert "overwritten" in line_of(capsys, 2, "demo", "--out", out)
 
 
+def cut_off(folder: Path, sign: str) -> None:
+    """Leave what a kill leaves in the middle of writing the files that are there."""
+    files: dict[str, bytes | None] = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
+    }
+    with contextlib.suppress(KeyboardInterrupt), unfinished(folder, sign, files):
+        raise KeyboardInterrupt
+    assert (folder / UNFINISHED.format(sign)).is_file()
+
+
+def test_a_full_disk_at_the_start_of_training_gives_no_right_to_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*TRAIN, "--epochs", "1", "--images", "64", "--precision", "fp32", "--out", tmp_path]
+    mark = tmp_path / UNFINISHED.format("manifest.json")
+
+    def full(part: Path, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "can't be written: No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("awm_defense.files.together.put_in_place", full)
+        assert "No space left" in line_of(capsys, 2, *argv)
+    assert mark.is_file()
+    (tmp_path / "trigger.png").write_bytes(b"mine")
+    assert "trigger.png is of no result that awm wrote" in line_of(capsys, 2, *argv)
+    mark.write_bytes(b"")
+    assert "trigger.png is of no result that awm wrote" in line_of(capsys, 2, *argv)
+    assert (tmp_path / "trigger.png").read_bytes() == b"mine"
+    (tmp_path / "trigger.png").unlink()
+    assert main([str(word) for word in argv]) == 0
+    assert not [*tmp_path.glob(".awm*")]
+
+
 def test_a_kill_at_the_very_end_of_training(tmp_path: Path) -> None:
     """All is written, and what a training would go on from is not removed yet."""
     argv = [*TRAIN, "--epochs", "1", "--images", "64", "--precision", "fp32", "--out"]
     assert main([*argv, str(tmp_path)]) == 0
     before = contents(tmp_path)
     (tmp_path / "training.pt").write_bytes(b"of the last epoch")
-    (tmp_path / UNFINISHED.format("model.safetensors")).touch()
+    cut_off(tmp_path, "model.safetensors")
     assert main([*argv, str(tmp_path)]) == 0
     assert contents(tmp_path) == before
     (tmp_path / "training.pt").write_bytes(b"of someone else")
@@ -569,7 +604,11 @@ def test_a_result_that_a_kill_cut_off_is_written_anew(checkpoint: Path, tmp_path
     assert purify(checkpoint, out) == 0
     (out / "report.json").unlink()
     assert purify(checkpoint, out) == 2
-    (out / UNFINISHED.format("report.json")).touch()
+    cut_off(out, "report.json")
+    (out / "masks.safetensors").write_bytes(b"of someone else")
+    assert purify(checkpoint, out) == 2
+    assert (out / "masks.safetensors").read_bytes() == b"of someone else"
+    (out / "masks.safetensors").unlink()
     assert purify(checkpoint, out) == 0
     assert report_of(out) is not None and not [*out.glob(".awm*")]
 
@@ -598,6 +637,24 @@ def test_many_interrupts_are_one() -> None:
     argv = [sys.executable, "-c", IMPATIENT]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "awm: interrupted\n")
+
+
+ENDS = """
+import atexit, os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    atexit.register(os.kill, os.getpid(), number)
+from awm_defense.__main__ import main
+sys.argv = ["awm", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+@pytest.mark.parametrize(("words", "code"), [(["info"], 0), (["nonsense"], 2)])
+def test_signals_once_the_command_has_ended_change_nothing(words: list[str], code: int) -> None:
+    told = subprocess.run([sys.executable, "-c", ENDS, *words], capture_output=True, text=True)
+    assert told.returncode == code
+    assert "Traceback" not in told.stderr and "interrupted" not in told.stderr
 
 
 def test_whoever_reads_may_stop(tmp_path: Path) -> None:

@@ -334,6 +334,17 @@ def test_a_picture_of_any_shape_takes_little_memory(sides: tuple[int, int], crop
     assert highest_memory() - held < 64 << 20
 
 
+@pytest.mark.parametrize(("ending", "turned"), [("jpg", False), ("png", False), ("tif", True)])
+def test_how_the_camera_was_held_counts_as_pillow_has_it(
+    ending: str, turned: bool, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (8, 6)).save(tmp_path / f"a.{ending}", exif=exif)
+    found = everything(open_source(tmp_path, AS_THEY_ARE))
+    assert found.shape == ((1, 3, 8, 6) if turned else (1, 3, 6, 8))
+
+
 def test_the_middle_is_kept_in_the_right_shape() -> None:
     wide = np.zeros((40, 80, 3), dtype=np.uint8)
     wide[:, 20:60] = 255  # the square in the middle

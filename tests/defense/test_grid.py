@@ -18,8 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awm_defense.attacks import make_attack
+from awm_defense.attacks.stored import write_attack
 from awm_defense.awm.recipe import RECIPES
 from awm_defense.baselines import Anp, Task
+from awm_defense.files.arrays import write_image
 from awm_defense.files.manifest import write_manifest
 from awm_defense.reproduce import studies, workers
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
@@ -248,6 +251,27 @@ def test_results_of_another_network_are_refused(tmp_path: Path) -> None:
         run_grid([CELL], place, tmp_path)
     # Without the networks, results can still be read.
     assert run_grid([CELL], Place(tmp_path / "none", None, "cpu"), tmp_path).run == []
+
+
+@pytest.mark.parametrize("changed", ["target", "trigger"])
+def test_results_of_another_attack_are_refused(changed: str, tmp_path: Path) -> None:
+    place = Place(tmp_path / "models", None, "cpu")
+    folder = place.folder(CELL)
+    write_network(folder)
+    image = torch.rand(3, 32, 32)
+    attack = make_attack("trojan_sq", 8, num_classes=10, trigger_image=image)
+    manifest = {"arch": "small_vgg", "dataset": "digits", "num_classes": 10}
+    manifest |= write_attack(folder, attack)
+    write_manifest(folder, manifest | {"acc": 90.0})
+    run_grid([CELL], place, tmp_path)
+    write_manifest(folder, manifest | {"acc": 80.0})  # by which nothing is measured
+    assert run_grid([CELL], place, tmp_path).run == []
+    if changed == "target":
+        write_manifest(folder, manifest | {"target": 7})
+    else:
+        write_image(folder / "trigger.png", 1 - image)
+    with pytest.raises(ValueError, match=r"first20\.json was measured with another trigger"):
+        run_grid([CELL], place, tmp_path)
 
 
 def test_ray_finds_what_one_process_finds(place: Place, tmp_path: Path) -> None:

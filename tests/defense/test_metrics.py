@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import Attack, make_attack
-from awm_defense.metrics import accuracy, evaluate
+from awm_defense.metrics import accuracy, evaluate, evaluate_triggered
 
 # Ten images of classes 0, 1, 2 (4, 3, 3 of them). What is predicted stands in the first pixel,
 # times a tenth, and what is predicted with the trigger in the second.
@@ -85,7 +85,7 @@ def test_trigger_is_put_on_before_normalisation() -> None:
 
     attack = make_attack("badnets", 2)
     evaluate(Spy(), make_images(), LABELS, attack, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.5])
-    corner = seen[-1][:, :, 2, 2]
+    corner = seen[-2][:, :, 2, 2]  # the clean ones come last
     torch.testing.assert_close(corner, torch.tensor([[5.0, 3.0, 1.4]]).expand(10, 3))
 
 
@@ -119,6 +119,27 @@ def test_wrong_arguments(options: dict[str, object], message: str) -> None:
         evaluate(Reader(), **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (255.0, r"in \[0, 1\] \(divide by 255\), got 0 to 255"),
+        (-7e30, r"in \[0, 1\] .*got -7e\+30 to"),
+        (torch.nan, "finite values"),
+    ],
+)
+def test_every_image_has_pixels_of_the_right_range(value: float, message: str) -> None:
+    images = make_images()
+    images[7, 2, 3, 3] = value
+    with pytest.raises(ValueError, match=f"images: expected .*{message}"):
+        accuracy(Reader(), images, LABELS)
+    with pytest.raises(ValueError, match=f"images: expected .*{message}"):
+        evaluate(Reader(), images, LABELS, ATTACK)
+    clean, goals = make_images(), torch.full((10,), 2)
+    for pair in ((images, clean), (clean, images)):
+        with pytest.raises(ValueError, match=f"(images|triggered): expected .*{message}"):
+            evaluate_triggered(Reader(), pair[0], LABELS, pair[1], LABELS, goals)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
     class Broken(Reader):
@@ -131,3 +152,18 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
         evaluate(Broken(), make_images(), LABELS, ATTACK)
     with pytest.raises(ValueError, match="model: expected finite logits"):
         accuracy(Broken(), make_images(), LABELS)
+
+
+def test_what_the_trigger_can_t_do_is_found_before_clean_images_are_measured() -> None:
+    class Counting(Reader):
+        seen = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen += len(images)
+            return super().forward(images)
+
+    model = Counting()
+    other = make_attack("wanet", 2, trigger_field=torch.ones(8, 8, 2))
+    with pytest.raises(ValueError, match="images: expected the trigger's height and width"):
+        evaluate(model, make_images(), LABELS, other)
+    assert model.seen == 2  # by which its output is known

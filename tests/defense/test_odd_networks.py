@@ -120,6 +120,8 @@ def test_logits_can_be_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         run(model)
     with pytest.raises(ValueError, match=r"^logits: expected .* it failed: KeyError: 'x'$"):
         run(model, logits=lambda output: output["x"])
+    with pytest.raises(ValueError, match=r"^logits: expected .* it failed: RuntimeError: .*$"):
+        run(model, logits=lambda output: output["b"]["c"].view(-1, 1000))
     found = run(model, logits=lambda output: output["b"]["c"])
     torch.testing.assert_close(found, run(small()), atol=0, rtol=0, equal_nan=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 from awm_defense.commands.main import main
 from awm_defense.commands.reproduce import select
 from awm_defense.reproduce import figures, workers
-from awm_defense.reproduce.cells import Place
-from awm_defense.reproduce.grid import cell_path
+from awm_defense.reproduce.cells import Cell, Place
+from awm_defense.reproduce.grid import cell_path, run_grid
 from awm_defense.reproduce.layouts import TABLES
 from awm_defense.reproduce.methods import METHODS, Method
 from awm_defense.reproduce.studies import STUDIES, Trial
@@ -121,6 +122,24 @@ def test_a_table_that_comes_meanwhile_is_kept(
     assert f"the result is in {tmp_path / 'awm-1'}" in told.err
 
 
+def test_results_that_are_only_shown_are_checked_too(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = Cell("small_vgg", "badnets", 0, "none", limit=20)
+    run_grid([origin], place, tmp_path)
+    argv = ["reproduce", "table2", "--arch", "small_vgg", "--models", str(place.models)]
+    argv += ["--out", str(tmp_path), "--limit", "20", "--cells", "l0_inv"]
+    path = cell_path(tmp_path, origin)
+    measured = json.loads(path.read_text())
+    older = {name: value for name, value in measured.items() if name != "attack_sha256"}
+    path.write_text(json.dumps(older))
+    assert main(argv) == 0
+    assert f"note: 1 results of an earlier version, {origin.name}" in capsys.readouterr().err
+    path.write_text(json.dumps(measured | {"attack_sha256": "0"}))
+    assert main(argv) == 2
+    assert f"{path} was measured with another trigger" in capsys.readouterr().err
+
+
 def test_one_error_of_many_cells_is_told_once(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,9 +212,10 @@ def test_results_of_a_stranger_are_shown_escaped(
     table = table_cells(TABLES["table2"]("resnet18"), 1, None)[0]
     figure = figures.figure_cells(figures.FIGURES["fig3"]("resnet18", ""), 1, None)[0]
     for cell in (table, figure):
-        cell_path(tmp_path, cell).write_text(json.dumps({**found, "recipe": None}))
+        cell_path(tmp_path, cell).write_text(json.dumps({**found, **asdict(cell), "recipe": None}))
     assert table.method == "none"
-    cell_path(tmp_path, table).write_text(json.dumps(found))  # with a recipe that it can't have
+    # With a recipe that it can't have.
+    cell_path(tmp_path, table).write_text(json.dumps({**found, **asdict(table)}))
     for what, values in (("table2", " 90.00 "), ("fig3", "fig3.png")):
         assert main(["reproduce", what, "--models", str(tmp_path), "--out", str(tmp_path)]) == 0
         out = capsys.readouterr().out

@@ -404,6 +404,7 @@ KNOWN = {
     ("files/backdoorbench.py", "save"),  # a defense_result.pt, into memory
     ("files/encoded.py", "save"),  # PNG and NPY, into memory
     ("report/drawing.py", "savefig"),  # the same
+    ("report/drawing.py", "touch"),  # in a temporary folder
     ("training/loop.py", "save"),  # the same
 }
 MODE = re.compile(r"'[rbt]*[wxa+][rwxabt+]*'")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from awm_defense.attacks import Attack, make_attack
@@ -33,6 +35,9 @@ NESTED = torch.nested.nested_tensor([IMAGES[0], IMAGES[1]])
         [IMAGES[0].to_sparse()],
         np.int64(3),
         3,
+        np.zeros((10, 3, 32, 32), np.longdouble),
+        [np.zeros((3, 32, 32), np.longdouble)],
+        *([Image.new(mode, (32, 32))] * 10 for mode in ("I", "I;16", "F")),
     ],
 )
 def test_images(images: Any) -> None:
@@ -40,6 +45,36 @@ def test_images(images: Any) -> None:
         purify(tiny_network(), images, recipe="clp")
     with pytest.raises((TypeError, ValueError), match=r"^images: expected"):
         accuracy(tiny_network(), images, LABELS)
+
+
+def test_numbers_of_numpy() -> None:
+    model, attack = tiny_network(), make_attack("badnets", np.int64(3))  # type: ignore[arg-type]
+    assert type(attack.target) is int
+    sizes: Any = {"batch_size": np.int64(3)}
+    expected = evaluate(model, IMAGES, LABELS, attack, batch_size=3)
+    assert evaluate(model, IMAGES, LABELS, attack, **sizes) == expected
+    assert accuracy(model, IMAGES, LABELS, **sizes) == expected["acc"]
+    counts: Any = {"classes": np.int32(3), "per_class": np.uint8(1)}
+    size: Any = tuple(np.array([3, 32, 32]))
+    assert len(synthesize(tiny_network(), size, **counts)[0]) == 3
+    given: Any = {"epochs": np.int64(2), "tau": np.float32(0.5), "alpha": 1}
+    recipe = replace(get_recipe("official"), **given)
+    assert [type(value) for value in (recipe.epochs, recipe.tau, recipe.alpha)] == [int, float, int]
+
+
+@pytest.mark.parametrize("label", [-2, CLASSES, 2**62])
+def test_labels_that_the_network_doesn_t_know(label: int) -> None:
+    labels = LABELS.clone()
+    labels[4] = label
+    for call in (
+        lambda: purify(tiny_network(), IMAGES, labels, recipe="clp"),
+        lambda: accuracy(tiny_network(), IMAGES, labels),
+        lambda: evaluate(tiny_network(), IMAGES, labels, make_attack("badnets", 3)),
+    ):
+        with pytest.raises(ValueError, match=r"^labels: expected classes from 0"):
+            call()
+    with pytest.raises(ValueError, match=f"^attack: expected a target of the {CLASSES} classes"):
+        evaluate(tiny_network(), IMAGES, LABELS, make_attack("badnets", CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +114,12 @@ def test_labels_of_rows_may_carry_a_gradient() -> None:
 def test_memory(recipe: str, max_memory: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^max_memory: expected"):
         purify(tiny_network(), IMAGES, LABELS, recipe=recipe, max_memory=max_memory)
+
+
+@pytest.mark.parametrize("captured", [np.array([True, False]), "abc", None, 1])
+def test_whether_steps_are_captured(captured: Any) -> None:
+    with pytest.raises(TypeError, match=r"^captured: expected bool"):
+        purify(tiny_network(), IMAGES, LABELS, recipe="clp", captured=captured)
 
 
 @pytest.mark.parametrize("models", [3, None, tiny_network(), torch.nn.Sequential()])

@@ -115,8 +115,14 @@ def _photos(path: Path) -> Any:
     return source.read(torch.arange(len(source.labels)))
 
 
+def _triggered(path: Path) -> Any:
+    root = next(parent for parent in path.parents if parent.name == "bd_test_dataset")
+    return open_triggered(root, (3, 16, 16))
+
+
 def _report(path: Path) -> Any:
-    check_replaceable(path.parent, [path.name], sign=path.name, entries=["title"])
+    name = PLACES["report"]
+    check_replaceable(path.parent, [name], sign=name, entries=["title"])
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -131,7 +137,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "folder": _folder,
     "photos": _photos,
     "table": _folder,
-    "triggered": lambda path: open_triggered(path.parents[1], (3, 16, 16)),
+    "triggered": _triggered,
     "config": lambda path: build_named(f"hf:{path.parent}"),
     "processor": lambda path: prepare_named(f"hf:{path.parent}"),
     "manifest": read_manifest,

@@ -275,10 +275,14 @@ def setting_cases() -> Iterator[Case]:
             with contextlib.suppress(ImportError):  # no torchvision
                 importlib.import_module("tests.torchvision_ops")
             transformers = importlib.import_module("transformers")
-            for kind in ("ViT", "Swin", "ResNet", "EfficientNet"):
+            for kind in ("ViT", "Swin", "ResNet", "EfficientNet", "CLIP"):
                 getattr(transformers, f"{kind}ForImageClassification")
 
         return make
+
+    def timm_wrapper(file: str) -> dict[str, Any]:
+        arguments = {"checkpoint_path": file}
+        return {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": arguments}
 
     if importlib.util.find_spec("transformers") is not None:
         code = {"AutoConfig": "evil.Evil", "AutoModelForImageClassification": "evil.Evil"}
@@ -310,6 +314,25 @@ def setting_cases() -> Iterator[Case]:
             "a window of 1000": (
                 imported({"model_type": "swin", "image_size": 4000, "window_size": 1000}),
                 "it has more than 2147483648 numbers",
+            ),
+            "another package that loads files": (
+                imported(timm_wrapper("net.pth")),
+                "model_type: expected one whose network",
+            ),
+            "another package's folder": (
+                imported({**timm_wrapper(""), "architecture": "local-dir:."}),
+                "model_type: expected one whose network",
+            ),
+            **{
+                f"{name}, which is no setting": (
+                    imported({"model_type": "vit", name: "\x1b[2J"}),
+                    f"expected no entry '{name}'",
+                )
+                for name in ("use_return_dict", "is_heterogeneous", "sub_configs", "to_dict")
+            },
+            "no setting of a part": (
+                imported({"model_type": "clip", "vision_config": {"sub_configs": {}}}),
+                "expected no entry 'sub_configs'",
             ),
             "sizes of text": (imported({"model_type": "vit", "hidden_size": "8"}), "no image"),
         }

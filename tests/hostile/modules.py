@@ -94,8 +94,18 @@ def record_cases() -> Iterator[Case]:
     }
     for name, (content, says) in images.items():
         yield case(name, "triggered", written(content), says)
-    where = "bd_test_dataset/cat/7.png"
-    yield case("a class by its name", "triggered", written(png(16, 16)), "by its number", where)
+    for name, folder in (("its name", "cat"), ("Arabic digits", "\u0663")):
+        where = f"bd_test_dataset/{folder}/7.png"
+        make = written(png(16, 16))
+        yield case(f"a class by {name}", "triggered", make, "by its number", where)
+
+    def table(path: Path) -> None:
+        (path.parent / "3").mkdir()
+        (path.parent / "3" / "7.png").write_bytes(png(16, 16))
+        path.write_text("3/7.png,5\n")
+
+    where = "bd_test_dataset/labels.CSV"
+    yield case("a table of other classes", "triggered", table, "no table beside them", where)
 
 
 def cases() -> Iterator[Case]:

@@ -7,15 +7,18 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from awm_defense.files.together import UNFINISHED
 from awm_defense.reproduce.grid import cell_path
 from tests.hostile import pickling as p
-from tests.hostile.case import CURVE, PLACES, SHARES, Case, Make, case, harm, written
+from tests.hostile.case import CELL, CURVE, PLACES, SHARES, Case, Make, case, harm, written
 from tests.hostile.pixels import EPS, png, saved
 
 ENTRY: dict[str, Any] = {
@@ -108,6 +111,15 @@ def manifest_cases() -> Iterator[Case]:
     }
     for name, (files, says) in other.items():
         yield case(name, "attack", with_files(ENTRY, files), says)
+    for name, field, says in (
+        ("of 10^30", np.full((32, 32, 2), 1e30), "numbers from -1 to 1"),
+        ("of -5", np.full((32, 32, 2), -5.0), "numbers from -1 to 1.* got -5 to -5"),
+        ("of pixels", np.full((3, 32, 32), 0.5), r"\(H,W,2\)"),
+        ("of nothing", np.zeros((32, 32, 0)), r"\(H,W,2\)"),
+    ):
+        entry = {**ENTRY, "attack": "wanet", "trigger": {"field": "field.npy"}}
+        make = with_files(entry, {"field.npy": written(saved(field))})
+        yield case(f"a field {name}", "attack", make, f"field.npy: .*{says}")
     texts: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "nothing": (b"", "expected JSON"),
         "zeros": (bytes(100), "expected JSON"),
@@ -155,6 +167,7 @@ def with_files(entry: object, files: dict[str, Make] | None = None) -> Make:
 def cell_cases() -> Iterator[Case]:
     """Results that `awm reproduce` finds in its folder."""
     good = {"model_sha256": "0", "recipe": None, "device": "CPU", "metrics": {"acc": 1.0}}
+    good |= asdict(CELL)
     changes: dict[str, object] = {
         "model_sha256": [],
         "recipe": [],
@@ -191,6 +204,14 @@ def cell_cases() -> Iterator[Case]:
         lies = str(cell_path(Path(), cell))
         make = as_json({**good, name: value})
         yield case(f"{cell.method}, {name} {value!r}", "cell", make, says, lies)
+    for name, value in (
+        *(("arch", "resnet18"), ("attack", "wanet"), ("n", None), ("n", True), ("seed", 0.0)),
+        *(("method", "default"), ("limit", 50), ("limit", "\x1b[2J")),
+    ):
+        says = f"named after, with {name} .*, got {name} "
+        yield case(f"{name} {value!r} of another", "cell", as_json({**good, name: value}), says)
+    entry = {key: value for key, value in good.items() if key != "limit"}
+    yield case("no limit", "cell", as_json(entry), "with limit None, got no limit")
     for lacking in ("model_sha256", "recipe", "device", "metrics"):
         entry = {key: value for key, value in good.items() if key != lacking}
         yield case(f"no {lacking}", "cell", as_json(entry), f"lacks '{lacking}'")
@@ -258,6 +279,29 @@ def report_cases() -> Iterator[Case]:
     }
     for name, make in files.items():
         yield case(name, "report", make, no_report)
+
+    def beside(make: Make) -> Make:
+        """Writes what a kill seems to have left, beside a report of someone else."""
+
+        def both(path: Path) -> None:
+            make(path)
+            path.with_name(PLACES["report"]).write_text("{}")
+
+        return both
+
+    name, digest = PLACES["report"], sha256(b"{}").hexdigest()
+    marks: dict[str, Make] = {
+        "nothing": written(b""),
+        "a named pipe": os.mkfifo,
+        "65 MiB": written(lambda: bytes(65 << 20)),
+        "a list": as_json([digest]),
+        "digests that are none": as_json({name: [None, 3, {}]}),
+        "text": as_json({name: digest}),
+        "the digest of another file": as_json({"a": [digest], f"x/{name}": [digest]}),
+    }
+    for what, make in marks.items():
+        where = UNFINISHED.format(name)
+        yield case(f"a mark of {what}", "report", beside(make), no_report, where)
 
 
 def cifar10_cases() -> Iterator[Case]:

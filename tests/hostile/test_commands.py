@@ -16,7 +16,7 @@ from awm_defense.models import build_model
 from tests.hostile import pickling as p
 from tests.hostile.case import Make, written
 from tests.hostile.pixels import EPS, png, saved
-from tests.hostile.records import GOOD_BATCH, as_json, changed, with_batches
+from tests.hostile.records import ENTRY, GOOD_BATCH, as_json, changed, with_batches
 
 ATTACK = ("--attack", "trojan_sq", "--target", "3", "--trigger-image", "trigger.png")
 MASKED = ("--attack", "l0_inv", "--target", "3", "--trigger-image", "trigger.png")
@@ -139,3 +139,73 @@ def test_a_manifest_of_unknown_names(
     option = {"arch": "small_vgg", "dataset": "digits"}[name]
     assert main(["evaluate", str(tmp_path / "net.pth"), f"--{name}", option]) == 2
     assert says not in capfd.readouterr().err
+
+
+def npz(pixels: np.ndarray, labels: object) -> Make:
+    return lambda path: np.savez(path, images=pixels, labels=np.array(labels))
+
+
+def a_manifest(trigger: dict[str, object], **files: bytes) -> Make:
+    """With the attack that the trigger is of."""
+
+    def make(path: Path) -> None:
+        for name, content in files.items():
+            path.with_name(name).write_bytes(content)
+        attack = "wanet" if "field" in trigger else "blended"
+        as_json({**ENTRY, "dataset": "digits", "attack": attack, "trigger": trigger})(path)
+
+    return make
+
+
+PIXELS = np.zeros((4, 3, 32, 32), dtype=np.float32)
+BLEND = {"image": "t", "mode": "blend", "opacity": 0.0}
+
+
+NO_PIXELS, OF_ONE = npz(PIXELS + 255, [0, 1, 2, 3]), npz(PIXELS, [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "make", "says"),
+    [
+        ("evaluate", "images.npz", NO_PIXELS, "images: expected pixel values in [0, 1]"),
+        ("examine", "images.npz", NO_PIXELS, "images: expected pixel values in [0, 1]"),
+        ("purify", "images.npz", NO_PIXELS, "images: expected pixel values in [0, 1]"),
+        ("examine", "images.npz", OF_ONE, "images: expected some of at least two classes"),
+        ("purify", "images.npz", OF_ONE, "images: expected some of at least two classes"),
+        ("evaluate", "images.npz", npz(PIXELS, [0, 1, -1, 3]), "labels: expected the true class"),
+        ("examine", "images.npz", npz(PIXELS, [0, 1, 2, 10]), "labels: expected classes"),
+        (
+            "evaluate",
+            "manifest.json",
+            a_manifest({"field": "f"}, f=saved(np.zeros((8, 8, 2)))),
+            "trigger_field: expected (32, 32, 2), as large as the images, got (8, 8, 2)",
+        ),
+        (
+            "evaluate",
+            "manifest.json",
+            a_manifest(BLEND, t=png(32, 32)),
+            "attack: expected a trigger that changes images",
+        ),
+        (
+            "evaluate",
+            "manifest.json",
+            a_manifest({"mode": "blend"}),
+            "expected an attack's entry: trigger_image: blended needs its trigger",
+        ),
+    ],
+)
+def test_what_a_file_gives_is_refused_by_its_name(
+    command: str,
+    file: str,
+    make: Make,
+    says: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path, network = tmp_path / file, tmp_path / "net.safetensors"
+    make(path)
+    save_model(network, build_model("small_vgg", 10))
+    given = ["--images", str(path), "--arch", "small_vgg"] if file == "images.npz" else []
+    to = ["--out", str(tmp_path / "out"), "--recipe", "clp"] if command == "purify" else []
+    assert main([command, str(network), *given, *to]) == 2
+    assert f"awm: error: {path}: {says}" in capfd.readouterr().err

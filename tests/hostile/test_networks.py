@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from awm_defense.commands.main import main
 from awm_defense.files.checkpoint import Weights, save_model
 from awm_defense.models import build_model
 from awm_defense.models.bounded import SPARE, Oversized, build_bounded, most_numbers
-from awm_defense.models.named import build_named
+from awm_defense.models.hugging_face import TYPES, _check_names, _load_transformers
+from awm_defense.models.named import build_named, rename_for
 from tests.hostile.case import forget_memory, highest_memory
 
 from tests.torchvision_ops import torchvision  # isort: skip  # noqa: F401
@@ -40,6 +42,98 @@ def test_a_network_of_gigabytes_beside_a_small_file(
     assert highest_memory() - held < 300 * MIB
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"awm: error: {path}: the weights don't fit into {name}: they are too f")
+
+
+def test_no_settings_have_another_package_read_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As timm does, in this process, of a file that a stranger names."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("torch.load", lambda *args, **options: pytest.fail("torch.load"))
+    settings: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "resnet18"}
+    settings |= {"id2label": {"0": "a", "1": "b"}}
+    arguments = {"checkpoint_path": str(tmp_path / "extra.pth")}
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "model_args": arguments}))
+    torch.save({}, tmp_path / "extra.pth")
+    save_model(tmp_path / "model.safetensors", build_model("small_vgg", 10))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"arch": f"hf:{tmp_path}", "dataset": "digits"})
+    )
+    assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"awm: error: {tmp_path / 'config.json'}: model_type: expected one")
+    for name in (
+        "local-dir:" + str(tmp_path),
+        "hf-hub:timm/resnet18",
+        "resnet18.x/../y",
+        "resnet18.x",
+    ):
+        with pytest.raises(ValueError, match="timm knows no image classifier"):
+            build_named(f"timm:{name}")
+
+
+def test_a_manifest_of_a_network_that_does_not_classify(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "net.safetensors", build_model("small_vgg", 10))
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"arch": "torchvision:s3d", "dataset": "digits"}))
+    assert main(["evaluate", str(tmp_path / "net.safetensors")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"awm: error: {path}: --arch: torchvision knows no image classifier 's3d'"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_settings_that_are_taken_name_no_files_and_no_other_networks(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    _load_transformers()
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    assert kind in names
+    known = transformers.AutoConfig.for_model(kind)
+    parts = [known, *(value for value in vars(known).values() if hasattr(value, "model_type"))]
+    bare = vars(transformers.PretrainedConfig()).keys()
+    own = {name for part in parts for name in vars(part).keys() - bare}
+    words = ("backbone", "timm", "file", "path_", "_path", "checkpoint", "repo", "url", "args")
+    unlike = {name for name in own if any(word in name for word in words)}
+    assert unlike <= {"drop_path_rate"}
+    assert not {name for name in own if "pretrained" in name} - {"pretrained_window_sizes"}
+    # What it writes itself is taken.
+    _check_names(known.to_dict(), known)
+
+
+@pytest.mark.parametrize("kind", ["deit", "hgnet_v2", "levit", "perceiver"])
+def test_networks_are_made_by_the_defaults_of_their_type(kind: str, tmp_path: Path) -> None:
+    """Some types have several networks, or channels by the stage."""
+    transformers = pytest.importorskip("transformers")
+    settings = transformers.AutoConfig.for_model(kind).to_dict()
+    del settings["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with torch.device("meta"):
+        model = build_named(f"hf:{tmp_path}")
+    assert type(model).__name__.endswith(("ForImageClassification", "ClassificationLearned"))
+
+
+def test_nothing_that_settings_say_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    settings = {"model_type": "vit", "per_layer_attributes": "\x1b[2J", "transformers_weights": "/"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"config\.json: .*expected no entry 'per_layer_attr"):
+        build_named(f"hf:{tmp_path}")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    small |= {"intermediate_size": 8, "image_size": 16, "patch_size": 8}
+    labels: dict[str, Any] = {"id2label": {"0": "a", "1": "b"}, "num_labels": 3}
+    labels |= {"rope_scaling": {"rope_type": "default"}}
+    path.write_text(
+        json.dumps({"model_type": "vit", **small, **labels, "transformers_weights": "/"})
+    )
+    model = build_named(f"hf:{tmp_path}")
+    assert (
+        rename_for(f"hf:{tmp_path}", model, model.state_dict()).keys() == model.state_dict().keys()
+    )
+    assert capfd.readouterr() == ("", "")
 
 
 def test_many_views_of_few_numbers_are_few_numbers() -> None:

@@ -76,7 +76,7 @@ def make_attack(
     if mode is not None:
         look_up("mode", mode, dict.fromkeys(MODES))
     if opacity is not None:
-        check_value("opacity", float, opacity, 0)
+        opacity = check_value("opacity", float, opacity, 0)
     image_arguments = {
         "trigger_image": trigger_image,
         "trigger_mask": trigger_mask,

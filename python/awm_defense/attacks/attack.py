@@ -34,7 +34,8 @@ class Attack:
     def __post_init__(self) -> None:
         for name in ("target", "num_classes"):
             if getattr(self, name) is not None:
-                check_value(name, int, getattr(self, name), -MOST)
+                value = check_value(name, int, getattr(self, name), -MOST)
+                object.__setattr__(self, name, value)  # it is frozen
         if self.target is None:
             if self.num_classes is None:
                 raise ValueError("num_classes: expected a number for all-to-all (target None)")
@@ -77,6 +78,10 @@ class Attack:
         """
         candidates = (labels.cpu() != self.targets(labels.cpu())).nonzero().flatten()
         return draw(candidates, "outside the target class", rate, len(labels), generator)
+
+    def check_rate(self, labels: Tensor, rate: float) -> None:
+        """Raise ValueError where `poison` would, for the rate; before any work."""
+        self.draw_poisoned(labels, rate, torch.Generator())
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator

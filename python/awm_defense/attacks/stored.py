@@ -10,10 +10,10 @@ from torch import Tensor
 from awm_defense.attacks import ATTACKS, Attack, ImageTrigger, WarpTrigger, make_attack
 from awm_defense.attacks.image_trigger import MODES
 from awm_defense.files import schema
-from awm_defense.files.arrays import read_array, read_image, write_image
+from awm_defense.files.arrays import image_as_png, read_array, read_image
 from awm_defense.files.atomic import write_bytes
 from awm_defense.files.encoded import as_npy
-from awm_defense.files.manifest import MOST_CLASSES
+from awm_defense.files.manifest import MOST_CLASSES, NAME, Manifest
 from awm_defense.files.text import PATH, shown
 
 ALL_TO_ALL = "all-to-all"
@@ -49,8 +49,26 @@ def read_trigger_mask(path: Path) -> Tensor:
     return mask
 
 
+def read_trigger_field(path: Path) -> Tensor:
+    """An NPY file as float32 (H,W,2), the field of a `WarpTrigger`."""
+    field = read_array(path)
+    try:
+        WarpTrigger(field)
+    except ValueError as error:
+        raise ValueError(f"{shown(path, PATH)}: {error}") from error
+    return field
+
+
 def write_attack(folder: Path, attack: Attack) -> dict[str, Any]:
-    """Write the files of an attack's trigger, and return what `read_attack` needs besides.
+    """Write the files of an attack's trigger, and return what `read_attack` needs besides."""
+    entry, files = describe_attack(attack)
+    for name, data in files.items():
+        write_bytes(folder / name, data)
+    return entry
+
+
+def describe_attack(attack: Attack) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What `read_attack` needs, and the files of the trigger by their names.
 
     For an attack that has no trigger file the PNG shows its trigger on black.
     """
@@ -60,22 +78,23 @@ def write_attack(folder: Path, attack: Attack) -> dict[str, Any]:
         "mapping": attack.mapping,
         "target": attack.target,
         "num_classes": attack.num_classes,
+        "trigger": {},
     }
+    files = {}
     if isinstance(trigger, ImageTrigger):
-        write_image(folder / IMAGE, trigger.image)
+        files[IMAGE] = image_as_png(trigger.image)
         entry["trigger"] = {"image": IMAGE, "mode": trigger.mode}
         if trigger.mode == "blend":
             entry["trigger"]["opacity"] = trigger.opacity
         if trigger.mode != "add":
-            write_bytes(folder / MASK, as_npy(trigger.mask.cpu().numpy()))
+            files[MASK] = as_npy(trigger.mask.cpu().numpy())
             entry["trigger"]["mask"] = MASK
     elif isinstance(trigger, WarpTrigger):
-        write_bytes(folder / FIELD, as_npy(trigger.field.cpu().numpy()))
+        files[FIELD] = as_npy(trigger.field.cpu().numpy())
         entry["trigger"] = {"field": FIELD}
     else:
-        write_image(folder / IMAGE, attack.apply(torch.zeros(1, 3, 32, 32))[0])
-        entry["trigger"] = {}
-    return entry
+        files[IMAGE] = image_as_png(attack.apply(torch.zeros(1, 3, 32, 32))[0])
+    return entry, files
 
 
 def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
@@ -85,7 +104,8 @@ def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
         ValueError: when the entry lacks something or a file is not what it should be.
         FileNotFoundError: when a file is missing.
     """
-    where = f"manifest in {folder}: expected an attack's entry"
+    path = entry.path if isinstance(entry, Manifest) else folder / NAME
+    where = f"{shown(path, PATH)}: expected an attack's entry"
     try:
         ENTRY("", entry)
         mapping = entry.get("mapping")
@@ -101,7 +121,7 @@ def read_attack(folder: Path, entry: Mapping[str, Any]) -> Attack:
     }
     image = read_image(paths["image"]) if "image" in paths else None
     mask = read_trigger_mask(paths["mask"]) if "mask" in paths else None
-    field = read_array(paths["field"]) if "field" in paths else None
+    field = read_trigger_field(paths["field"]) if "field" in paths else None
     try:
         return make_attack(
             entry["attack"],

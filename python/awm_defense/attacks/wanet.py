@@ -16,6 +16,9 @@ from awm_defense.attacks.definition import Definition
 CONTROL_POINTS = 4
 STRENGTH = 0.5
 NOISE_RATIO = 2
+# Half of an image. Fields of the paper's strength have a few hundredths; of much larger ones every
+# pixel is read from the border.
+FARTHEST = 1.0
 
 
 class WarpTrigger:
@@ -23,10 +26,10 @@ class WarpTrigger:
 
     Args:
         field: (H,W,2), how far to the right and down each pixel is read from, in units of which
-            two are the image's width and height.
+            two are the image's width and height; from -1 to 1.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape, or numbers beyond.
     """
 
     def __init__(self, field: Tensor) -> None:
@@ -34,6 +37,12 @@ class WarpTrigger:
             raise ValueError(
                 "trigger_field: expected floating point (H,W,2), "
                 f"got {field.dtype} of shape {tuple(field.shape)}"
+            )
+        low, high = field.aminmax() if field.numel() else (field.new_zeros(()),) * 2
+        if not (low >= -FARTHEST and high <= FARTHEST):  # NaN is refused, too
+            raise ValueError(
+                f"trigger_field: expected numbers from {-FARTHEST:g} to {FARTHEST:g}, which is "
+                f"half of the image's width or height, got {low:g} to {high:g}"
             )
         self.field = field
 
@@ -50,8 +59,8 @@ class WarpTrigger:
         """Images (N,3,H,W) warped by one field (N,H,W,2) each."""
         if images.shape[2:] != self.field.shape[:2]:
             raise ValueError(
-                f"images: expected the trigger's height and width {tuple(self.field.shape[:2])}, "
-                f"got {tuple(images.shape[2:])}"
+                f"trigger_field: expected {(*images.shape[2:], 2)}, as large as the images, got "
+                f"{tuple(self.field.shape)}"
             )
         height, width = images.shape[2:]
         y = torch.linspace(-1, 1, height).to(images)[:, None].expand(height, width)
@@ -60,10 +69,25 @@ class WarpTrigger:
         return F.grid_sample(images, grid, align_corners=True).clamp(0, 1)
 
 
+def _draw_noised(poisoned: Tensor, total: int, generator: torch.Generator) -> Tensor:
+    """Indices of the images for the noise mode, of those that are left."""
+    free = torch.ones(total, dtype=torch.bool)
+    free[poisoned] = False
+    share = NOISE_RATIO * len(poisoned) / total
+    left = free.nonzero().flatten()
+    return draw(left, "left for the noise mode", share, total, generator)
+
+
 class WaNetAttack(Attack):
     """Poisons with noise mode."""
 
     redraws = True
+
+    def check_rate(self, labels: Tensor, rate: float) -> None:
+        """As `Attack.check_rate`, with the images of the noise mode."""
+        generator = torch.Generator()
+        poisoned = self.draw_poisoned(labels, rate, generator)
+        _draw_noised(poisoned, len(labels), generator)
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
@@ -72,15 +96,7 @@ class WaNetAttack(Attack):
         assert isinstance(self.trigger, WarpTrigger)
         trigger = self.trigger
         images, labels, poisoned = super().poison(images, labels, rate, generator)
-        free = torch.ones(len(labels), dtype=torch.bool)
-        free[poisoned] = False
-        noised = draw(
-            free.nonzero().flatten(),
-            "left for the noise mode",
-            NOISE_RATIO * len(poisoned) / len(labels),
-            len(labels),
-            generator,
-        )
+        noised = _draw_noised(poisoned, len(labels), generator)
         change(images, noised, lambda batch: trigger.noisy(batch, generator))
         return images, labels, torch.cat((poisoned, noised)).sort().values
 

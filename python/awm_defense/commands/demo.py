@@ -109,6 +109,8 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
             clean_image=clean,
             weights={BACKDOORED: as_safetensors(model), **weights(result)},
         )
+    for note in result.notes:
+        options.say(f"note: {note}")
     say_where(args.out, written)
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")
     for name, found in (("before", before), ("after", after)):

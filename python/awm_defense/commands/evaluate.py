@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from awm_defense.attacks import ATTACKS, Attack, make_attack
 from awm_defense.attacks.stored import (
     read_attack,
+    read_trigger_field,
     read_trigger_mask,
 )
 from awm_defense.commands import networks, options, pictures, records
 from awm_defense.data import DATASETS
 from awm_defense.files import schema
-from awm_defense.files.arrays import read_array, read_image
+from awm_defense.files.arrays import read_image
 from awm_defense.files.backdoorbench import ATTACK, Record, read_record
 from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
 from awm_defense.inputs.folder import open_triggered
+from awm_defense.inputs.images import UNKNOWN
 from awm_defense.metrics import accuracy, defense_effectiveness, evaluate, evaluate_triggered
 from awm_defense.models.named import check_name
 from awm_defense.purification import purify
@@ -37,14 +39,8 @@ MEANING = {
 WAKES = 10.0
 """Points of ASR that fine-tuning brings back from which on a backdoor is said to wake up."""
 # What is of no use without --attack.
-OF_AN_ATTACK = (
-    "target",
-    "trigger_image",
-    "trigger_mask",
-    "trigger_field",
-    "trigger_mode",
-    "all_to_all",
-)
+OF_A_TRIGGER = ("trigger_image", "trigger_mask", "trigger_field", "trigger_mode")
+OF_AN_ATTACK = ("target", *OF_A_TRIGGER, "all_to_all")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -139,12 +135,15 @@ NAMES = {"arch": known_architecture, "dataset": schema.text(*DATASETS)}
 
 def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
     """Take from the manifest which network and data these are, where no option says it."""
+    # For errors of what it says of the attack.
+    args.manifest = manifest.path if manifest and args.attack is None else None
     for name, instead in (("arch", args.model), ("dataset", args.images)):
         if getattr(args, name) is None and instead is None:
             if name not in manifest:
                 raise ValueError(f"--{name}: expected, as no manifest says it")
             check(manifest.path, schema.record({name: NAMES[name]}), manifest)
             setattr(args, name, manifest[name])
+            setattr(args, f"{name}_from", manifest.path)
     if args.num_classes is None:
         args.num_classes = manifest.get("num_classes")
 
@@ -152,6 +151,12 @@ def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
 def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
     """The attack that the options name, or else the manifest, if one does."""
     if args.triggered_dir is not None:
+        for name in OF_A_TRIGGER:
+            if getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: expected without --triggered-dir, whose images "
+                    "have a trigger"
+                )
         return None
     if args.attack is None:
         for name in OF_AN_ATTACK:
@@ -171,7 +176,7 @@ def get_attack(args: argparse.Namespace, manifest: Manifest) -> Attack | None:
         num_classes=args.num_classes,
         trigger_image=args.trigger_image and read_image(args.trigger_image),
         trigger_mask=args.trigger_mask and read_trigger_mask(args.trigger_mask),
-        trigger_field=args.trigger_field and read_array(args.trigger_field),
+        trigger_field=args.trigger_field and read_trigger_field(args.trigger_field),
         mode=args.trigger_mode,
     )
 
@@ -198,6 +203,16 @@ def get_targets(
             "are sent"
         )
     return torch.tensor([targets[original] for original in originals.tolist()])
+
+
+def check_labelled(args: argparse.Namespace, labels: Tensor) -> None:
+    """Raise ValueError where images to measure with lack a class."""
+    without = int((labels == UNKNOWN).sum())
+    if without:
+        raise ValueError(
+            f"--images: {args.images}: expected the class of each image to measure, got none for "
+            f"{without} of {len(labels)}"
+        )
 
 
 def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
@@ -236,6 +251,7 @@ def run(args: argparse.Namespace) -> int:
             "a CSV file or an array"
         )
     images, labels = given.test(args.limit)
+    check_labelled(args, labels)
     with networks.of_checkpoint(args.checkpoint):
         known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
@@ -255,6 +271,18 @@ def run(args: argparse.Namespace) -> int:
     elif attack is None:
         options.say("no attack is named: accuracy alone")
 
+    earlier = None
+    if args.before is not None and (others is not None or attack is not None):
+        args.before = records.find_checkpoint(args.before)
+        earlier = networks.load_network(args, args.before)
+        with networks.of_checkpoint(args.before):
+            same = networks.count_classes(args, earlier, images.shape[1:])
+        if same != known:
+            raise ValueError(
+                f"{args.before}: expected a network of {known} classes, as {args.checkpoint} has, "
+                f"got one of {same}"
+            )
+
     def measure(network: nn.Module) -> dict[str, float]:
         if others is not None:
             return evaluate_triggered(network, images, labels, *others, **measuring)
@@ -266,12 +294,11 @@ def run(args: argparse.Namespace) -> int:
     with networks.of_checkpoint(args.checkpoint):
         found = measure(model)
     compared: dict[str, float] = {}
-    if args.before is not None and "asr" in found:
-        path = records.find_checkpoint(args.before)
-        with networks.of_checkpoint(path):
-            earlier = measure(networks.load_network(args, path).to(device))
-        compared = {f"before_{name}": earlier[name] for name in ("acc", "asr")}
-        compared["der"] = defense_effectiveness(earlier, found)
+    if earlier is not None:
+        with networks.of_checkpoint(args.before):
+            before = measure(earlier.to(device))
+        compared = {f"before_{name}": before[name] for name in ("acc", "asr")}
+        compared["der"] = defense_effectiveness(before, found)
     again: dict[str, float] = {}
     if few is not None:
         options.say(f"fine-tuning on {args.retune} clean images")

@@ -8,6 +8,7 @@ import torch
 
 from awm_defense.commands import networks, options, pictures, records
 from awm_defense.commands.errors import explain
+from awm_defense.commands.origins import named_by
 from awm_defense.examination.examine import examine
 from awm_defense.examination.verdict import Verdict
 from awm_defense.files.text import escape
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         for checkpoint in args.checkpoint:
             try:
-                verdict = _examine(args, checkpoint, drawn, device)
+                with named_by(args):
+                    verdict = _examine(args, checkpoint, drawn, device)
             except Exception as error:
                 if len(args.checkpoint) == 1:
                     raise

@@ -51,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or bool(os.environ.get("AWM_DEBUG"))
     with interruptible(restore=argv is not None) as ending:
         try:
+            from awm_defense.commands.origins import named_by
+
             args = build_parser().parse_args(words)
-            code: int = args.run(args)
+            with named_by(args):
+                code: int = args.run(args)
             if sys.stdout is not None:
                 sys.stdout.flush()  # what can't be printed is an error like any other
             return code

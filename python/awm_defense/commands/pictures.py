@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from awm_defense.commands import networks, options
 from awm_defense.data import DATASETS, Dataset, load_dataset
-from awm_defense.inputs.folder import Source, draw, open_source
+from awm_defense.inputs.folder import Arrays, Source, draw, open_source
 from awm_defense.inputs.images import UNKNOWN
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.inputs.take import predict
@@ -173,13 +173,38 @@ def side(text: str) -> int:
     return options.whole(text, 1, MOST_SIDE)
 
 
+def check_taken_as_they_are(
+    args: argparse.Namespace, what: str, shape: Sequence[int] | None = None
+) -> None:
+    """Raise ValueError where options ask for other images than are there.
+
+    Args:
+        what: the images are, for the error.
+        shape: theirs, (c, h, w), which the options may say, too; None where they may say none.
+    """
+    found = None if shape is None else tuple(shape[1:])
+    for option, other in (
+        ("size", args.size is not None and networks.get_preparation(args).size != found),
+        ("crop", args.crop is not None),
+        ("grey", bool(args.grey) and (shape is None or shape[0] != 1)),
+    ):
+        if other:
+            raise ValueError(
+                f"--{option}: expected with a folder of images, got {what}, whose images stay as "
+                "they are"
+            )
+
+
 def open_pictures(args: argparse.Namespace) -> Pictures:
     """The images that the options name."""
     preparation = networks.get_preparation(args)
     if args.images is None:
+        check_taken_as_they_are(args, f"the data set {args.dataset}")
         with options.warnings_said():
             return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
     source = open_source(args.images, preparation)
+    if isinstance(source, Arrays):
+        check_taken_as_they_are(args, f"the arrays {args.images}", source.images.shape[1:])
     classes = len(source.labels[source.labels != UNKNOWN].unique())
     labels = f"in {classes} classes" if classes else "without labels"
     options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")

@@ -174,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.per_class == 0 and len(args.checkpoint) > 1:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
+    if args.per_class == 0 and args.crop is not None:
+        raise ValueError("--crop: expected with a folder of images, got --per-class 0")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint, found)
@@ -296,12 +298,14 @@ def evaluation(
     of BackdoorBench has triggered images.
     """
     manifest = checkpoint.parent / NAME
-    dataset = args.dataset or ("" if manifest.is_file() or args.images else "NAME")
+    # Those of a data set have one size.
+    images = args.images or args.size or args.grey
+    dataset = args.dataset or ("" if manifest.is_file() or images else "NAME")
     words = ["awm", "evaluate", str(folder / WEIGHTS[0])]
     words += ["--arch", args.arch] if args.arch else ["--model", args.model]
     words += ["--num-classes", str(args.num_classes)] if args.num_classes else []
     words += ["--dataset", dataset] if dataset else []
-    words += ["--images", "TEST_IMAGES"] if args.images else []
+    words += ["--images", "TEST_IMAGES"] if images else []
     for option in ("mean", "std", "size"):
         values = getattr(args, option)
         words += [f"--{option}", *map(str, values)] if values else []

@@ -24,7 +24,7 @@ from awm_defense.reproduce.figures import (
     figure_cells,
     make_figure,
 )
-from awm_defense.reproduce.grid import CELLS, Report, read_results, run_grid
+from awm_defense.reproduce.grid import CELLS, Report, check_results, read_results, run_grid
 from awm_defense.reproduce.layouts import MAIN_NETWORK, ONE_NETWORK, TABLES
 from awm_defense.reproduce.methods import METHODS
 from awm_defense.reproduce.tables import make_table, render, table_cells
@@ -178,11 +178,19 @@ def run(args: argparse.Namespace) -> int:
     chosen = select(cells, args.cells) if args.cells else cells
     names = f"{args.what}.json", f"{args.what}.{'md' if args.what in TABLES else 'png'}"
     check_replaceable(args.out, names, sign=names[0], entries=ENTRIES)
+    place = _place(args)
+    # Also those that are only shown.
+    older = check_results(read_results(args.out, cells), place, args.out)
+    if older:
+        options.say(
+            f"note: {len(older)} results of an earlier version, {older[0].name} among them, don't "
+            "say with which trigger they were measured; they are kept"
+        )
     with output_folder(args.out):
         try:
             report = run_grid(
                 chosen,
-                _place(args),
+                place,
                 args.out,
                 workers=args.workers,
                 ray=args.ray,

@@ -36,7 +36,8 @@ def interruptible(*, restore: bool) -> Iterator[Ending]:
     A signal that is ignored stays so, as `nohup` wants it, and so does a handler of the caller's.
 
     Args:
-        restore: whether signals then do what they did before; else the process is about to end.
+        restore: whether signals then do what they did before; else the process is about to end, and
+            they are ignored until it is gone.
     """
     ending = Ending()
 
@@ -60,3 +61,5 @@ def interruptible(*, restore: bool) -> Iterator[Ending]:
         if restore:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        else:
+            ending.ignore()  # Python would print a traceback for one that comes while it ends

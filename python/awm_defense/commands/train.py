@@ -72,7 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--poison-rate",
-        type=options.finite,
+        type=options.share,
         metavar="R",
         help="share of all images (the attack's own)",
     )
@@ -132,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--target: expected a class from 0 to {len(data.classes) - 1}, got {args.target}"
         )
+    if args.attack == NO_ATTACK and args.poison_rate is not None:
+        raise ValueError("--poison-rate: expected with an attack, got --attack none")
     plan = Plan(
         epochs=args.epochs,
         batch_size=args.batch_size,

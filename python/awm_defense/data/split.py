@@ -18,7 +18,7 @@ def stratified_split(labels: Tensor, *, test_share: float, seed: int) -> tuple[T
         (train, test): sorted int64 indices into `labels`, together each of 0..N-1 once.
     """
     _check_labels(labels)
-    check_value("test_share", float, test_share, 0)
+    test_share = check_value("test_share", float, test_share, 0)
     if not 0 < test_share < 1:
         raise ValueError(f"test_share: expected a number between 0 and 1, got {test_share}")
     generator = torch.Generator().manual_seed(check_seed(seed))
@@ -57,9 +57,10 @@ def draw_defender(
         raise TypeError(f"images: expected a tensor (n, ...), got {type(images).__name__}")
     if len(images) != len(labels):
         raise ValueError(f"labels: expected {len(images)}, one per image, got {len(labels)}")
-    for name, amount in (("per_class", per_class), ("n", n)):
-        if amount is not None:
-            check_value(name, int, amount, 1)
+    if per_class is not None:
+        per_class = check_value("per_class", int, per_class, 1)
+    if n is not None:
+        n = check_value("n", int, n, 1)
     if (per_class is None) == (n is None):
         raise ValueError(f"per_class, n: expected one of them, got per_class={per_class} and n={n}")
     generator = torch.Generator().manual_seed(check_seed(seed))

@@ -95,8 +95,13 @@ def read_arrays(path: Path, *, limit: int = IMAGES_LIMIT) -> dict[str, Tensor]:
 
 def write_image(path: Path, image: Tensor) -> None:
     """An image (3,H,W) in [0,1] as an 8-bit PNG."""
+    write_bytes(path, image_as_png(image))
+
+
+def image_as_png(image: Tensor) -> bytes:
+    """The content of the file that `write_image` writes."""
     pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0)
-    write_bytes(path, as_png(pixels.numpy()))
+    return as_png(pixels.numpy())
 
 
 def _read_zip(file: OpenFile) -> dict[str, Numbers]:

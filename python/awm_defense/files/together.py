@@ -4,17 +4,21 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import file_digest, sha256
 from itertools import count
 from pathlib import Path
 
-from awm_defense.files.atomic import put_in_place, sync, write_bytes, write_part
-from awm_defense.files.door import MIB
+from awm_defense.files.atomic import put_in_place, sync, write_json, write_part
+from awm_defense.files.door import MIB, open_file
 from awm_defense.files.json_file import read_json
 from awm_defense.files.uninterrupted import uninterrupted
 
 UNFINISHED = ".awm-{}.unfinished"
-"""Stands in a folder while a result is written whose sign has the name in the middle."""
+"""Stands in a folder while a result is written whose sign has the name in the middle. JSON of the
+SHA-256 that each of its files has before and afterwards, by their names."""
 LIMIT = 64 * MIB
+# No file of a result has as many bytes.
+HUGE = 1 << 50
 FILES = "files"
 """The entry of a sign that lists the files of its result."""
 
@@ -33,7 +37,7 @@ def check_replaceable(
     where a folder stands in the way.
 
     A result consists of the files that its sign lists; one of an older version lists none, and all
-    of the names are taken for its own.
+    of the names are taken for its own. One that a kill cut off consists of what `cut_off` finds.
 
     Args:
         folder: that is written to.
@@ -43,8 +47,8 @@ def check_replaceable(
     """
     check_no_folders(folder, [*names, UNFINISHED.format(sign)])
     there = [name for name in names if os.path.lexists(folder / name)]
-    if there and not (folder / UNFINISHED.format(sign)).is_file():
-        own = _own_files(folder / sign, names, set(entries))
+    if there:
+        own = _own_files(folder / sign, names, set(entries)) | cut_off(folder, sign, there)
         for name in there:
             if name not in own:
                 raise ValueError(
@@ -65,6 +69,25 @@ def _own_files(sign: Path, names: Sequence[str], entries: set[str]) -> set[str]:
     return {sign.name, *(name for name in names if name in listed)}
 
 
+def cut_off(folder: Path, sign: str, names: Iterable[str]) -> set[str]:
+    """Which of these files are as the run that wrote them says, where a kill has cut it off."""
+    try:
+        said = read_json(folder / UNFINISHED.format(sign))
+    except (OSError, ValueError):
+        return set()
+    listed = {name: said[name] for name in names if isinstance(said.get(name), list)}
+    return {name for name, digests in listed.items() if _digest(folder / name) in digests}
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none that can be read."""
+    try:
+        with open_file(path, HUGE) as file:
+            return file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
 def new_folder(folder: Path) -> Path:
     """Make a folder in `folder`, for what finds its place there taken."""
     for number in count(1):
@@ -78,10 +101,18 @@ def new_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def unfinished(folder: Path, sign: str) -> Iterator[None]:
-    """Meanwhile files of a result stand in a folder without their sign, and so after a kill."""
+def unfinished(folder: Path, sign: str, files: Mapping[str, bytes | None]) -> Iterator[None]:
+    """Meanwhile files of a result stand in a folder without their sign, and so after a kill.
+
+    Args:
+        folder: that is written to.
+        sign: of the result.
+        files: names to contents, as of `write_together`; what has one of the names is ours.
+    """
     mark = folder / UNFINISHED.format(sign)
-    write_bytes(mark, b"")
+    after = {name: sha256(data).hexdigest() for name, data in files.items() if data is not None}
+    both = {name: [_digest(folder / name), after.get(name)] for name in files}
+    write_json(mark, {name: [one for one in digests if one] for name, digests in both.items()})
     yield
     mark.unlink(missing_ok=True)
 
@@ -126,7 +157,7 @@ def write_together(
                     check_replaceable(folder, list(files), sign=sign, entries=entries)
                 except (OSError, ValueError):
                     folder = new_folder(folder)
-            with unfinished(folder, sign):
+            with unfinished(folder, sign, files):
                 (folder / sign).unlink(missing_ok=True)
                 sync(folder)
                 for name in files.keys() - contents.keys():

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from awm_defense.inputs.walk import MOST_FILES, check_inside, walk
 # Of all images that are read at once, as float32; less where a file alone decides over their size.
 MOST_BYTES, MOST_BYTES_UNSIZED = 4096 * MIB, 960 * MIB
 CSV_LIMIT = 64 * MIB
+# Other scripts have digits, too, by which folders are not numbered.
+DIGITS = re.compile("[0-9]+")
 HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAYS = (".npz", ".npy")
@@ -174,7 +177,7 @@ def open_triggered(
     """Images with a trigger, and what they show.
 
     Args:
-        root: a folder with a folder for each class, which has its number as its name.
+        root: a folder with a folder for each class, which has its number as its name, and no table.
         shape: (c, h, w) that the images are made to have.
         limit: how many are read at most, of all classes.
 
@@ -186,9 +189,13 @@ def open_triggered(
         ValueError: when it is something else; the message names the folder.
     """
     preparation = Preparation(size=(shape[1], shape[2]), squash=True, grey=shape[0] == 1)
+    for table in root.glob("*.[cC][sS][vV]"):  # its classes would count more than the folders'
+        raise ValueError(
+            f"{shown(table, PATH)}: expected a folder for each class and no table beside them"
+        )
     source = open_source(root, preparation)
     if isinstance(source, Arrays) or not all(
-        path.split("/")[0].isdecimal() for path in source.paths
+        DIGITS.fullmatch(path.split("/")[0]) for path in source.paths
     ):
         raise ValueError(
             f"{shown(root, PATH)}: expected a folder for each class, named by its number"

@@ -21,6 +21,8 @@ UNKNOWN = -1
 IMAGE_KEYS = ("image", "img", "images", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 CHANNELS = (1, 3)
+# Of Pillow's pictures, which it cuts off at 255.
+DEEP = ("I", "F")
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Images: TypeAlias = Tensor | NDArray[Any] | Dataset[Any] | Iterable[Any]
@@ -149,6 +151,11 @@ def _label_list(label: Any) -> list[Any]:
 def _as_tensor(image: Any) -> Tensor:
     """One image (c, h, w) or (h, w, c), or a batch of them."""
     if isinstance(image, Image.Image):
+        if image.mode.startswith(DEEP):
+            raise ValueError(
+                "images: expected pictures of eight bits a channel, got one of mode "
+                f"{image.mode}, of more: scale its values to 0 to 255 first"
+            )
         pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         # A copy: what Pillow gives can't be written to.
         return torch.tensor(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
@@ -161,8 +168,13 @@ def _known_type(value: Any) -> Any:
         raise TypeError(
             f"images: expected tensors, arrays or PIL images, got {type(value).__name__}"
         )
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
-        raise TypeError(f"images: expected numbers, got an array of {value.dtype}")
+    # Of numbers with more than 64 bits PyTorch knows none.
+    if isinstance(value, np.ndarray) and (
+        value.dtype.kind not in "fiub" or value.dtype.itemsize > 8
+    ):
+        raise TypeError(
+            f"images: expected numbers of at most 64 bits, got an array of {value.dtype}"
+        )
     return _dense("images", _as_torch_takes_it(value))
 
 

@@ -1,6 +1,8 @@
 """Networks of Hugging Face from a folder: settings alone, no code, and nothing is downloaded."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,21 @@ from awm_defense.models.bounded import Oversized
 from awm_defense.models.optional import load_package
 
 CONFIG = "config.json"
-# Settings that name code to run, or the type that weights were stored in.
+# Those whose networks transformers makes by itself, of sizes alone. Left out are types that hand
+# settings on to another package (timm_wrapper to timm, which reads any file that they name; dinat
+# to natten), and those that take no pixels (imagegpt) or are language models (shieldgemma2).
+TYPES = (
+    *("beit", "bit", "clip", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2"),
+    *("dinov2_with_registers", "donut-swin", "efficientnet", "focalnet", "hgnet_v2", "hiera"),
+    *("ijepa", "levit", "metaclip_2", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2"),
+    *("perceiver", "poolformer", "pp_lcnet", "pvt", "pvt_v2", "regnet", "resnet", "segformer"),
+    *("siglip", "siglip2", "swiftformer", "swin", "swinv2", "textnet", "vit", "vit_msn"),
+)
+# Settings that name code to run, or say how weights were stored.
 FOREIGN = (
     *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("_attn_implementation_internal", "dtype", "torch_dtype", "quantization_config"),
+    *("fusion_config", "transformers_weights"),
 )
 # Of whole numbers; transformers lists the classes before it makes a network.
 MOST = 1_000_000
@@ -38,23 +51,30 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
     path = Path(folder) / CONFIG
     config = _plain(read_json(path, finite=False))
     check(path, _config, config)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    transformers = load_package("transformers")
+    transformers = _load_transformers()
     kind = config.pop("model_type")
     names = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     if kind not in names:
         raise ValueError(
             f"{shown(path, PATH)}: transformers knows no image classifier of type {shown(kind)!r}"
         )
+    if kind not in TYPES:
+        raise ValueError(
+            f"{shown(path, PATH)}: model_type: expected one whose network transformers makes by "
+            f"itself, of pixels, got {shown(kind)!r}"
+        )
     if grey:
         config["num_channels"] = 1
     if num_classes is not None:
         config["id2label"] = {str(number): str(number) for number in range(num_classes)}
         config.pop("label2id", None)
+    config.setdefault("architectures", [])  # it looks there where a type has several networks
     maker = transformers.AutoModelForImageClassification
     try:
-        made = transformers.AutoConfig.for_model(kind, **config)
-        model: nn.Module = maker.from_config(made)
+        with warnings.catch_warnings(action="ignore"):  # of settings with an old name
+            _check_names(config, transformers.AutoConfig.for_model(kind))
+            made = transformers.AutoConfig.for_model(kind, **config)
+            model: nn.Module = maker.from_config(made)
     except Exception as error:  # what a stranger's settings lead to is unknown
         kind_of_error = Oversized if isinstance(error, Oversized) else ValueError
         raise kind_of_error(
@@ -65,9 +85,7 @@ def build(folder: str, num_classes: int | None, grey: bool) -> nn.Module:
 
 def rename(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights in a file by the names of modules; how they differ, only transformers knows."""
-    transformers = load_package("transformers")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _load_transformers()
     maker: Any = type(model)
     loaded, found = maker.from_pretrained(
         None,
@@ -84,6 +102,27 @@ def rename(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, shape, _ in found["mismatched_keys"]:
         state[name] = torch.empty(shape)
     return state
+
+
+def _load_transformers() -> Any:
+    """transformers, which then neither downloads nor prints: it prints settings as they are."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers = load_package("transformers")
+    transformers.utils.logging.set_verbosity(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def _check_names(config: dict[str, Any], known: Any) -> None:
+    """Raise ValueError where an entry is no setting, but part of how `known`, a config, works."""
+    for name, value in config.items():
+        own = getattr(type(known), name, None)
+        is_setting = name in vars(known) or (isinstance(own, property) and own.fset is not None)
+        if hasattr(type(known), name) and not is_setting and name != "model_type":
+            raise ValueError(f"expected no entry {shown(name)!r}")
+        inner = getattr(known, name, None)
+        if isinstance(value, dict) and hasattr(inner, "model_type"):
+            _check_names(value, inner)
 
 
 def _plain(value: Any) -> Any:
@@ -104,7 +143,8 @@ def _check_sizes(name: str, value: Any) -> None:
             _check_sizes(str(key), one)
     elif isinstance(value, int | float):
         most = MOST_CLASSES if name == "num_labels" else MOST
-        most = MOST_LAYERS if any(word in name for word in LAYERS) else most
+        of_layers = any(word in name for word in LAYERS) and "channels" not in name
+        most = MOST_LAYERS if of_layers else most
         if abs(value) > most:
             raise ValueError(f"{shown(name)}: expected at most {most}, got {value}")
 

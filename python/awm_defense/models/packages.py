@@ -1,7 +1,9 @@
 """Architectures of other packages, by their names there. Nothing is downloaded."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -26,10 +28,18 @@ class Package(NamedTuple):
     """Of a network and weights in a file: these by the names that the network has."""
 
 
-def _build_timm(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+def _load_timm(name: str) -> Any:
+    """timm, if it knows the name; with a colon or a slash a name is one of a file or a download."""
     timm = load_package("timm")
-    if not timm.is_model(name):
-        raise _unknown("timm", name, timm.list_models())
+    with suppress(RuntimeError):  # of weights after the dot that nobody has published
+        if re.fullmatch(r"[\w.-]+", name) and timm.is_model(name):
+            timm.get_pretrained_cfg(name)
+            return timm
+    raise _unknown("timm", name, timm.list_models())
+
+
+def _build_timm(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+    timm = _load_timm(name)
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     # Not for three channels: some architectures know no other number, and no such option.
     if grey:
@@ -39,8 +49,7 @@ def _build_timm(name: str, num_classes: int | None, grey: bool) -> nn.Module:
 
 
 def _prepare_timm(name: str) -> Preparation:
-    timm = load_package("timm")
-    found = timm.get_pretrained_cfg(name)
+    found = _load_timm(name).get_pretrained_cfg(name)
     if found is None:
         return Preparation()
     channels, *size = found.input_size
@@ -55,11 +64,17 @@ def _prepare_timm(name: str) -> Preparation:
     )
 
 
-def _build_torchvision(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+def _load_torchvision(name: str) -> Any:
+    """torchvision's networks, if the name is that of one that classifies images."""
     models = load_package("torchvision").models
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown("torchvision", name, known)
+    return models
+
+
+def _build_torchvision(name: str, num_classes: int | None, grey: bool) -> nn.Module:
+    models = _load_torchvision(name)
     if grey:
         raise ValueError("--grey: torchvision's networks take three channels")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -68,7 +83,7 @@ def _build_torchvision(name: str, num_classes: int | None, grey: bool) -> nn.Mod
 
 
 def _prepare_torchvision(name: str) -> Preparation:
-    models = load_package("torchvision").models
+    models = _load_torchvision(name)
     found = models.get_model_weights(name).DEFAULT.transforms()
     (crop,), (edge,) = found.crop_size, found.resize_size
     return Preparation(

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from awm_defense.files.text import sentence
+from awm_defense.portions import is_of_memory
+
 Pick = Callable[[Any], Tensor]
 NAMES = ("logits", "output", "out", "pred", "preds", "prediction", "predictions")
 
@@ -88,8 +91,10 @@ def _find(output: Any) -> Any:
 def _picked(pick: Pick, output: Any) -> Any:
     try:
         return pick(output)
-    except (LookupError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever its own code raises
+        if is_of_memory(error):
+            raise
         raise ValueError(
             f"logits: expected a function from what the model returns, {type(output).__name__}, "
-            f"to logits; it failed: {type(error).__name__}: {error}"
+            f"to logits; it failed: {type(error).__name__}: {sentence(error)}"
         ) from error

@@ -57,13 +57,13 @@ def page(
         for name, text in captions.items()
     )
     margins = masks = history = ""
-    if result.verdict is not None:
+    if "margins.png" in pictures:
         picture = _img(pictures["margins.png"], "margin of each class", "wide")
         margins = f"<h2>Classes</h2><p>{MARGINS_MEAN}</p>{picture}"
-    if report["masks"]:
+    if "masks.png" in pictures:
         picture = _img(pictures["masks.png"], "histogram of mask values per layer", "wide")
         masks = f"<h2>Masks</h2><p>{MASKS_MEAN}</p>{picture}"
-    if report["history"]:
+    if "history.png" in pictures:
         picture = _img(pictures["history.png"], "losses, trigger and masks over the epochs", "wide")
         history = f"<h2>History</h2>{picture}"
     verdict = (

@@ -10,7 +10,7 @@ from torch import Tensor
 from awm_defense.examination.verdict import Verdict
 from awm_defense.files.encoded import as_png
 from awm_defense.files.text import escape
-from awm_defense.report.drawing import at_whole_numbers, drawn, new_figure
+from awm_defense.report.drawing import at_whole_numbers, default_settings, drawn, new_figure
 
 # Small images are enlarged by a whole factor to at least this many pixels a side.
 SIDE = 256
@@ -32,6 +32,7 @@ def draw_trigger(trigger: Tensor) -> bytes:
     return draw_image(0.5 + 0.5 * trigger.detach() / largest)
 
 
+@default_settings()
 def draw_margins(verdict: Verdict) -> bytes:
     """One bar a class searched: how strongly its grown trigger leads there."""
     figure = new_figure(10, 3)
@@ -51,6 +52,7 @@ def draw_margins(verdict: Verdict) -> bytes:
     return drawn(figure, dpi=110)
 
 
+@default_settings()
 def draw_masks(masks: Mapping[str, Tensor]) -> bytes:
     """One histogram of mask values in [0,1] per layer, with a logarithmic count."""
     rows = max(1, math.ceil(len(masks) / COLUMNS))
@@ -67,6 +69,7 @@ def draw_masks(masks: Mapping[str, Tensor]) -> bytes:
     return drawn(figure, dpi=110)
 
 
+@default_settings()
 def draw_history(history: Sequence[Mapping[str, float]]) -> bytes:
     """How losses, the trigger's L1 norm and the masks moved, one point an epoch."""
     keys = list(dict.fromkeys(key for epoch in history for key in epoch))

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 import awm_kernels
+from awm_defense.files.text import sentence
 from awm_defense.files.together import FILES, write_together
 from awm_defense.networks.masked import share
 from awm_defense.report.page import page
@@ -125,7 +127,10 @@ def _collect(
 def _draw(
     result: PurifyResult, triggered: Tensor | None, clean: Tensor | None
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Every picture by its file name, and captions of the small ones, in reading order."""
+    """Every picture by its file name, and captions of the small ones, in reading order.
+
+    One that can't be drawn is left out, with a note: the result does not depend on it.
+    """
     trigger = None if result.trigger is None else result.trigger.detach().float().cpu()
     images: dict[str, tuple[Tensor, str]] = {}
     if clean is not None:
@@ -141,19 +146,27 @@ def _draw(
     if clean is not None and trigger is not None:
         recovered = clean.detach().float().cpu() + trigger
         images["recovered.png"] = (recovered, "the same with the recovered trigger Δ")
-    pictures = {name: draw_image(image) for name, (image, _) in images.items()}
+    makers: dict[str, Callable[[], bytes]] = {
+        name: partial(draw_image, image) for name, (image, _) in images.items()
+    }
     captions = {name: caption for name, (_, caption) in images.items()}
     if trigger is not None:
-        pictures["trigger.png"] = draw_trigger(trigger)
+        makers["trigger.png"] = partial(draw_trigger, trigger)
         largest = f"{trigger.abs().max():.2f}"
         captions["trigger.png"] = f"Δ; grey is none, white and black ±{largest}"
     if verdict is not None:
-        pictures["margins.png"] = draw_margins(verdict)
+        makers["margins.png"] = partial(draw_margins, verdict)
     if result.masks:
-        pictures["masks.png"] = draw_masks(result.masks)
+        makers["masks.png"] = partial(draw_masks, result.masks)
     if result.history:
-        pictures["history.png"] = draw_history(result.history)
-    return pictures, captions
+        makers["history.png"] = partial(draw_history, result.history)
+    pictures = {}
+    for name, make in makers.items():
+        try:
+            pictures[name] = make()
+        except Exception as error:  # another package's, with settings and fonts of its own
+            result.notes.append(f"{name} can't be drawn: {sentence(error)}")
+    return pictures, {name: text for name, text in captions.items() if name in pictures}
 
 
 def _finite(value: Any) -> Any:

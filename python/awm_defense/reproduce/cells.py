@@ -1,6 +1,7 @@
 """One cell of the grid: a network, the images that the defender has, a method, and a seed."""
 
 import functools
+import hashlib
 import math
 import platform
 from collections.abc import Mapping
@@ -15,12 +16,17 @@ import awm_kernels
 from awm_defense.attacks.stored import read_attack
 from awm_defense.data import DATASETS, Dataset, load_dataset
 from awm_defense.files import schema
+from awm_defense.files.atomic import as_json
 from awm_defense.files.checkpoint import checksum, load_into, load_state_dict
 from awm_defense.files.manifest import NAME, check, read_manifest
 from awm_defense.models import build_model
 from awm_defense.reproduce.methods import get_method
 from awm_defense.reproduce.studies import STUDIES, Trial
 from awm_defense.training.backdoor import MODEL
+
+# What a manifest says that a result depends on, besides the files of the trigger.
+ATTACK = ("dataset", "num_classes", "attack", "mapping", "target", "trigger")
+TRIGGER = ("image", "mask", "field")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,22 @@ class Place:
             return None
         return checksum(folder / MODEL)
 
+    def attack_checksum(self, cell: Cell) -> str:
+        """SHA-256 of what a cell's manifest says of data and attack, and of the trigger's files.
+
+        Raises:
+            ValueError: naming the manifest, where it is none.
+        """
+        folder = self.folder(cell)
+        manifest = read_manifest(folder / NAME)
+        said = {name: manifest.get(name) for name in ATTACK}
+        digest = hashlib.sha256(as_json(said))
+        trigger = said["trigger"] if isinstance(said["trigger"], dict) else {}
+        for name in (Path(str(trigger[key])).name for key in TRIGGER if key in trigger):
+            if (folder / name).is_file():
+                digest.update(checksum(folder / name).encode())
+        return digest.hexdigest()
+
 
 def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     """Measure a cell.
@@ -94,6 +116,11 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     """
     folder = place.folder(cell)
     manifest = read_manifest(folder / NAME)
+    # Before the measurement, in which the files may change.
+    sums = {
+        "model_sha256": place.checksum(cell),
+        "attack_sha256": place.attack_checksum(cell),
+    }
     check(manifest.path, schema.record({"dataset": schema.text(*DATASETS)}), manifest)
     model = build_model(cell.arch, manifest["num_classes"])
     load_into(model, load_state_dict(folder / MODEL))
@@ -117,7 +144,7 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         **found,
         "recipe": recipe and {key: _plain(value) for key, value in found["recipe"].items()},
         "dataset": manifest["dataset"],
-        "model_sha256": place.checksum(cell),
+        **sums,
         "device": _device_name(device),
         "versions": {"awm": awm_kernels.__version__, "torch": torch.__version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

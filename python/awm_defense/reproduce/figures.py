@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from awm_defense.files.atomic import write_bytes
-from awm_defense.report.drawing import drawn, new_figure
+from awm_defense.report.drawing import default_settings, drawn, new_figure
 from awm_defense.reproduce.cells import Cell
 from awm_defense.reproduce.layouts import ATTACKS, NETWORKS, ONE_SHOT
 from awm_defense.reproduce.methods import with_settings
@@ -230,6 +230,7 @@ def draw_figure(path: Path, figure: Mapping[str, Any]) -> None:
     write_bytes(path, figure_as_png(figure))
 
 
+@default_settings()
 def figure_as_png(figure: Mapping[str, Any]) -> bytes:
     """Draw what `make_figure` returned, as a PNG file."""
     panels = figure["panels"]

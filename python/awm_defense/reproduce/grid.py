@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from awm_defense.files.atomic import write_json
 from awm_defense.files.folder import output_folder
 from awm_defense.files.json_file import read_json
 from awm_defense.files.manifest import PERCENT, check
-from awm_defense.files.text import escape
+from awm_defense.files.text import PATH, escape, shown
 from awm_defense.files.together import check_no_folders, new_folder
 from awm_defense.reproduce.cells import Cell, Place, changed_settings
 from awm_defense.reproduce.methods import get_method
@@ -27,6 +27,7 @@ METRICS = schema.mapping(PERCENT, required=("acc",))
 # What is read from a result.
 FIELDS = {
     "model_sha256": schema.text(),
+    "attack_sha256": schema.text(),
     "recipe": schema.optional(schema.mapping(schema.optional(schema.scalar), required=("name",))),
     "device": schema.text(),
     "metrics": METRICS,
@@ -54,7 +55,7 @@ def cell_path(out: Path, cell: Cell) -> Path:
 
 
 def read_results(out: Path, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
-    """The results of those cells that have one; ValueError where one is none."""
+    """The results of those cells that have one; ValueError where one is none, or another cell's."""
     paths = {cell: cell_path(out, cell) for cell in cells}
     return {cell: _read_result(path, cell) for cell, path in paths.items() if path.is_file()}
 
@@ -63,7 +64,49 @@ def _read_result(path: Path, cell: Cell) -> dict[str, Any]:
     found = read_json(path, finite=False)
     finding = FINDINGS.get(get_method(cell.method)[0].study, "metrics")
     check(path, schema.record(FIELDS, ("model_sha256", "recipe", "device", finding)), found)
+    for name, value in asdict(cell).items():
+        # In Python true is 1.
+        if name not in found or repr(found[name]) != repr(value):
+            got = f"{name} {shown(repr(found[name]))}" if name in found else f"no {name}"
+            raise ValueError(
+                f"{shown(path, PATH)}: expected the result of the cell that it is named after, "
+                f"with {name} {value}, got {got}; move it away"
+            )
     return found
+
+
+def check_results(results: Mapping[Cell, Mapping[str, Any]], place: Place, out: Path) -> list[Cell]:
+    """Check that results are of what would be run; cells without a network are left out.
+
+    Returns:
+        Those of an earlier version, which don't say with which attack they were measured.
+
+    Raises:
+        ValueError: one is of another network, another attack or other settings.
+    """
+    older = []
+    checksums = {place.folder(cell): place.checksum(cell) for cell in _one_a_network(results)}
+    for cell, found in results.items():
+        folder, path = place.folder(cell), cell_path(out, cell)
+        if checksums[folder] is not None:
+            if checksums[folder] != found["model_sha256"]:
+                raise ValueError(
+                    f"out: {path} was measured on another network than {folder} holds; choose "
+                    "another folder"
+                )
+            if "attack_sha256" not in found:
+                older.append(cell)
+            elif place.attack_checksum(cell) != found["attack_sha256"]:
+                raise ValueError(
+                    f"out: {path} was measured with another trigger, target or data set than "
+                    f"{folder} holds; choose another folder"
+                )
+        for key, (then, now) in changed_settings(cell, found).items():
+            raise ValueError(
+                f"out: {path} was measured with {key} {then}, which is {now} in {cell.method} now; "
+                "move it away to measure it again, or choose another folder"
+            )
+    return older
 
 
 def run_grid(
@@ -88,9 +131,9 @@ def run_grid(
         progress: show a bar.
 
     Raises:
-        ValueError: when a result in `out` is that of another network than the one in `place`, or
-            was measured with other settings than its method has now; when another run is writing
-            to `out`.
+        ValueError: when a result in `out` is that of another cell, or of another network or attack
+            than the one in `place`, or was measured with other settings than its method has now;
+            when another run is writing to `out`.
         OSError: when `out` can't be written to.
         ImportError: for `ray`, when it is not installed.
     """
@@ -123,24 +166,13 @@ def _unfinished(cells: list[Cell], place: Place, out: Path, report: Report) -> l
     results = read_results(out, cells)
     checksums = {place.folder(cell): place.checksum(cell) for cell in _one_a_network(cells)}
     report.missing = [folder for folder, checksum in checksums.items() if checksum is None]
-    for cell, found in results.items():
-        folder = place.folder(cell)
-        if checksums[folder] not in (None, found["model_sha256"]):
-            raise ValueError(
-                f"out: {cell_path(out, cell)} was measured on another network than {folder} holds; "
-                "choose another folder"
-            )
-        for key, (then, now) in changed_settings(cell, found).items():
-            raise ValueError(
-                f"out: {cell_path(out, cell)} was measured with {key} {then}, which is {now} in "
-                f"{cell.method} now; move it away to measure it again, or choose another folder"
-            )
+    check_results(results, place, out)
     return [
         cell for cell in cells if cell not in results and checksums[place.folder(cell)] is not None
     ]
 
 
-def _one_a_network(cells: list[Cell]) -> Iterable[Cell]:
+def _one_a_network(cells: Iterable[Cell]) -> Iterable[Cell]:
     return {(cell.arch, cell.attack): cell for cell in cells}.values()
 
 

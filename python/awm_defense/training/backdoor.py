@@ -14,13 +14,21 @@ from tqdm import tqdm
 
 import awm_kernels
 from awm_defense.attacks import ATTACKS, Attack, craft_attack, with_model
-from awm_defense.attacks.stored import FIELD, IMAGE, MASK, read_attack, write_attack
+from awm_defense.attacks.stored import FIELD, IMAGE, MASK, describe_attack, read_attack
 from awm_defense.data import Dataset, as_float, draw_defender
-from awm_defense.files.checkpoint import checksum, load_into, load_state_dict, save_model
+from awm_defense.files.atomic import as_json, write_bytes
+from awm_defense.files.checkpoint import as_safetensors, checksum, load_into, load_state_dict
 from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME, read_manifest, write_manifest
 from awm_defense.files.text import escape
-from awm_defense.files.together import FILES, UNFINISHED, check_replaceable, unfinished
+from awm_defense.files.together import (
+    FILES,
+    UNFINISHED,
+    check_replaceable,
+    cut_off,
+    unfinished,
+    write_together,
+)
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.models import build_model
 from awm_defense.training.loop import SEEDS_APART, Plan, train
@@ -90,8 +98,8 @@ def make_network(
 
     Raises:
         ValueError: when the folder holds something made to another order, another run is writing
-            to it, the attack has no all-to-all form, there are fewer images than ordered, or
-            `order.init` doesn't fit.
+            to it, the attack has no all-to-all form, there are fewer images than ordered or to be
+            poisoned, or `order.init` doesn't fit.
         OSError: when the folder or a file in it can't be written.
     """
     initial = None if order.init is None else load_state_dict(order.init)
@@ -101,6 +109,8 @@ def make_network(
             data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
         )
         data = replace(data, train_images=drawn[0], train_labels=drawn[1])
+    if order.attack != NO_ATTACK:
+        _check_poisoning(data, order, attack, manifest["poison_rate"])
     with output_folder(folder):
         return _make(
             folder, data, order, manifest, initial, attack, clean_model, compute, device, progress
@@ -130,9 +140,9 @@ def _make(
             with torch.random.fork_rng([]):  # whether a network is there, not figures alone
                 model = build_model(order.arch, len(data.classes))
             load_into(model, load_state_dict(folder / MODEL))
-            if _mark(folder).is_file():  # a kill came before that
-                (folder / TRAINING).unlink(missing_ok=True)
-                _mark(folder).unlink()
+            if cut_off(folder, MODEL, [TRAINING]):  # a kill came before that
+                (folder / TRAINING).unlink()
+            (folder / UNFINISHED.format(MODEL)).unlink(missing_ok=True)
             if progress:
                 tqdm.write(
                     f"{escape(str(folder))} holds the finished network; its figures are those of "
@@ -166,37 +176,34 @@ def _make(
         arithmetic = asdict(compute or fastest(model, images, device))
         # What was crafted took its time.
         check_replaceable(folder, WRITTEN, sign=NAME, entries=ENTRIES)
-        with unfinished(folder, NAME):
-            # One of another network must not be taken for that of the trigger that is written now.
-            (folder / NAME).unlink(missing_ok=True)
-            if attack is not None:
-                manifest |= write_attack(folder, attack)
-            triggers = (IMAGE, MASK, FIELD)
-            manifest[FILES] = [name for name in triggers if (folder / name).is_file()]
-            manifest["compute"] = arithmetic
-            write_manifest(folder, manifest)
+        files: dict[str, bytes] = {}
+        if attack is not None:
+            entry, files = describe_attack(attack)
+            manifest |= entry
+        manifest[FILES] = sorted(files)
+        manifest["compute"] = arithmetic
+        # One of another network must not be taken for that of the trigger that is written now.
+        triggers: dict[str, bytes | None] = {**dict.fromkeys((IMAGE, MASK, FIELD)), **files}
+        write_together(folder, {**triggers, NAME: as_json(manifest)}, sign=NAME)
 
     start = time.perf_counter()
     _train(model, folder, data, order, manifest, attack, device, progress)
     manifest["seconds"] = round(time.perf_counter() - start, 1)  # of this process
     manifest |= _measure(model, *data.test(), attack, device)
     _check_no_other(folder)
-    with unfinished(folder, MODEL):
-        save_model(folder / MODEL, model)
+    weights = as_safetensors(model)
+    with unfinished(folder, MODEL, {MODEL: weights, TRAINING: None}):
+        write_bytes(folder / MODEL, weights)
         # With its figures, which say that all is done; until then the same command goes on.
         write_manifest(folder, manifest)
         (folder / TRAINING).unlink(missing_ok=True)
     return manifest
 
 
-def _mark(folder: Path) -> Path:
-    return folder / UNFINISHED.format(MODEL)
-
-
 def _check_no_other(folder: Path) -> None:
     """Raise ValueError where a file has the name of the network and this training did not write
     it: it may have come meanwhile."""
-    if os.path.lexists(folder / MODEL) and not _mark(folder).is_file():
+    if os.path.lexists(folder / MODEL) and not cut_off(folder, MODEL, [MODEL]):
         raise ValueError(
             f"out: {folder / MODEL} is not of this training, and would be overwritten; move it "
             "away, and the same command goes on"
@@ -231,6 +238,19 @@ def _describe(data: Dataset, order: Order) -> dict[str, Any]:
             method.poison_rate if order.poison_rate is None else order.poison_rate
         )
     return manifest
+
+
+def _check_poisoning(data: Dataset, order: Order, attack: Attack | None, rate: float) -> None:
+    """Raise ValueError where so many images can't be poisoned, or not with the given trigger.
+
+    Before a clean network is trained for the attack, which may take hours.
+    """
+    if attack is not None:
+        attack.apply(as_float(data.train_images[:1]))
+    else:  # its trigger is still to be made
+        made = ATTACKS[order.attack].attack
+        attack = made(order.attack, order.target, torch.clone, len(data.classes))
+    attack.check_rate(data.train_labels, rate)
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
