@@ -55,6 +55,9 @@ def test_recovery_is_held_once_the_backdoor_is_back() -> None:
     assert [epoch.natural for epoch in found] == [ON, ON, OFF, ON, *[OFF] * 4]
     assert [epoch.forgets for epoch in found] == [OFF, OFF, ON, ON, ON, *[OFF] * 3]
     assert [epoch.searches_again for epoch in found] == [OFF, ON, OFF, *[ON] * 5]
+    # It starts at the rate of the recipe again.
+    rates = [0.05, 0.04, 0.064, 0.05, *(0.1 * 0.8**after for after in range(1, 5))]
+    assert [epoch.rate for epoch in found] == pytest.approx(rates)
     # What a mask is worth is found out once.
     assert [epoch.number for epoch in found if epoch.weighs] == [0]
 

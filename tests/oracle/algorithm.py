@@ -65,8 +65,9 @@ def purify(
     if planted is not None:
         run.grow_triggers(planted)
     under_triggers = recipe.epochs if recipe.trigger_epochs is None else recipe.trigger_epochs
+    start = 0
     for epoch in range(recipe.epochs):
-        rate = run.mask_lr * recipe.mask_lr_decay**epoch
+        rate = run.mask_lr * recipe.mask_lr_decay ** (epoch - start)
         if planted is None:
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
@@ -74,8 +75,10 @@ def purify(
         back = False
         if epoch >= under_triggers and run.alive(planted):
             # What was not undone weighs more, from now on. The first time it also gets an epoch
-            # like the first ones.
+            # like the first ones, at the first rate.
             back, run.pressure = run.pressure == 1, PRESSURE
+            if back:
+                start, rate = epoch, run.mask_lr
         changes = []
         if epoch < under_triggers or back:
             run.trigger_phase()

@@ -27,6 +27,7 @@ class Epoch:
         under: what its mask steps are under.
         back: whether the backdoor has come back for the first time.
         held: whether it has in this epoch or before: recovery is under grown triggers, too.
+        start: the epoch in which it has, else 0: there the rate is that of the recipe.
         natural: whether they go down the natural gradient.
         weighs: whether that is computed in this epoch.
         searches_again: whether grown triggers are sought anew in it.
@@ -38,6 +39,7 @@ class Epoch:
     under: Under
     back: bool
     held: bool
+    start: int
     natural: bool
     weighs: bool
     searches_again: bool
@@ -71,6 +73,7 @@ def plan(
     due = recipe.trigger_epochs is None or number < recipe.trigger_epochs
     back = alive and not (before is not None and before.held)
     held = alive or (before is not None and before.held)
+    start = number if back else (0 if before is None else before.start)
     under = Under.DELTA
     if growing:
         recovering = Under.GROWN if held else Under.NOTHING
@@ -83,9 +86,10 @@ def plan(
         under=under,
         back=back,
         held=held,
+        start=start,
         natural=natural,
         weighs=natural and number == 0,
         searches_again=Under.GROWN in under and number > 0 and recipe.search_again,
         forgets=before is not None and before.natural != natural,
-        rate=rate * recipe.mask_lr_decay**number,
+        rate=rate * recipe.mask_lr_decay ** (number - start),
     )
