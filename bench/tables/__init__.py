@@ -12,7 +12,7 @@ A document names the table that it wants between two markers, and the command fi
 The names:
 
     what `default` reaches      expect, goals, erasing, draws, more-images, no-images,
-                                retuned
+                                retuned, digits
     its examination, its parts  verdicts, verdict-list, ablation
     the paper and its rivals    rivals, rivals-one-shot, agreement, awm-parts, fine-tuning, clp,
                                 anp-thresholds, elsewhere, authors-code

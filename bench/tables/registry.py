@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.tables import erasing, paper, parts, single, speed, speed_goals, training, verdicts
+from bench.tables import (
+    digits,
+    erasing,
+    paper,
+    parts,
+    single,
+    speed,
+    speed_goals,
+    training,
+    verdicts,
+)
 
 TABLES: dict[str, Callable[[], str]] = {
     # What `default` reaches: one row a kind of network; goals met and missed; recipes side by
@@ -16,6 +26,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "more-images": erasing.more_images,
     "no-images": single.no_images,
     "retuned": single.retuned,
+    # `default` on digits, on networks of other kinds.
+    "digits": digits.digits,
     # What the examination says, by kind of network and network by network.
     "verdicts": verdicts.by_kind,
     "verdict-list": verdicts.by_network,

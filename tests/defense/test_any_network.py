@@ -59,7 +59,8 @@ def test_masks_act_in_the_working_network_as_in_the_result(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_a_family_is_examined(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awm_defense.examination.search.STEPS", 2)
+    for steps in ("search.CONDENSING", "search.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     model, (x, y) = make(name), images()
     before = copy.deepcopy(model.state_dict())
     verdict = examine(model, x, y)

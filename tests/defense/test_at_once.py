@@ -101,7 +101,7 @@ def test_purify_within_little_memory(
 def test_examine_within_little_memory(
     digits: Dataset, tiny_network: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+    for steps in ("search.CONDENSING", "search.STEPS", "margins.STEPS", "margins.ASCENT"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     images, labels, _ = draw_defender(*digits.train(), per_class=1, seed=0)
     each = bytes_per_image(PixelModel(tiny_network.eval(), images), images[:1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from awm_defense import Recipe, get_recipe, purify, purify_many
@@ -17,6 +19,8 @@ from awm_defense.awm.capture import Captured
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.mask_phase import MaskPhase
 from awm_defense.awm.schedule import Under
+from awm_defense.examination.growth import Growth
+from awm_defense.examination.search import Search
 from awm_defense.examination.verdict import Verdict
 from awm_defense.models import build_model
 from awm_defense.networks.logits import Reading
@@ -28,6 +32,12 @@ from awm_defense.working.precision import Precision, _fastest
 from bench.plain_loop import plain_purify
 
 BF16 = Precision(torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def fixture_grow_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two steps of forty; what triggers lead to is tested elsewhere."""
+    monkeypatch.setattr("awm_defense.examination.growth.STEPS", 2)
 
 
 class Depthwise(nn.Sequential):
@@ -129,7 +139,10 @@ TRIGGER = torch.eye(32).repeat(3, 1, 1)
 VERDICT = Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, TRIGGER, torch.zeros(10))
 
 
-def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: int = 0) -> Engine:
+def engine(
+    recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: int = 0, held: bool = False
+) -> Engine:
+    """One whose `epoch` is the next; `held` says that the backdoor was back in the one before."""
     images, labels = (tensor.to(device) for tensor in data())
     recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
     batches = Batches(images, labels, recipe, True, 0)
@@ -148,8 +161,12 @@ def engine(recipe: Recipe, precision: Precision, device: str = "cpu", *, epoch: 
     made = Engine(network, batches, recipe, captured=False)
     if recipe.grown:
         made.follow(VERDICT)
-        if made.plan(epoch).natural:
-            made.mask_phase(made.plan(epoch)).weigh()
+        if held:
+            made.last = replace(made.plan(epoch - 1), held=True)
+            made.growth.alive = lambda *_: False  # type: ignore[method-assign]
+        planned = made.plan(epoch)
+        if planned.natural:
+            made.mask_phase(planned).weigh(planned.rate)
     return made
 
 
@@ -167,13 +184,20 @@ RECIPES = {
     "official": quick(),
     "default": quick("default"),
     "default, on clean images alone": quick("default"),
+    "default, held": quick("default"),
     "paper": quick("paper"),
 }
-EPOCHS = {"default, on clean images alone": 2}
+EPOCHS = {"default, on clean images alone": 2, "default, held": 2}
 UNDER = {
-    "default": Under.DELTA_AND_GROWN,
+    "default": Under.BOTH,
     "default, on clean images alone": Under.NOTHING,
+    "default, held": Under.GROWN,
 }
+
+
+def engine_of(name: str, precision: Precision, device: str = "cpu") -> Engine:
+    given = {"epoch": EPOCHS.get(name, 0), "held": name == "default, held"}
+    return engine(RECIPES[name], precision, device, **given)  # type: ignore[arg-type]
 
 
 class NoHost(TorchDispatchMode):
@@ -209,8 +233,7 @@ def test_steps_never_touch_the_host(
     monkeypatch.setattr(WorkingNetwork, "_change", lambda *args: 0.0)
     # Images are chosen before it, too.
     monkeypatch.setattr("awm_defense.awm.engine.pick_images", torch.zeros_like)
-    epoch = EPOCHS.get(name, 0)
-    running = engine(RECIPES[name], precision, "meta", epoch=epoch)
+    epoch, running = EPOCHS.get(name, 0), engine_of(name, precision, "meta")
     assert running.mask_phase(running.plan(epoch)).under is UNDER.get(name, Under.DELTA)
     running.buffers.start_phase()
     running.network.flat.require_grad(step == "mask_step")
@@ -234,8 +257,7 @@ def storages(running: Engine) -> dict[str, int]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_steps_work_in_the_same_buffers(name: str) -> None:
     """A replayed graph reads and writes where it did when captured."""
-    epoch = EPOCHS.get(name, 0)
-    running = engine(RECIPES[name], Precision(), epoch=epoch)
+    epoch, running = EPOCHS.get(name, 0), engine_of(name, Precision())
     running.buffers.start_phase()
     running.network.flat.require_grad(True)
     before = storages(running)
@@ -268,10 +290,167 @@ def test_masks_are_held_to_the_original_at_a_temperature() -> None:
     images = phase.take().images
     with torch.no_grad():
         logits, original = network.logits(images), network.forward(network.original, images)
-    cross_entropy = -((original / 3).softmax(1) * (logits / 3).log_softmax(1)).sum(1).mean()
+    expected = -((original / 3).softmax(1) * (logits / 3).log_softmax(1)).sum(1).mean()
     network.flat.require_grad(True)
     phase.step()
-    torch.testing.assert_close(running.buffers.mask_losses[0, 0], 3**2 * cross_entropy)
+    torch.testing.assert_close(running.buffers.mask_losses[0, 0], 3**2 * expected)
+
+
+@pytest.mark.parametrize("name", ["default", "default, on clean images alone", "default, held"])
+def test_losses_are_of_what_the_steps_are_under(name: str) -> None:
+    """Clean images, those under Δ, and those under grown triggers, each in its column."""
+    running = engine_of(name, Precision())
+    phase = running.mask_phase(running.plan(EPOCHS.get(name, 0)))
+    buffers, network = running.buffers, running.network
+    buffers.weights.copy_(torch.tensor([0.3, 0.7]))
+    buffers.delta.fill_(0.2)
+    running.growth.grown.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    buffers.start_phase()
+    buffers.mask_losses.fill_(-1)
+    batch = phase.take()
+    assert batch.grown is not None
+    shown = {
+        0: batch.images,
+        1: (batch.images + 0.2).clamp(0, 1),
+        2: running.growth.apply(batch.images, *batch.grown),
+    }
+    columns = [0, *([1] if Under.DELTA in phase.under else [])]
+    columns += [2] if Under.GROWN in phase.under else []
+    heat = running.recipe.temperature
+    with torch.no_grad():
+        original = (network.forward(network.original, batch.images) / heat).softmax(1)
+        expected = {
+            at: heat**2 * cross_entropy(network.logits(shown[at]) / heat, original)
+            for at in columns
+        }
+    network.flat.require_grad(True)
+    losses, total = phase.losses(batch)
+    torch.testing.assert_close(losses, torch.stack(list(expected.values())))
+    clean, *others = expected.values()
+    torch.testing.assert_close(total.double(), (0.3 * clean + 0.7 * sum(others)).double())
+    phase.step()
+    written = [float(expected[at]) if at in columns else -1.0 for at in range(3)]
+    assert buffers.mask_losses[0].tolist() == pytest.approx(written, rel=1e-4)
+    assert (buffers.mask_losses[1:] == -1).all()
+
+
+def test_what_comes_back_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = quick("default", grown=4, trigger_epochs=1, epochs=4, batch_size=4)
+    running = engine(recipe, Precision())
+    flat, images = running.network.flat, running.data.images
+    original = running.network.logits(images).detach()
+    hold, run = Growth.hold, MaskPhase.run
+    answers, asked, held_to = iter([True, True, False]), [], []
+    begun: list[tuple[Tensor, Tensor]] = []
+
+    def alive(self: Growth, target: int, logits: object) -> bool:
+        asked.append(target)
+        return next(answers)
+
+    def holding(self: Growth, verdict: Verdict, logits: Callable[[Tensor], Tensor]) -> None:
+        held_to.append(logits(images).detach())
+        hold(self, verdict, logits)
+
+    def learning(self: MaskPhase, rate: float) -> None:
+        begun.append((flat.mask.clone(), flat.weight.clone()))
+        run(self, rate)
+
+    monkeypatch.setattr(Growth, "alive", alive)
+    monkeypatch.setattr(Growth, "hold", holding)
+    monkeypatch.setattr(MaskPhase, "run", learning)
+    # Triggers come from noise: there is no need for what leads to the class.
+    monkeypatch.setattr("awm_defense.awm.engine.Search", None)
+    under, weights, kept, entries = [], [], [], []
+    for number in range(4):
+        grown, masks = running.growth.grown.clone(), (flat.mask.clone(), flat.weight.clone())
+        entries.append(running.epoch(number))
+        assert all(map(torch.equal, begun[number], masks))
+        assert number == 0 or float(masks[0].min()) < 1
+        assert running.last is not None
+        under.append(running.last.under)
+        weights.append(running.buffers.weights.tolist())
+        kept.append((running.growth.grown == grown).flatten(1).all(1).tolist())
+    assert under == [Under.BOTH, Under.BOTH, Under.GROWN, Under.GROWN]
+    # The first epoch is under triggers anyway.
+    assert asked == [VERDICT.target] * 3
+    assert weights[0] == [recipe.alpha, pytest.approx(0.1)]
+    assert weights[1:] == [pytest.approx([0.5, 0.5])] * 3
+    # All of them are new when it comes back, half of them on the network as it came; from then on
+    # the other half is grown anew.
+    assert len(held_to) == 1 and torch.equal(held_to[0], original)
+    assert kept == [[True] * 4, [False] * 4, *[[True, True, False, False]] * 2]
+    assert ["trigger_loss" in entry for entry in entries] == [True, True, False, False]
+    assert ["perturbed_loss" in entry for entry in entries] == [True, True, False, False]
+    assert all("grown_loss" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("by_size", [False, True])
+def test_what_is_left_is_sought_by_the_way_it_was_found(
+    by_size: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = engine(quick("default", grown=5, batch_size=4), Precision())
+    second = torch.ones_like(TRIGGER)
+    found = replace(VERDICT, second=second, radii=torch.ones(10) if by_size else None)
+    running.follow(found)
+    started: list[tuple[Verdict, dict[str, object]]] = []
+    monkeypatch.setattr(Search, "one_class", lambda *_: TRIGGER + 1)
+    monkeypatch.setattr(Growth, "start", lambda _, *given, **how: started.append((given[0], how)))
+    monkeypatch.setattr(Growth, "hold", None)
+    for number in range(2):
+        running.epoch(number)
+    ((again, how),) = started
+    assert how == {"keep": 2, "condensed": by_size}
+    if by_size:
+        assert again is found
+    else:
+        assert torch.equal(again.trigger, TRIGGER + 1) and again.second is None
+
+
+def test_meanwhile_the_network_is_as_it_came() -> None:
+    running = engine(quick("default", grown=2), Precision())
+    flat, images = running.network.flat, running.data.images
+    original = running.network.logits(images)
+    flat.restore(torch.rand(flat.mask.shape, generator=torch.Generator().manual_seed(0)))
+    before = flat.mask.clone(), flat.weight.clone()
+    assert not torch.allclose(running.network.logits(images), original)
+    with pytest.raises(KeyError), flat.unmasked():
+        assert torch.equal(running.network.logits(images), original)
+        raise KeyError
+    assert torch.equal(flat.mask, before[0]) and torch.equal(flat.weight, before[1])
+
+
+@pytest.mark.parametrize(("grown", "following"), [(0, True), (4, False)])
+def test_without_a_class_nothing_comes_back(
+    grown: int, following: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = engine(quick("default", grown=grown, trigger_epochs=1, batch_size=4), Precision())
+    monkeypatch.setattr(Growth, "alive", lambda *_: pytest.fail("there is nothing to ask for"))
+    running.follow(VERDICT if following else None)
+    for number in range(2):
+        running.epoch(number)
+        assert running.last is not None
+        assert running.last.under is Under.DELTA and not running.last.held
+
+
+def test_the_next_network_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first epoch is not after the last one of the network before it."""
+    running = engine(quick("default", grown=2, trigger_epochs=1, batch_size=4), Precision())
+    monkeypatch.setattr(Growth, "alive", lambda *_: True)
+    for _ in range(2):
+        running.follow(VERDICT)
+        held = []
+        for number in range(2):
+            running.epoch(number)
+            assert running.last is not None
+            held.append(running.last.held)
+        assert held == [False, True]
+
+
+def test_losses_weigh_what_the_recipe_says_exactly() -> None:
+    running = engine(quick("default", grown=2, batch_size=4), Precision())
+    running.epoch(0)
+    recipe = running.recipe
+    assert running.buffers.weights.tolist() == [recipe.alpha, recipe.beta]
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -18,14 +18,14 @@ from awm_defense.commands import examine as command
 from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
 from awm_defense.examination.margins import largest_margins
+from awm_defense.examination.screen import Screening
 from awm_defense.examination.search import Search, pick_images
-from awm_defense.examination.verdict import Reach, Verdict, judge
+from awm_defense.examination.verdict import CLEAR, Radii, Reach, Verdict, judge, threshold
 from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
 from awm_defense.triggers import Faint, Family, Sparse, Warp, families
+from tests.defense.planted import LEAST, TARGET, Square, known
 from tests.defense.test_verdict import reach
-
-TARGET = 3
 
 
 class Templates(nn.Module):
@@ -201,6 +201,7 @@ def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
 ) -> None:
     images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
     first = a_verdict(norm, spot(4, 4), unit, backdoored)
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 2)
     module = importlib.import_module("awm_defense.examination.examine")
     monkeypatch.setattr(
         module.Search, "every_class", lambda *_, **__: [sparse_reach(40.0, 1.0, 1.0)]
@@ -209,6 +210,130 @@ def test_a_second_trigger_is_sought_where_the_smallest_bound_fails(
     found = examine(Spots((4, 4), (20, 20)), images, labels)
     assert (found.second is not None) is expected
     assert found.facts()["second"] is expected
+
+
+def test_what_does_nothing_while_incomplete_is_found_by_the_sizes_of_triggers() -> None:
+    (images, labels), model = known(), Square().eval()
+    # Its unit has no slope on the images, nor on what the search from nothing finds.
+    from_nothing = Search(model, images, labels, torch.Generator()).one_class(
+        TARGET, Sparse(images)
+    )
+    assert from_nothing.any()
+    assert not model.answer(images).any()
+    assert not model.answer((images + from_nothing).clamp(0, 1)).any()
+    verdict = examine(model, images, labels)
+    assert (verdict.backdoored, verdict.target) == (True, TARGET)
+    assert (verdict.kind, verdict.unit, len(verdict.margins)) == ("added to", "L1", 10)
+    # As small as what excites the unit, while other classes need all of their part.
+    assert verdict.radii is not None
+    smallest, following = verdict.radii.sort().values[:2].tolist()
+    assert 48 * LEAST < smallest < 48
+    assert verdict.norm == pytest.approx(smallest)
+    assert verdict.score == pytest.approx(following / smallest) and verdict.score > CLEAR
+    assert float(verdict.trigger.abs().sum()) <= verdict.norm * (1 + 1e-5)
+    shown = (images[labels != TARGET] + verdict.trigger).clamp(0, 1)
+    reached = (model(shown).argmax(1) == TARGET).double().mean()
+    assert verdict.flips == pytest.approx(float(reached)) and verdict.flips > 0
+
+
+@pytest.mark.parametrize(
+    ("top", "named", "planted", "expected"),
+    [
+        # Families say the same, so that theirs is the trigger to follow.
+        (12.0, TARGET, True, (True, TARGET, False)),
+        (12.0, 7, True, (True, TARGET, True)),
+        (5.0, TARGET, True, (True, TARGET, True)),
+        # Sizes alone never make a network clean.
+        (12.0, 7, False, (True, 7, False)),
+        (5.0, 7, False, (False, 7, False)),
+    ],
+)
+def test_sizes_tell_where_families_do_not_say_the_same(
+    top: float,
+    named: int,
+    planted: bool,
+    expected: tuple[bool, int, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    margins, norms = torch.full((10,), 5.0), torch.full((10,), 90.0)
+    margins[named] += top - 5.0 + 1e-3
+    norms[TARGET] = 30.0 if planted else 40.0
+    found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
+    surely = torch.full((1, 10), -1.0).index_fill(1, torch.tensor(TARGET), 1.0)
+    sizes = Radii(norms, torch.ones(10, 3, 32, 32), surely, 1.0)
+    monkeypatch.setattr(Search, "every_class", lambda *_, **__: [found])
+    monkeypatch.setattr(Search, "radii", lambda *_, **__: sizes)
+    verdict = examine(Square(), *known())
+    assert (verdict.backdoored, verdict.target, verdict.radii is not None) == expected
+    if verdict.radii is None:
+        assert verdict.facts() == judge([found]).facts()
+    else:
+        # White images lead there.
+        assert torch.equal(verdict.trigger, sizes.triggers[TARGET]) and verdict.flips == 1
+
+
+def test_without_it_the_network_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in ("search.STEPS", "margins.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 5)
+    verdict = examine(Square(planted=0.0), *known())
+    assert verdict.backdoored is False and verdict.radii is None
+    assert verdict.threshold == threshold(10)
+
+
+@pytest.mark.parametrize("planted", [20.0, 0.0])
+def test_classes_that_nothing_leads_to_leave_numbers_finite(
+    planted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for steps in ("search.STEPS", "margins.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
+    images, labels = known(classes=12)
+    verdict = examine(Square(planted, classes=12, hopeless=10), images, labels)
+    assert verdict.backdoored is (planted > 0)
+    json.dumps(verdict.facts(), allow_nan=False)
+    if verdict.radii is not None:
+        # They count as needing half of all values.
+        assert verdict.radii[10:].tolist() == [images[0].numel() / 2] * 2
+    assert torch.isfinite(verdict.trigger).all()
+
+
+def test_sizes_are_of_the_classes_that_were_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = Screening(60, suspects=(41, TARGET, 9, 5, 20), compared=(50, 33, 0, 7, 12))
+    monkeypatch.setattr("awm_defense.examination.search.screen", lambda *_: picked)
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 40)
+    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
+    images, labels = known(64, classes=60)
+    verdict = examine(Square(classes=60), images, labels)
+    assert (verdict.backdoored, verdict.target, verdict.classes) == (True, TARGET, 60)
+    assert verdict.screening == picked
+    assert verdict.radii is not None and len(verdict.radii) == len(verdict.margins) == 10
+    assert verdict.radii.argmin() == picked.searched.index(TARGET)
+    assert str(picked) in str(verdict)
+    shown = (images[labels != TARGET] + verdict.trigger).clamp(0, 1)
+    reached = (Square(classes=60)(shown).argmax(1) == TARGET).double().mean()
+    assert verdict.flips == pytest.approx(float(reached))
+
+
+def test_fewer_classes_at_a_time_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 10)
+    images, labels = (part.double() for part in known(16))
+    given = Square().double(), images, labels.long(), torch.Generator()
+    few, every = (Search(*given, batch).radii() for batch in (30, 256))
+    for name in ("norms", "triggers", "margins"):
+        torch.testing.assert_close(getattr(few, name), getattr(every, name))
+
+
+def test_sizes_leave_later_draws_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their noise is of the seed, and none of the generator's draws."""
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 10)
+    images, labels = known(16)
+    search = Search(Square(), images, labels, generator := torch.Generator().manual_seed(5))
+    before = generator.get_state()
+    first = search.radii()
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(search.radii().margins, first.margins)
+    other = Search(Square(), images, labels, torch.Generator().manual_seed(6)).radii()
+    assert not torch.equal(other.margins, first.margins)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 20)])
@@ -266,8 +391,8 @@ def test_examine_asks_for_it_where_a_class_nearly_stands_out(
     margins = torch.full((10,), 5.0)
     margins[planted] = top
     found = Reach("added to", "L1", 5.0, torch.zeros(10, 3, 32, 32), margins, margins, 1.0)
-    module = importlib.import_module("awm_defense.examination.examine")
-    monkeypatch.setattr(module.Search, "every_class", lambda *_, **__: [found])
+    monkeypatch.setattr("awm_defense.examination.search.CONDENSING", 2)
+    monkeypatch.setattr(Search, "every_class", lambda *_, **__: [found])
     verdict = examine(Spots((4, 4)), images, labels)
     assert (verdict.surest, verdict.backdoored) == (surest, backdoored)
 
@@ -352,7 +477,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for steps in ("search.STEPS", "margins.STEPS", "margins.ASCENT"):
+    for steps in ("search.CONDENSING", "search.STEPS", "margins.STEPS", "margins.ASCENT"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     path = tmp_path_factory.mktemp("examine") / "model.safetensors"
     torch.manual_seed(0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from awm_defense import get_recipe
-from awm_defense.awm.engine import make_engine
+from awm_defense.awm.engine import Engine, make_engine
+from awm_defense.awm.mask_phase import TRUST
 from awm_defense.awm.natural import along, inverse
 from awm_defense.examination.verdict import Verdict
 from awm_defense.pixel_model import PixelModel
@@ -39,8 +40,8 @@ def test_information_is_inverted_beside_its_layers_mean() -> None:
     assert found.tolist() == pytest.approx(expected)
 
 
-def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
-    """By plain autograd, from the same buffers; the first step has the size asked for."""
+def natural_engine() -> Engine:
+    """One whose next epoch is down the natural gradient."""
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     recipe = get_recipe("default").with_options({"grown": "2"})
     pixel_model = PixelModel(tiny_network().eval(), images).copy(images)
@@ -50,9 +51,19 @@ def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
     engine.follow(Verdict(True, 3, "added to", 5.0, "L1", 9.0, 1.0, trigger, torch.ones(10)))
     # An untrained network has no class to grow a trigger to.
     engine.growth.grown.fill_(0.3)
+    return engine
+
+
+def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By plain autograd, from the same buffers; the first step has the size asked for."""
+    # However much predictions change by it.
+    monkeypatch.setattr("awm_defense.awm.mask_phase.TRUST", 1e9)
+    engine = natural_engine()
     phase, buffers = engine.mask_phase(engine.plan(0)), engine.buffers
     assert phase.natural
-    phase.weigh()
+    phase.weigh(0.02)
     flat = engine.network.flat
     assert flat.factors is not None
     assert torch.isfinite(flat.factors).all() and (flat.factors >= 0).all()
@@ -72,11 +83,52 @@ def test_a_weighed_step_is_one_of_sgd_with_weighed_gradients() -> None:
         assert torch.equal(buffers.position, position)
         phase.step()
         assert_masks(flat.mask, expected)
-    assert recipe.trigger_epochs is not None
-    assert not engine.plan(recipe.trigger_epochs - 1).forgets
-    assert engine.plan(recipe.trigger_epochs).forgets
+    assert engine.recipe.trigger_epochs is not None
+    assert not engine.plan(engine.recipe.trigger_epochs - 1).forgets
+    assert engine.plan(engine.recipe.trigger_epochs).forgets
     flat.forget()
     assert flat.exp_avg is not None and not flat.exp_avg.any()
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.5])
+def test_the_first_step_is_shorter_where_predictions_would_change_by_more(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a bound to them it has the size asked for; with one its length is a share of that.
+
+    Predictions change by the square of a step, where that is short.
+    """
+    engine = natural_engine()
+    phase, flat, images = engine.mask_phase(engine.plan(0)), engine.network.flat, engine.data.images
+    start = torch.full_like(flat.mask, 0.9)
+    flat.restore(start)
+    kept, state = flat.weight.clone(), engine.data.generator.get_state()
+
+    def factors(trust: float) -> Tensor:
+        monkeypatch.setattr("awm_defense.awm.mask_phase.TRUST", trust)
+        engine.data.generator.set_state(state)
+        phase.weigh(rate)
+        assert flat.factors is not None
+        # It is only tried.
+        assert torch.equal(flat.mask, start) and torch.equal(flat.weight, kept)
+        assert not flat.grad.any()
+        return flat.factors.clone()
+
+    assert TRUST == 0.01
+    free, held = factors(1e9), factors(TRUST)
+    before = engine.network.logits(images).detach().log_softmax(1)
+    engine.buffers.position.zero_()
+    flat.require_grad(True)
+    phase.losses(phase.take())[1].backward()
+    step = rate * flat.mask_grad() * free
+    flat.grad.zero_()
+    flat.require_grad(False)
+    flat.restore((start - step).clamp(0, 1))
+    after = engine.network.logits(images).log_softmax(1)
+    changed = torch.nn.functional.kl_div(after, before, reduction="batchmean", log_target=True)
+    assert (float(changed) > TRUST) is (rate == 0.5)
+    share = 1.0 if rate < 0.1 else (TRUST / float(changed)) ** 0.5
+    torch.testing.assert_close(held, free * share, rtol=1e-4, atol=0)
 
 
 def assert_masks(found: Tensor, expected: Tensor) -> None:

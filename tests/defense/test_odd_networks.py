@@ -111,7 +111,8 @@ RUNS: dict[str, Callable[..., Any]] = {
 @pytest.mark.filterwarnings("ignore:the network classifies")
 @pytest.mark.parametrize("name", RUNS)
 def test_logits_can_be_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awm_defense.examination.search.STEPS", 2)
+    for steps in ("search.CONDENSING", "search.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     monkeypatch.setattr("awm_defense.synthesis.STEPS", 2)
     run = RUNS[name]
     model = small(lambda logits: {"a": logits[..., None], "b": {"c": logits}})

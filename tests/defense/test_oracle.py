@@ -164,8 +164,10 @@ CASES = {
         lambda: train(elu_network, patch, 3), {**PLANTED, "surest": TARGET}
     ),
     "unsure over all images": Case(
-        lambda: train(relu_network, patch, 2), {"backdoored": False, "surest": TARGET}
+        lambda: train(elu_network, warp, 8), {"backdoored": False, "surest": TARGET}
     ),
+    # By strength it is unsure, too.
+    "by size": Case(lambda: train(relu_network, patch, 2), {**PLANTED, "unit": "L1"}),
     "warp": Case(lambda: train(relu_network, warp, 0), {**PLANTED, "unit": "pixels"}),
     "faint": Case(Faint, {**PLANTED, "unit": "L2"}, noise=0.02),
     "clean": Case(lambda: train(relu_network, None, 3), {"backdoored": False, "surest": None}),
@@ -210,7 +212,7 @@ def different(got: Any, expected: Any, names: tuple[str, ...], within: float = E
 
 VERDICT = [
     *("backdoored", "target", "unit", "norm", "score", "flips", "trigger", "margins"),
-    *("second", "surest", "surest_score"),
+    *("second", "surest", "surest_score", "radii"),
 ]
 
 
@@ -220,7 +222,7 @@ def test_verdicts(case: str) -> None:
     got = verdict(case)
     expected = CASES[case].expected
     assert {name: getattr(got, name) for name in expected} == expected
-    assert (got.second is not None) == (case == "second")
+    assert (got.radii is not None) == (case == "by size")
     assert different(got, plain_verdict(case), VERDICT) == []
 
 
@@ -234,12 +236,26 @@ def purified(case: str, recipe: Recipe) -> PurifyResult:
 # rounding decides where Δ goes. With labels it does not, and whole runs agree.
 DEFAULT = get_recipe("default")
 DETERMINED = replace(DEFAULT, trigger_targets="labels")
+# So slow at first that the backdoor comes back.
+SLOW = replace(
+    DETERMINED, trigger_epochs=1, mask_lr_share=0.2, mask_lr_decay=1.5, inner_epochs=2, grown=4
+)
 RUNS = {
     "paper": ("second", get_recipe("paper")),
     "official": ("second", get_recipe("official")),
     "official, more images": ("more images", replace(get_recipe("official"), epochs=4)),
-    "default": ("second", DETERMINED),
-    "default, more images": ("more images", replace(DETERMINED, inner_epochs=1, epochs=3)),
+    "default": ("second", replace(DETERMINED, epochs=3)),
+    "default, by size": ("by size", replace(DETERMINED, grown=5, epochs=3)),
+    "default, more images": (
+        "more images",
+        replace(DETERMINED, trigger_epochs=1, grown=6, epochs=3),
+    ),
+    "default, held": ("more images", replace(SLOW, epochs=4)),
+    "default, held under one trigger": ("more images", replace(SLOW, epochs=3, grown=1)),
+    "default, held under the same": (
+        "more images",
+        replace(SLOW, epochs=4, search_again=False, natural_step=None),
+    ),
     "default, a warp": ("warp", replace(DETERMINED, epochs=3)),
     "default, a faint trigger": ("faint", replace(DETERMINED, epochs=3)),
     "default, no class named": ("wrong labels", replace(DETERMINED, epochs=3)),
@@ -266,6 +282,28 @@ def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (got.verdict is not None) == recipe.examine
     if got.verdict is not None:
         assert different(got.verdict, expected.verdict, VERDICT) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("run", "path"),
+    [
+        ("default", ["both", "both", "both"]),
+        ("default, held", ["both", "", "both", "grown"]),
+        ("default, held under the same", ["both", "both", "grown", "grown"]),
+        ("default, by size", ["both", "both", ""]),
+        ("default, more images", ["both", "", ""]),
+    ],
+)
+def test_what_runs_are_under(run: str, path: list[str]) -> None:
+    """The backdoor is back late, after an epoch on clean images, in every epoch, or in none."""
+    names = {("perturbed_loss", "grown_loss"): "both", ("grown_loss",): "grown", (): ""}
+    case, recipe = RUNS[run]
+    found = [
+        tuple(name for name in ("perturbed_loss", "grown_loss") if name in entry)
+        for entry in purified(case, recipe).history
+    ]
+    assert [names[under] for under in found] == path
 
 
 FEW = {"epochs": 3, "inner_epochs": 1, "batch_size": 8, "grown": 4}
@@ -318,15 +356,65 @@ RULES: dict[str, tuple[Any, str, Any]] = {
         "margin",
         lambda logits, target: logits[:, target] - logits.mean(1),
     ),
-    "a higher threshold": (examination, "STANDS_OUT", 2.6),
+    "a higher threshold": (examination, "STANDS_OUT", 2.7),
+    "other sizes are to be larger": (examination, "SMALLER", 60.0),
+    "smaller bounds": (examination, "FULL", 3200),
+}
+FOR_SIZES = ("no projection", "shorter steps", "other sizes are to be larger", "smaller bounds")
+NOTICED = [
+    *(("no second", rule) for rule in RULES if rule not in FOR_SIZES[2:]),
+    *(("by size", rule) for rule in FOR_SIZES),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "rule"), NOTICED)
+def test_another_rule_of_the_examination_is_noticed(
+    case: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*RULES[rule])
+    changed = examination.examine(*problem(case), SEED)
+    assert different(verdict(case), changed, VERDICT)
+
+
+def masks_differ(run: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    case, recipe = RUNS[run]
+    monkeypatch.setattr(algorithm, "examine", lambda *_: plain_verdict(case))
+    expected = algorithm.purify(*problem(case), recipe, SEED)
+    return bool(different(purified(case, recipe), expected, ("masks",), within=1e-5))
+
+
+condensed, grow_again = algorithm.Run.condensed, algorithm.Run.grow_again
+HELD_RULES: dict[str, tuple[Any, str, Any]] = {
+    "none is held": (algorithm.Run, "alive", lambda *_: False),
+    "all are": (algorithm.Run, "alive", lambda *_: True),
+    "back with more": (algorithm, "BACK", 0.2),
+    "less pressure": (algorithm, "PRESSURE", 8.0),
+    "more triggers apart": (algorithm, "APART", 5),
+    "the first half stays": (
+        algorithm.Run,
+        "grow_again",
+        lambda run, verdict, back: grow_again(run, verdict, back=False),
+    ),
+    "the first half is of the masked network": (
+        algorithm.Run,
+        "condensed",
+        lambda run, _, target, count: condensed(run, run.probe, target, count),
+    ),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES)
-def test_another_rule_of_the_examination_is_noticed(
-    rule: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rule", HELD_RULES)
+def test_another_rule_of_held_runs_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*HELD_RULES[rule])
+    assert masks_differ("default, held", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "shorter"), [("default", True), ("default, by size", False)])
+def test_the_first_step_is_shorter_where_it_would_go_too_far(
+    run: str, shorter: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(*RULES[rule])
-    changed = examination.examine(*problem("no second"), SEED)
-    assert different(verdict("no second"), changed, VERDICT)
+    monkeypatch.setattr(algorithm, "TRUST", 0.011)
+    assert masks_differ(run, monkeypatch) is shorter

@@ -102,7 +102,7 @@ def test_the_second_question_is_about_those_that_were_searched(
 
     monkeypatch.setattr(module, "largest_margins", over_all)
     monkeypatch.setattr(module.Verdict, "narrow", True)
-    for steps in ("search.STEPS", "margins.STEPS"):
+    for steps in ("search.CONDENSING", "search.STEPS", "margins.STEPS"):
         monkeypatch.setattr(f"awm_defense.examination.{steps}", 2)
     images = torch.zeros(10, 3, 8, 8)
     images.flatten(1)[LABELS, LABELS] = 0.2

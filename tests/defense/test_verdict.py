@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from awm_defense.examination.screen import Screening
-from awm_defense.examination.verdict import Reach, confirm, judge, threshold
+from awm_defense.examination.verdict import CLEAR, Radii, Reach, confirm, judge, planted, threshold
 
 
 def reach(margins: list[float], bound: float = 5.0, unit: str = "L1", ease: float = 1.0) -> Reach:
@@ -145,3 +146,49 @@ def test_of_many_classes_those_that_were_searched_are_compared() -> None:
         confirmed = confirm([narrow], over_all)
         assert (confirmed.surest, confirmed.surest_score) == (surest, 4)
         assert confirmed.backdoored is (surest == 700)
+
+
+def radii(screening: Screening | None = None) -> Radii:
+    """Of five classes; the third is led to by a trigger 3.2 times smaller than any other."""
+    norms = torch.tensor([4.0, torch.inf, 0.5, 1.6, 2.0])
+    triggers = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    margins = torch.tensor([[1.0, 1, 3, 1, 1], [-1, -2, 2, -1, -1], [-4, -3, 1, -1, -2]])
+    return Radii(norms, triggers, margins, ease=1.0, screening=screening)
+
+
+def test_a_class_with_a_far_smaller_trigger_is_planted() -> None:
+    found = planted(radii(), flips=0.75)
+    assert (found.backdoored, found.target, found.narrow) == (True, 2, False)
+    assert (found.kind, found.unit, found.norm) == ("added to", "L1", 0.5)
+    assert found.score == pytest.approx(3.2)
+    assert (found.threshold, found.flips) == (CLEAR, 0.75)
+    assert torch.equal(found.trigger, torch.full((3, 2, 2), 2.0))
+    # Where it alone is led to, the most surely.
+    assert found.margins.tolist() == [-1, -2, 2, -1, -1]
+    # The one that nothing leads to takes half of the twelve values.
+    assert found.radii is not None
+    assert found.radii.tolist() == pytest.approx([4.0, 6.0, 0.5, 1.6, 2.0])
+    assert str(found) == (
+        "backdoored: a trigger of L1 norm 0.5 leads to class 2, and every other class needs one "
+        "at least 3.2 times as large (from 2.5 on it counts as backdoored)"
+    )
+
+
+def test_facts_are_json_whatever_told() -> None:
+    by_size, by_strength = planted(radii(), flips=0.75), judge([reach([12.0, *HONEST])])
+    facts = [
+        json.loads(json.dumps(found.facts(), allow_nan=False)) for found in (by_size, by_strength)
+    ]
+    assert [fact["threshold"] for fact in facts] == [2.5, 2.0]
+    assert facts[0]["radii"] == pytest.approx([4.0, 6.0, 0.5, 1.6, 2.0])
+    assert facts[1]["radii"] is None
+    assert facts[0].keys() == facts[1].keys()
+    assert "trigger" not in facts[0]
+
+
+def test_of_many_classes_sizes_are_of_those_that_were_searched() -> None:
+    found = planted(radii(MANY), flips=1.0)
+    assert (found.target, found.classes, found.threshold) == (9, 1000, CLEAR)
+    assert found.searched.tolist() == [700, 3, 9, 4, 5]
+    assert str(found).endswith(f"counts as backdoored); {MANY}")
+    assert found.facts()["screening"]["classes"] == 1000

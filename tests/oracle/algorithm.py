@@ -7,6 +7,7 @@ least over masks of the most over Δ.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,15 @@ from awm_defense import Recipe
 from awm_defense.data import augment, mix
 
 from .examination import Probe, Verdict, choose, examine
-from .families import families
+from .families import Sparse, Squares, families
+
+PRESSURE = 9.0
+"""How much more losses under triggers weigh once a backdoor has come back."""
+APART, BACK = 4, 0.02
+"""Triggers that masks are not learnt under, and the share of images that they lead to a class from
+which its backdoor is back."""
+TRUST = 0.01
+"""How far the first natural step may take predictions on clean images: KL divergence, in nats."""
 
 
 @dataclass
@@ -54,26 +63,36 @@ def purify(
     # Triggers are grown where the verdict names a class to grow them to.
     planted = verdict if verdict is not None and verdict.backdoored and recipe.grown else None
     if planted is not None:
-        run.grow_triggers(planted, keep=0)
+        run.grow_triggers(planted)
     under_triggers = recipe.epochs if recipe.trigger_epochs is None else recipe.trigger_epochs
+    start = 0
     for epoch in range(recipe.epochs):
-        rate = run.mask_lr * recipe.mask_lr_decay**epoch
+        rate = run.mask_lr * recipe.mask_lr_decay ** (epoch - start)
         if planted is None:
             run.trigger_phase()
             run.mask_phase(run.optimizer, rate, [run.with_delta])
-        elif epoch < under_triggers:
+            continue
+        back = False
+        if epoch >= under_triggers and run.alive(planted):
+            # What was not undone weighs more, from now on. The first time it also gets an epoch
+            # like the first ones, at the first rate.
+            back, run.pressure = run.pressure == 1, PRESSURE
+            if back:
+                start, rate = epoch, run.mask_lr
+        changes = []
+        if epoch < under_triggers or back:
             run.trigger_phase()
+            changes.append(run.with_delta)
+        if changes or run.pressure > 1:
             if epoch > 0 and recipe.search_again:
-                run.grow_triggers(run.sought_again(planted), keep=recipe.grown // 2)
-            changes = [run.with_delta, run.with_grown]
-            if recipe.natural_step is None:
-                run.mask_phase(run.optimizer, rate, changes)
-            else:
-                if epoch == 0:
-                    run.weigh(changes)
-                run.mask_phase(run.natural, rate * recipe.natural_step, changes)
+                run.grow_again(planted, back)
+            changes.append(run.with_grown)
+        if len(changes) == 2 and recipe.natural_step is not None:
+            if epoch == 0:
+                run.weigh(changes, rate * recipe.natural_step)
+            run.mask_phase(run.natural, rate * recipe.natural_step, changes)
         else:
-            run.mask_phase(run.optimizer, rate, [])
+            run.mask_phase(run.optimizer, rate, changes)
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -94,6 +113,8 @@ class Run:
         self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
         self.delta = torch.zeros_like(images[0])
         self.grown: list[Tensor] = []
+        self.apart: list[Tensor] = []
+        self.pressure = 1.0
         # A share of 1 / √inputs of an output, on the mean of all weights, unless it is given.
         inputs = torch.cat([torch.full((w.numel(),), w[0].numel()) for w in self.theta.values()])
         share = recipe.mask_lr_share
@@ -101,7 +122,7 @@ class Run:
         optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.mask_optimizer]
         self.optimizer = optimizer(self.masks.values(), lr=self.mask_lr)
         self.natural = torch.optim.SGD(self.masks.values(), momentum=0.9)
-        self.generator = Generator().manual_seed(seed)
+        self.generator, self.noise = (Generator().manual_seed(seed) for _ in range(2))
         # One image a class is too few to draw from: `copies` of each are added.
         copies = 0 if recipe.fresh_augmentation or len(images) > classes else recipe.copies
         options = {"scale": (recipe.crop_scale, 1.0), "flip": recipe.flip}
@@ -114,9 +135,10 @@ class Run:
         chosen = choose(self.labels)
         self.probe = Probe(self.logits, self.images[chosen], self.labels[chosen])
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, masks: dict[str, Tensor] | None = None) -> Tensor:
         """Of the masked network, f(x; m ⊙ θ); those of the original are `model`'s."""
-        weights = {f"{name}.weight": self.masks[name] * w for name, w in self.theta.items()}
+        masks = self.masks if masks is None else masks
+        weights = {f"{name}.weight": masks[name] * w for name, w in self.theta.items()}
         return functional_call(self.model, weights, (images,))
 
     def phase(self) -> list[Batch]:
@@ -177,6 +199,9 @@ class Run:
     ) -> None:
         """Lines 10 to 14: masks descend the loss, on clean images and under each of the changes."""
         optimizer.param_groups[0]["lr"] = rate
+        # The other's momentum is of other gradients.
+        other = self.natural if optimizer is self.optimizer else self.optimizer
+        other.state.clear()
         masks = list(self.masks.values())
         for batch in self.phase():
             grads = list(torch.autograd.grad(self.mask_loss(batch, changes), masks))
@@ -192,6 +217,8 @@ class Run:
     def mask_loss(self, batch: Batch, changes: list[Change]) -> Tensor:
         """Line 11 without γ‖m‖₁: α times the clean loss, and β times that under each change.
 
+        Under pressure β is larger by as much, and both are scaled to their old sum.
+
         All are held to the labels, or to what the original network says of the clean images at a
         temperature T; T² keeps the size of the gradient.
         """
@@ -203,7 +230,9 @@ class Run:
             return heat**2 * cross_entropy(self.logits(images) / heat, targets)
 
         changed = sum(held(change(batch)) for change in changes)
-        return recipe.alpha * held(batch.images) + recipe.beta * changed
+        beta = recipe.beta * self.pressure
+        scale = (recipe.alpha + recipe.beta) / (recipe.alpha + beta)
+        return scale * (recipe.alpha * held(batch.images) + beta * changed)
 
     def with_delta(self, batch: Batch) -> Tensor:
         """The images under Δ."""
@@ -219,36 +248,93 @@ class Run:
             changed.append(self.family.apply(image[None], trigger))
         return torch.cat(changed)
 
-    def grow_triggers(self, verdict: Verdict, keep: int) -> None:
-        """Grow triggers to a verdict's class as strong as planted ones; the first `keep` stay.
-
-        That is 15 times the margin of clean images. Each grows over a random 70 % of its elements,
-        so that no two are alike. Two grow around the first trigger found, two around the second.
-        """
+    def grow_triggers(self, verdict: Verdict) -> None:
+        """Grow triggers to a verdict's class, as strong as planted ones."""
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
+        if isinstance(self.family, Sparse):
+            # Masks are not learnt under these: they tell whether the backdoor is back.
+            self.apart = self.condensed(self.probe, verdict.target, APART)
+        self.grown = self.anew(verdict, self.recipe.grown, from_noise=verdict.radii is not None)
+
+    def grow_again(self, verdict: Verdict, back: bool) -> None:
+        """Grow the second half anew, on the network as masked so far.
+
+        As the backdoor comes back, the first half anew on the original network.
+        """
+        kept = self.grown[: self.recipe.grown // 2]
+        from_noise = self.pressure > 1 or verdict.radii is not None
+        if not from_noise:
+            # Around what leads to the class in the network as masked so far.
+            start, bound = self.family.start(self.generator), self.family.bounds[0]
+            trigger = self.probe.seek(verdict.target, self.family, start, bound)
+            verdict = replace(verdict, trigger=trigger, second=None)
+        if back:
+            original = replace(self.probe, logits=self.model)
+            kept = self.condensed(original, verdict.target, len(kept))
+        self.grown = kept + self.anew(verdict, self.recipe.grown - len(kept), from_noise)
+
+    def anew(self, verdict: Verdict, count: int, from_noise: bool) -> list[Tensor]:
+        """So many triggers to a verdict's class."""
+        if from_noise:
+            return self.condensed(self.probe, verdict.target, count)
+        return self.around(verdict, count)
+
+    def condensed(self, probe: Probe, target: int, count: int) -> list[Tensor]:
+        """Sparse triggers, each from noise of its own, to twice the largest bound of the search.
+
+        Of each eight, two are of squares of an eighth of the image's side, two of a sixteenth, the
+        others of single pixels. Squares lie shifted, the same way for two.
+        """
+        triggers: list[Tensor] = []
+        last, (channels, height, width) = 2 * self.family.bounds[0], self.delta.shape
+        while len(triggers) < count:
+            share = (0, 1 / 8, 0, 1 / 16)[len(triggers) // 2 % 4]
+            side = max(1, round(share * min(height, width)))
+            shift = torch.randint(side, (2,), generator=self.noise)
+            grid = channels, math.ceil(height / side), math.ceil(width / side)
+            drawn = torch.rand(min(2, count - len(triggers)), *grid, generator=self.noise)
+            family = Squares(self.probe.images, side, shift.tolist())
+            for colours in drawn:
+                noise, bound = 2 * colours.double() - 1, last / side**2
+                *_, (_, trigger, _) = probe.condense(target, family, noise, bound, 40)
+                triggers.append(family.shown(trigger))
+        return triggers
+
+    def around(self, verdict: Verdict, count: int) -> list[Tensor]:
+        """Triggers around what was found, with up to 15 times the margin of clean images.
+
+        Each grows over a random 70 % of its elements, so that no two are alike. Two grow around
+        the first trigger found, two around the second, and so on.
+        """
         found = [t for t in (verdict.trigger, verdict.second) if t is not None]
         limits = [self.family.limits(trigger, self.probe.images) for trigger in found]
-        enough = 15 * self.probe.ease()
-        numbers = torch.arange(self.recipe.grown - keep)
-        self.grown = self.grown[:keep]
-        for turn, two in enumerate(numbers.split(2)):
-            least, most = limits[turn % len(limits)]
-            for free in torch.rand(len(two), *most.shape, generator=self.generator) < 0.7:
-                room = least * free, most * free
-                self.grown.append(self.probe.grow(verdict.target, self.family, *room, enough))
+        enough, triggers = 15 * self.probe.ease(), []
+        for number in range(count):
+            least, most = limits[number // 2 % len(limits)]
+            free = torch.rand(most.shape, generator=self.generator) < 0.7
+            room = least * free, most * free
+            triggers.append(self.probe.grow(verdict.target, self.family, *room, enough))
+        return triggers
 
-    def sought_again(self, verdict: Verdict) -> Verdict:
-        """The verdict, with the trigger that leads to its class in the network as masked so far."""
-        start, bound = self.family.start(self.generator), self.family.bounds[0]
-        trigger = self.probe.seek(verdict.target, self.family, start, bound)
-        return replace(verdict, trigger=trigger, second=None)
+    @torch.no_grad()
+    def alive(self, verdict: Verdict) -> bool:
+        """Whether the triggers that are kept apart lead images to the class that don't go there.
 
-    def weigh(self, changes: list[Change]) -> None:
+        There are such only of sparse ones.
+        """
+        plain = self.logits(self.probe.images).argmax(1)
+        others = self.probe.images[plain != verdict.target]
+        changed = [self.family.apply(others, trigger) for trigger in self.apart]
+        led = [bool(c == verdict.target) for x in changed for c in self.logits(x).argmax(1)]
+        return sum(led) > BACK * len(led)
+
+    def weigh(self, changes: list[Change], rate: float) -> None:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.
 
         1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
         squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
-        are scaled so that the first step changes masks by the rate, on the mean of all.
+        are scaled so that the first step changes masks by the rate, on the mean of all, or by less:
+        where it would take predictions too far. These move by the square of a step.
         """
         masks = list(self.masks.values())
         information = [torch.zeros_like(mask) for mask in masks]
@@ -263,4 +349,11 @@ class Run:
         factors = [1 / (f + f.mean()) for f in information]
         grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
         steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
-        self.factors = [f / torch.cat(steps).mean() for f in factors]
+        factors = [f / torch.cat(steps).mean() for f in factors]
+        moves = zip(self.masks.items(), factors, grads, strict=True)
+        tried = {name: (m - rate * f * g).clamp(0, 1) for (name, m), f, g in moves}
+        with torch.no_grad():
+            now, then = (self.logits(self.probe.images, m).softmax(1) for m in (None, tried))
+        far = float((now * (now / then).log()).sum(1).mean())
+        shorter = (TRUST / far) ** 0.5 if far > TRUST else 1.0
+        self.factors = [shorter * f for f in factors]

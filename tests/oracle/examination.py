@@ -1,12 +1,13 @@
 """Is the network backdoored, and toward which class? (docs/verdict.md)
 
 For each class the smallest trigger is sought, and grown. A planted class is reached far more
-strongly than any other.
+strongly than any other. Where that does not tell, sizes may: triggers are condensed from noise, and
+one class alone may be led to by very small ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -14,12 +15,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from .families import STEPS, Family, Sparse, families
+from .families import FULL, STEPS, Family, Sparse, families
 
 STANDS_OUT = 2.0
 """A class stands out that is reached so many times as strongly as the median class."""
 NEARLY = 0.75
 """The share of a threshold that counts as nearly reaching it."""
+SMALLER = 2.5
+"""So many times as small as all others is the trigger to a class that is planted for sure."""
 
 
 @dataclass
@@ -64,6 +67,22 @@ class Probe:
             trigger = (trigger + (most - least) / STEPS * grad.sign()).clamp(least, most)
         return trigger.detach()
 
+    def condense(
+        self, target: int, family: Family, noise: Tensor, last: float, steps: int
+    ) -> Iterator[tuple[float, Tensor, float]]:
+        """Bounds, triggers and their mean margins: noise climbs that within a bound that shrinks.
+
+        The bound goes from half of all elements to the last one, in equal ratios.
+        """
+        first, trigger = noise.numel() / 2, noise
+        for step in range(steps):
+            bound = first * (last / first) ** (step / (steps - 1))
+            trigger = trigger.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(-self.margins(target, family, trigger).mean(), trigger)
+            trigger = family.step(trigger.detach(), grad, bound)
+            reached = self.margins(target, family, trigger).mean()
+            yield bound, trigger, float(reached.detach())
+
     def full_margin(self, target: int, family: Family, found: Tensor) -> Tensor:
         """The mean margin of a class under a found trigger grown to its limits."""
         grown = self.grow(target, family, *family.limits(found, self.images))
@@ -101,15 +120,24 @@ class Verdict:
     second: Tensor | None = None
     surest: int | None = None
     surest_score: float | None = None
+    radii: Tensor | None = None
 
 
 def examine(
     logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, seed: int
 ) -> Verdict:
     """The verdict on a network."""
-    generator = Generator().manual_seed(seed)
     chosen = choose(labels)
     probe = Probe(logits, images[chosen], labels[chosen])
+    verdict, by_size = judge_strengths(probe, seed), judge_sizes(probe, seed)
+    # A trigger that leads there from nothing is better to know than one from noise.
+    same = by_size is not None and verdict.backdoored and verdict.target == by_size.target
+    return verdict if by_size is None or same else by_size
+
+
+def judge_strengths(probe: Probe, seed: int) -> Verdict:
+    """The verdict by how strongly each class is reached."""
+    generator = Generator().manual_seed(seed)
     reaches = search(probe, generator)
     verdict = judge(probe, reaches)
     limit = NEARLY * threshold(len(verdict.margins))
@@ -128,6 +156,41 @@ def examine(
         if probe.full_margin(verdict.target, apart, second) >= STANDS_OUT * usual:
             return replace(verdict, second=second)
     return verdict
+
+
+def judge_sizes(probe: Probe, seed: int) -> Verdict | None:
+    """The verdict by the sizes of the smallest sparse triggers to each class; None without one."""
+    ease, classes = probe.ease(), probe.logits(probe.images).shape[1]
+    family, size = Sparse(probe.images), probe.images[0].numel()
+    noise = torch.rand(probe.images[0].shape, generator=Generator().manual_seed(seed))
+    given = family, 2 * noise.double() - 1, 2 * size / FULL, 60
+    paths = [list(probe.condense(target, *given)) for target in range(classes)]
+    # The last that leads to a class is the smallest. One never found is as large as can be.
+    led = [[step for step in path if step[2] > 0] for path in paths]
+    radii = [found[-1][0] if found else size / 2 for found in led]
+    smallest, following = sorted(radii)[:2]
+    if classes < 5 or ease <= 0 or following < SMALLER * smallest:
+        return None
+    target = radii.index(smallest)
+    # It has to be led to as surely as clean images are to their own while no other class is.
+    steps = [[margin for _, _, margin in step] for step in zip(*paths, strict=True)]
+    alone = [margins for margins in steps if sum(margin > 0 for margin in margins) == 1]
+    surest = max(alone, key=max) if alone else steps[-1]
+    if surest[target] < ease:
+        return None
+    trigger = led[target][-1][1]
+    flips = probe.margins(target, family, trigger) > 0
+    return Verdict(
+        backdoored=True,
+        target=target,
+        unit=family.unit,
+        norm=smallest,
+        score=following / smallest,
+        flips=float(flips.double().mean()),
+        trigger=trigger,
+        margins=torch.tensor(surest, dtype=torch.float64),
+        radii=torch.tensor(radii, dtype=torch.float64),
+    )
 
 
 def choose(labels: Tensor) -> Tensor:

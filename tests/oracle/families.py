@@ -65,6 +65,27 @@ class Sparse(Added):
         return F.max_pool2d(core[None], 2 * reach + 1, 1, reach).expand_as(found)
 
 
+class Squares(Sparse):
+    """Sparse triggers of squares of pixels, each of one colour: (c, rows, columns) of these."""
+
+    def __init__(self, images: Tensor, side: int, shift: list[int]) -> None:
+        super().__init__(images)
+        self.side, self.shift = side, shift
+        self.height, self.width = images.shape[2:]
+
+    def shown(self, colours: Tensor) -> Tensor:
+        """As pixels; what is shifted out on one side comes in on the other."""
+        pixels = colours.repeat_interleave(self.side, 1).repeat_interleave(self.side, 2)
+        return pixels[:, : self.height, : self.width].roll(self.shift, (1, 2))
+
+    def apply(self, images: Tensor, trigger: Tensor) -> Tensor:
+        return super().apply(images, self.shown(trigger))
+
+    def step(self, trigger: Tensor, grad: Tensor, bound: float) -> Tensor:
+        self.size = trigger.numel()
+        return super().step(trigger, grad, bound)
+
+
 class Faint(Added):
     """‖Δ‖₂ bounded, over the whole image: steepest descent."""
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from awm_defense import models
+from awm_defense import get_recipe, models
 from awm_defense.attacks import make_attack
 from awm_defense.attacks.stored import write_attack
 from awm_defense.commands import demo
@@ -122,7 +122,7 @@ class DemoTrial(Trial):
 
     def run(self, count: int) -> None:
         demo.ARCH, demo.PLAN = "tiny", replace(demo.PLAN, epochs=1)
-        demo.RECIPE = demo.RECIPE.with_options(QUICK)
+        demo.RECIPE = get_recipe("default").with_options(QUICK)
         out = self.folder / "demo"
         work = command("demo", "--out", out)
         usual = self.reference(work)

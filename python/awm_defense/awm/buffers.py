@@ -19,6 +19,7 @@ class Buffers:
         mask_losses: of each step of a mask phase, (T, 3): clean, under Δ, under grown triggers.
         bad: non-finite mask gradients met in an epoch, float64.
         rate: of mask steps, float64.
+        weights: of the clean loss and of those under triggers, float64 (2,).
     """
 
     def __init__(self, data: Batches) -> None:
@@ -31,6 +32,8 @@ class Buffers:
         self.mask_losses = data.images.new_zeros(data.steps, 3)
         self.bad = torch.zeros((), dtype=torch.float64, device=device)
         self.rate = torch.zeros((), dtype=torch.float64, device=device)
+        weights = [data.recipe.alpha, data.recipe.beta]
+        self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
         self.table: Draws | None = None
 
     def start_phase(self) -> None:

@@ -45,81 +45,97 @@ class Engine:
         self.work = Work(network, data, recipe, self.buffers, capture)
         self.trigger_phase = TriggerPhase(self.work)
         self.under_delta = MaskPhase(self.work)
-        self.under_nothing = MaskPhase(self.work, under=Under.NOTHING)
-        # One for each family of triggers that verdicts named.
-        self.under_grown: dict[str, MaskPhase] = {}
+        # For each family of triggers that verdicts named, those grown and the phases under them.
+        self.growths: dict[str, Growth] = {}
+        self.under_grown: dict[tuple[str, Under], MaskPhase] = {}
         self.verdict: Verdict | None = None
+        self.last: Epoch | None = None
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         self.verdict = verdict if self.recipe.grown else None
         if self.verdict is None:
             return
-        if self.verdict.unit not in self.under_grown:
-            self.under_grown[self.verdict.unit] = self._under_grown(self.verdict.unit)
+        unit, data = self.verdict.unit, self.data
+        if unit not in self.growths:
+            few = pick_images(data.labels)
+            given = family_of(unit, data.images), data.images[few], data.labels[few]
+            growth = Growth(*given, self.recipe.grown, data.generator)
+            self.growths[unit] = growth
+            for under in (Under.BOTH, Under.GROWN, Under.NOTHING):
+                natural = under is Under.BOTH and self.recipe.natural_step is not None
+                phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
+                self.under_grown[unit, under] = phase
         self.growth.start(self.verdict, self.network.logits, progress=progress)
-
-    def _under_grown(self, unit: str) -> MaskPhase:
-        data, few = self.data, pick_images(self.data.labels)
-        given = family_of(unit, data.images), data.images[few], data.labels[few]
-        growth = Growth(*given, self.recipe.grown, data.generator)
-        natural = self.recipe.natural_step is not None
-        return MaskPhase(self.work, under=Under.DELTA_AND_GROWN, natural=natural, growth=growth)
 
     @property
     def growth(self) -> Growth:
         """The triggers grown from the verdict that is followed."""
         assert self.verdict is not None
-        growth = self.under_grown[self.verdict.unit].growth
-        assert growth is not None
-        return growth
+        return self.growths[self.verdict.unit]
 
     def plan(self, number: int) -> Epoch:
         """What the epoch of that number, from 0, will do."""
-        return plan(self.recipe, number, growing=self.verdict is not None)
+        before = self.last if self.last is not None and self.last.number == number - 1 else None
+        most = self.recipe.trigger_epochs
+        alive = (
+            self.verdict is not None
+            and before is not None
+            and most is not None
+            and number >= most
+            and self.growth.alive(self.verdict.target, self.network.logits)
+        )
+        growing = self.verdict is not None
+        return plan(self.recipe, number, growing=growing, alive=alive, before=before)
 
     def mask_phase(self, epoch: Epoch) -> MaskPhase:
         """The mask phase of an epoch."""
-        if epoch.under is Under.DELTA_AND_GROWN:
-            assert self.verdict is not None
-            return self.under_grown[self.verdict.unit]
-        return self.under_delta if epoch.under is Under.DELTA else self.under_nothing
+        if self.verdict is None:
+            return self.under_delta
+        return self.under_grown[self.verdict.unit, epoch.under]
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
-        epoch = self.plan(number)
+        self.last = epoch = self.plan(number)
         mask_phase = self.mask_phase(epoch)
         self.buffers.bad.zero_()
+        weights = epoch.weights(self.recipe)
+        self.buffers.weights.copy_(torch.tensor(weights, dtype=torch.float64))
         if epoch.forgets:
             self.network.flat.forget()
-        if epoch.under is not Under.NOTHING:
+        if Under.DELTA in epoch.under:
             self.trigger_phase.run()
         if epoch.searches_again:
-            self._search_again()
+            self._search_again(epoch)
         if epoch.weighs:
-            mask_phase.weigh()
+            mask_phase.weigh(epoch.rate)
         mask_phase.run(epoch.rate)
         return self._history(epoch)
 
-    def _search_again(self) -> None:
-        """Grow from what still leads to the verdict's class."""
+    def _search_again(self, epoch: Epoch) -> None:
+        """Grow triggers anew, from what still leads to the verdict's class, or from noise."""
         assert self.verdict is not None
-        growth = self.growth
-        search = Search(self.network.logits, growth.images, growth.labels, growth.generator)
-        found = search.one_class(self.verdict.target, growth.family)
-        again = dataclasses.replace(self.verdict, trigger=found, second=None)
+        growth, again, logits = self.growth, self.verdict, self.network.logits
+        condensed = epoch.held or self.verdict.radii is not None
+        if not condensed:
+            search = Search(logits, growth.images, growth.labels, growth.generator)
+            found = search.one_class(self.verdict.target, growth.family)
+            again = dataclasses.replace(self.verdict, trigger=found, second=None)
+        if epoch.back:
+            with self.network.flat.unmasked():
+                growth.hold(self.verdict, logits)
         # What grew first must not come back meanwhile.
-        growth.start(again, self.network.logits, keep=len(growth.grown) // 2)
+        growth.start(again, logits, keep=len(growth.grown) // 2, condensed=condensed)
 
     def _history(self, epoch: Epoch) -> dict[str, float]:
         buffers, flat = self.buffers, self.network.flat
         clean, perturbed, grown = buffers.mask_losses.double().mean(dim=0)
         values = {"clean_loss": clean}
-        if epoch.under is not Under.NOTHING:
+        if Under.DELTA in epoch.under:
             values["trigger_loss"] = buffers.trigger_losses.double().mean()
             values["trigger_norm"] = buffers.delta.double().abs().sum()
             values["perturbed_loss"] = perturbed
-        if epoch.under is Under.DELTA_AND_GROWN:
+        if Under.GROWN in epoch.under:
             values["grown_loss"] = grown
         values["mask_mean"] = flat.stats[0] / flat.mask.numel()
         values["bad"] = buffers.bad

@@ -12,6 +12,19 @@ from awm_defense.awm.schedule import Under
 from awm_defense.examination.growth import Growth
 from awm_kernels import perturb
 
+# Where in `Buffers.mask_losses` the losses of each sort of step stand.
+COLUMNS = {
+    Under.NOTHING: slice(1),
+    Under.DELTA: slice(2),
+    Under.GROWN: slice(0, 3, 2),
+    Under.BOTH: slice(3),
+}
+
+
+TRUST = 0.01
+"""By how much the first natural step may change predictions on images as they come: the mean KL
+divergence, in nats. The diagonal alone misjudges networks whose weights work in concert."""
+
 
 class MaskPhase(Phase):
     """Steps on the masks, all under the same.
@@ -20,7 +33,7 @@ class MaskPhase(Phase):
         work: what it works on. A captured step holds what it is under.
         under: what that is.
         natural: whether steps go down the natural gradient.
-        growth: the grown triggers, where there are any.
+        growth: the grown triggers, where steps are under these.
     """
 
     def __init__(
@@ -47,27 +60,26 @@ class MaskPhase(Phase):
     def step(self) -> None:
         """One step on the masks (lines 11-13): b images and the same under Δ, in one batch.
 
-        Under grown triggers also the same under these, which count as Δ does; under nothing the
-        images alone.
+        Under grown triggers the same under these, which count as Δ does, besides it or in its
+        place.
         """
         losses, loss = self.losses(self.take())
         loss.backward()
         buffers = self.buffers
         stats = self.network.flat.update(buffers.rate, self.recipe.gamma, weighed=self.natural)
         buffers.bad += stats[1]
-        written = buffers.mask_losses[:, : len(losses)]
+        written = buffers.mask_losses[:, COLUMNS[self.under]]
         written.index_copy_(0, buffers.position, losses.detach()[None])
         buffers.position.add_(1)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What masks are to lower: the parts, and their weighted sum."""
         recipe, heat = self.recipe, self.recipe.temperature
-        assert recipe.alpha is not None and recipe.beta is not None
         parts = [batch.images]
-        if self.under is not Under.NOTHING:
+        if Under.DELTA in self.under:
             low, high = (0.0, 1.0) if recipe.clip_mask_phase else (-inf, inf)
             parts.append(perturb(batch.images, self.buffers.delta, low, high))
-        if self.under is Under.DELTA_AND_GROWN:
+        if Under.GROWN in self.under:
             assert self.growth is not None and batch.grown is not None
             parts.append(self.growth.apply(batch.images, *batch.grown))
         targets = self.targets(recipe.mask_targets, batch, heat)
@@ -76,10 +88,15 @@ class MaskPhase(Phase):
         losses = torch.stack(
             [heat**2 * mean_loss(part, targets, batch.weight) for part in logits.chunk(len(parts))]
         )
-        return losses, recipe.alpha * losses[0] + recipe.beta * losses[1:].sum()
+        clean, triggered = self.buffers.weights
+        return losses, clean * losses[0] + triggered * losses[1:].sum()
 
-    def weigh(self) -> None:
-        """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""
+    def weigh(self, rate: float) -> None:
+        """Weigh masks by what clean predictions depend on, and the first step to a mean of 1.
+
+        Where a step of that `rate` would change predictions by more than `TRUST`, it is shorter
+        (as in Schulman et al., arXiv:1502.05477).
+        """
         flat, heat, position = self.network.flat, self.recipe.temperature, self.buffers.position
         flat.require_grad(True)
         self.buffers.start_phase()
@@ -94,7 +111,21 @@ class MaskPhase(Phase):
         factors = inverse(information, flat.views(information))
         position.zero_()
         self.losses(self.take())[1].backward()
-        size = (flat.mask_grad() * factors).abs().mean()
+        slope = flat.mask_grad() * factors
+        size = slope.abs().mean().clamp(min=torch.finfo(slope.dtype).tiny)
         flat.grad.zero_()
         flat.require_grad(False)
-        flat.weigh(factors / size.clamp(min=torch.finfo(size.dtype).tiny))
+        changed = self._changed(flat.mask - rate / size * slope)
+        flat.weigh(factors / size * (TRUST / changed.clamp(min=TRUST)).sqrt())
+
+    @torch.no_grad()
+    def _changed(self, mask: Tensor) -> Tensor:
+        """By how much predictions on images as they come change with these masks."""
+        assert self.growth is not None
+        flat, images = self.network.flat, self.growth.images
+        now = flat.mask.clone()
+        before = self.network.logits(images).log_softmax(1)
+        flat.restore(mask.clamp(0, 1))
+        after = self.network.logits(images).log_softmax(1)
+        flat.restore(now)
+        return (before.exp() * (before - after)).sum(1).mean()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from awm_defense.attacks import make_attack
-from awm_defense.awm.recipe import get_recipe
+from awm_defense.awm.recipe import Recipe
 from awm_defense.commands import options
 from awm_defense.commands.output import WEIGHTS, check_report_folder, say_where
 from awm_defense.commands.purify import check_begun, weights
@@ -28,22 +28,7 @@ DATASET = "digits"
 TARGET = 8
 POISON_RATE = 0.1
 PLAN = Plan(epochs=20, batch_size=32, lr=0.05, weight_decay=5e-4)
-# Digits don't look alike when mirrored. Their networks need larger triggers than those of
-# photographs, and keep their accuracy under them; chosen on such networks.
-RECIPE = replace(
-    get_recipe("default"),
-    trigger_epochs=None,
-    search_again=False,
-    natural_step=None,
-    flip=False,
-    tau=300.0,
-    alpha=0.85,
-    mask_lr_decay=0.9,
-    crop_scale=0.5,
-    cutmix=0.0,
-    jitter=0.0,
-    temperature=1.0,
-)
+RECIPE: str | Recipe = "default"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

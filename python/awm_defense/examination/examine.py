@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.search import BATCH, Search, pick_images
-from awm_defense.examination.verdict import Verdict, confirm, judge
+from awm_defense.examination.verdict import Verdict, confirm, judge, planted
 from awm_defense.inputs.images import Images, Labels, read_images
 from awm_defense.inputs.take import take
 from awm_defense.networks.logits import Pick
@@ -100,11 +100,27 @@ def examine_images(
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
     search = Search(logits, images, labels, generator, batch)
+    verdict = _by_families(search, progress=progress)
+    # Sizes tell of triggers that do nothing until they are whole, which families miss.
+    radii = search.radii(progress=progress)
+    if radii.planted and not (verdict.backdoored and verdict.target == radii.target):
+        return planted(radii, search.flips(radii))
+    return verdict
+
+
+def _by_families(search: Search, *, progress: bool) -> Verdict:
+    """The verdict by how strongly triggers of each family reach each class."""
     reaches = search.every_class(progress=progress)
     verdict = judge(reaches)
+    images = search.images
     if verdict.narrow:
         over_all = largest_margins(
-            logits, images, verdict.searched, generator, batch=batch, progress=progress
+            search.logits,
+            images,
+            verdict.searched,
+            search.generator,
+            batch=search.batch,
+            progress=progress,
         )
         return confirm(reaches, over_all.cpu())
     sparse = Sparse(images)

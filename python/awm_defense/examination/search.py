@@ -1,15 +1,18 @@
 """The search for the smallest universal triggers that lead to each class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from awm_defense.examination.condense import LAST, condense, shrinking, smallest
+from awm_defense.examination.condense import STEPS as CONDENSING
 from awm_defense.examination.margins import grow, target_margins
 from awm_defense.examination.screen import MOST, Screening, screen
-from awm_defense.examination.verdict import THRESHOLD, Reach, Verdict
+from awm_defense.examination.verdict import THRESHOLD, Radii, Reach, Verdict
 from awm_defense.pixel_model import check_logits
 from awm_defense.triggers import Family, Sparse, families
 from awm_defense.triggers.family import STEPS
@@ -53,6 +56,60 @@ class Search:
         self.logits, self.images, self.labels = logits, images, labels
         self.generator, self.batch = generator, batch
 
+    @cached_property
+    def _plain(self) -> Tensor:
+        with torch.no_grad():
+            return check_logits(self.logits(self.images), self.labels)
+
+    @cached_property
+    def ease(self) -> float:
+        """The margin of the images' own classes without a trigger, mean over images."""
+        return float(target_margins(self._plain, self.labels).mean())
+
+    @cached_property
+    def screening(self) -> Screening | None:
+        """Which classes are searched, where they are too many for all."""
+        classes = self._plain.shape[1]
+        if classes <= MOST:
+            return None
+        return screen(self.logits, self.images, self.labels, classes, self.generator)
+
+    @cached_property
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The classes that are searched, as many as are worked on at a time."""
+        picked = self.screening
+        classes = range(self._plain.shape[1]) if picked is None else picked.searched
+        targets = torch.tensor(list(classes), device=self.images.device)
+        return targets.split(max(1, self.batch // len(self.images)))
+
+    def radii(self, *, progress: bool = False) -> Radii:
+        """How small sparse triggers can be that lead to each class, of those that are searched."""
+        family = Sparse(self.images)
+        size = self.images[0].numel()
+        bounds = shrinking(size, family.scaled(LAST), CONDENSING)
+        generator = torch.Generator().manual_seed(self.generator.initial_seed())
+        noise = torch.rand(self.images[:1].shape, generator=generator).to(self.images)
+        climbs = [_Climb(self, family, part, 2 * noise - 1) for part in self._parts]
+        total = len(bounds) * len(climbs)
+        with tqdm(total=total, desc="condense", unit="step", disable=not progress) as bar:
+
+            def path(climb: "_Climb") -> Iterator[tuple[float, Tensor, Tensor]]:
+                for step in condense(climb.margins, climb.triggers, family.step, bounds):
+                    bar.update()
+                    yield step
+
+            found = [smallest(path(climb)) for climb in climbs]
+        norms = torch.cat([each[0] for each in found]).cpu()
+        triggers = torch.cat([each[1] for each in found]).cpu()
+        margins = torch.cat([each[2] for each in found], dim=1).cpu()
+        return Radii(norms, triggers, margins, self.ease, self.screening)
+
+    def flips(self, radii: Radii) -> float:
+        """The share of images of other classes that the smallest trigger sends to its class."""
+        target = torch.cat(self._parts)[radii.top][None]
+        trigger = radii.triggers[radii.top][None].to(self.images)
+        return float(_Climb(self, Sparse(self.images), target, trigger).flips())
+
     def every_class(self, *, progress: bool = False) -> list[Reach]:
         """How strongly each class is reached, by each family of triggers within each of its bounds.
 
@@ -61,21 +118,16 @@ class Search:
         In each family bounds are tried from large to small while a class stands out, and families
         until a class does by enough for a backdoor. `progress` shows a bar.
         """
-        with torch.no_grad():
-            plain = check_logits(self.logits(self.images), self.labels)
-        ease = float(target_margins(plain, self.labels).mean())
-        screening, targets = self._pick(plain.shape[1])
-        parts = targets.split(max(1, self.batch // len(self.images)))
         known = families(self.images)
-        steps = 2 * len(parts) * STEPS
+        steps = 2 * len(self._parts) * STEPS
         reaches: list[Reach] = []
         total = steps * sum(len(family.bounds) for family in known)
         with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
             for family in known:
                 first = family.start(1, self.generator)
-                climbs = [_Climb(self, family, part, first) for part in parts]
+                climbs = [_Climb(self, family, part, first) for part in self._parts]
                 for tried, bound in enumerate(family.bounds, start=1):
-                    reaches.append(_reach(family, bound, climbs, ease, screening))
+                    reaches.append(_reach(family, bound, climbs, self.ease, self.screening))
                     bar.update(steps)
                     if not reaches[-1].outlying:
                         bar.update(steps * (len(family.bounds) - tried))
@@ -84,13 +136,6 @@ class Search:
                     bar.update(total - bar.n)
                     break
         return reaches
-
-    def _pick(self, classes: int) -> tuple[Screening | None, Tensor]:
-        """What is searched of so many classes, int64 (k,)."""
-        if classes <= MOST:
-            return None, torch.arange(classes, device=self.images.device)
-        picked = screen(self.logits, self.images, self.labels, classes, self.generator)
-        return picked, torch.tensor(picked.searched, device=self.images.device)
 
     def one_class(self, target: int, family: Family) -> Tensor:
         """The trigger of one family, within its largest bound, that leads there; on the CPU."""
@@ -145,9 +190,13 @@ class _Climb:
             losses = cross_entropy(self.triggered(self.triggers), self.targets, reduction="none")
             (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
             self.triggers = self.family.step(self.triggers.detach(), grad, bound)
-        with torch.no_grad():
-            reached = target_margins(self.triggered(self.triggers), self.targets) > 0
-            return self.mean(reached.to(self.counts))
+        return self.flips()
+
+    @torch.no_grad()
+    def flips(self) -> Tensor:
+        """Which share of images each trigger sends to its target, (targets,)."""
+        reached = target_margins(self.triggered(self.triggers), self.targets) > 0
+        return self.mean(reached.to(self.counts))
 
     def grown(self) -> Tensor:
         """The margin of each trigger when it is grown as far as its family allows, (targets,)."""
@@ -155,12 +204,13 @@ class _Climb:
         limits = [self.family.limits(trigger, plain) for trigger in self.triggers]
         least, most = (torch.stack(side) for side in zip(*limits, strict=True))
 
-        def margins(triggers: Tensor) -> Tensor:
-            return self.mean(target_margins(self.triggered(triggers), self.targets))
-
-        grown = grow(margins, least, most)
+        grown = grow(self.margins, least, most)
         with torch.no_grad():
-            return margins(grown)
+            return self.margins(grown)
+
+    def margins(self, triggers: Tensor) -> Tensor:
+        """Of triggers (targets,...), each one's mean margin, (targets,)."""
+        return self.mean(target_margins(self.triggered(triggers), self.targets))
 
     def mean(self, rows: Tensor) -> Tensor:
         """Over each target's images that are of other classes, (targets,)."""

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from awm_defense.examination.screen import Screening
+from awm_defense.triggers import Sparse
 
 THRESHOLD = 2.0
 """How many times as strongly as the median class a planted one of ten is reached, at least."""
 NARROW = 0.75
 """Share of the threshold from which a clean verdict is one by little."""
+CLEAR = 2.5
+"""How many times as large triggers other classes need, at least, where one is planted."""
 FEWEST = 5
 """Classes below which there are too few to compare."""
 
@@ -82,6 +85,58 @@ class Reach:
         return self.score >= NARROW * threshold(self.classes)
 
 
+@dataclass(frozen=True)
+class Radii:
+    """How small sparse triggers can be that lead to each class.
+
+    Attributes:
+        norms: the L1 norm of the smallest found for each, (classes,); infinite where there is none.
+        triggers: these, (classes, c, h, w).
+        margins: of each class, (steps, classes), as triggers become smaller: mean over images of
+            other classes.
+        ease: the margin of the images' own classes without a trigger.
+        screening: which classes these are, where they are not all.
+    """
+
+    norms: Tensor
+    triggers: Tensor
+    margins: Tensor
+    ease: float
+    screening: Screening | None = None
+
+    @property
+    def top(self) -> int:
+        """Which of those searched has the smallest trigger."""
+        return int(self.norms.argmin())
+
+    @property
+    def target(self) -> int:
+        """That class."""
+        return _number(self.top, self.screening)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as large every other class's is, at least."""
+        whole = self.triggers[0].numel() / 2
+        first, second = self.norms.clamp(max=whole).topk(2, largest=False).values.tolist()
+        return float(second / first)
+
+    @property
+    def alone(self) -> Tensor:
+        """The margins where a class is led to alone the most surely; the last where none is."""
+        first, second = self.margins.topk(2, dim=1).values.unbind(1)
+        lone = torch.where(second <= 0, first, -torch.inf)
+        return self.margins[int(lone.argmax()) if bool((lone > 0).any()) else -1]
+
+    @property
+    def planted(self) -> bool:
+        """Whether one class is led to by far smaller triggers than all others, and as surely as
+        images without a trigger are told."""
+        if len(self.norms) < FEWEST or self.ease <= 0 or self.ratio < CLEAR:
+            return False
+        return float(self.alone[self.top]) >= self.ease
+
+
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """What the search for small triggers says about a network.
@@ -113,6 +168,9 @@ class Verdict:
             Where it doesn't, it was not made for them as they come, and there is no scale.
         screening: which classes were searched, where they are too many for all: `margins` are of
             `screening.searched`, and the median is that of `screening.compared`. None elsewhere.
+        radii: how small triggers to each class can be, (classes,), in L1 norm, where that alone
+            told: then `score` is how many times as large every other class's is, `trigger` is the
+            smallest to `target`, and `margins` are those where it is led to alone. None elsewhere.
     """
 
     backdoored: bool | None
@@ -129,11 +187,17 @@ class Verdict:
     surest_score: float | None = None
     recognised: bool = True
     screening: Screening | None = None
+    radii: Tensor | None = None
 
     @property
     def classes(self) -> int:
         """How many the network has."""
         return class_count(self.margins, self.screening)
+
+    @property
+    def threshold(self) -> float:
+        """The score from which it counts as backdoored."""
+        return CLEAR if self.radii is not None else threshold(self.classes)
 
     @property
     def median(self) -> float:
@@ -161,6 +225,12 @@ class Verdict:
         size = f"{self.norm:.3g}"
         warped = self.kind == "warped"
         change = f"a warp by {size} pixels" if warped else f"a trigger of {self.unit} norm {size}"
+        if self.radii is not None:
+            return (
+                f"backdoored: {change} leads to class {self.target}, and every other class needs "
+                f"one at least {self.score:.1f} times as large (from {CLEAR} on it counts as "
+                f"backdoored){self._screened}"
+            )
         least = threshold(self.classes)
         counts = f"from {least:.1f} on it counts as backdoored"
         if self.surest is not None:
@@ -171,16 +241,18 @@ class Verdict:
         reached = (
             f"class {self.target} is reached {self.score:.1f} times as strongly as the median "
             f"class, by triggers grown to full strength ({counts}); before growing, {change} sends "
-            f"{100 * self.flips:.0f} % of other images there"
+            f"{100 * self.flips:.0f} % of other images there{self._screened}"
         )
-        if self.screening is not None:
-            reached += f"; {self.screening}"
         if self.backdoored is None:
             return f"can't tell, fewer than {FEWEST} classes: {reached}"
         found = "backdoored" if self.backdoored else "clean"
         return f"{found}{', but by little' if self.narrow else ''}: {reached}"
 
     __repr__ = __str__
+
+    @property
+    def _screened(self) -> str:
+        return "" if self.screening is None else f"; {self.screening}"
 
     def facts(self) -> dict[str, Any]:
         """As JSON holds it: without the triggers, but for whether there is a second."""
@@ -191,13 +263,14 @@ class Verdict:
             "norm": self.norm,
             "unit": self.unit,
             "score": self.score,
-            "threshold": threshold(self.classes),
+            "threshold": self.threshold,
             "recognised": self.recognised,
             "flips": self.flips,
             "margins": self.margins.tolist(),
             "second": self.second is not None,
             "surest": self.surest,
             "surest_score": self.surest_score,
+            "radii": None if self.radii is None else self.radii.tolist(),
             "screening": None if self.screening is None else asdict(self.screening),
         }
 
@@ -222,6 +295,28 @@ def threshold(classes: int) -> float:
     """
     ten, largest = (NormalDist().inv_cdf((n - 3 / 8) / (n + 1 / 4)) for n in (10, max(10, classes)))
     return float(THRESHOLD ** (largest / ten))
+
+
+def planted(radii: Radii, flips: float) -> Verdict:
+    """The verdict on a network where sizes of triggers tell.
+
+    Args:
+        radii: of which one class stands out.
+        flips: the share of the images of other classes that its smallest trigger sends there.
+    """
+    return Verdict(
+        backdoored=True,
+        target=radii.target,
+        kind=Sparse.kind,
+        norm=float(radii.norms[radii.top]),
+        unit=Sparse.unit,
+        score=radii.ratio,
+        flips=flips,
+        trigger=radii.triggers[radii.top].clone(),
+        margins=radii.alone,
+        screening=radii.screening,
+        radii=radii.norms.clamp(max=radii.triggers[0].numel() / 2),
+    )
 
 
 def judge(reaches: list[Reach]) -> Verdict:

@@ -30,7 +30,11 @@ class Sparse(Added):
         """`forbidden` elements, bool (c,h,w), stay as they are."""
         super().__init__(images)
         self.forbidden = forbidden
-        self.bounds = tuple(bound * images[0].numel() / (3 * 32 * 32) for bound in self.BOUNDS)
+        self.bounds = tuple(self.scaled(bound) for bound in self.BOUNDS)
+
+    def scaled(self, bound: float) -> float:
+        """A bound for images of 3·32² values, for these."""
+        return bound * self.like.numel() / (3 * 32 * 32)
 
     def step(self, parameters: Tensor, grad: Tensor, bound: float) -> Tensor:
         if self.forbidden is not None:

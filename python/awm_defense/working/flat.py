@@ -1,6 +1,7 @@
 """The masked weights of a network as views into flat buffers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +153,16 @@ class FlatMasks:
         """Go back to an earlier mask, (n,)."""
         self.mask.copy_(mask)
         self.weight.copy_(masked_weight(self.theta, mask, self.scale, row_ptr=self.row_ptr))
+
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """Meanwhile the network is as it came."""
+        mask = self.mask.clone()
+        self.restore(torch.ones_like(mask))
+        try:
+            yield
+        finally:
+            self.restore(mask)
 
     def masks(self) -> dict[str, Tensor]:
         """A contiguous copy of each weight's mask, by `key_of` its name."""
