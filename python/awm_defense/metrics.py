@@ -124,13 +124,23 @@ def evaluate_triggered(
         batch_size, mean, std, device, progress: as of `evaluate`.
 
     Raises:
-        ValueError: when all are of their target class, or logits are not finite.
+        TypeError, ValueError: naming the argument; also when all are of their target class, or
+            logits are not finite.
     """
+    check_images("triggered", triggered)
+    for name, classes in {"originals": originals, "targets": targets}.items():
+        if not isinstance(classes, Tensor) or classes.dtype != torch.int64:
+            got = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+            raise TypeError(f"{name}: expected classes, int64, got {got}")
+        if classes.shape != triggered.shape[:1]:
+            raise ValueError(
+                f"{name}: expected a class of each of {len(triggered)} triggered images, got "
+                f"{tuple(classes.shape)}"
+            )
     if not (originals != targets).any():
         raise ValueError("triggered images: expected some outside the target class")
     images, labels = _with_classes(images, labels)
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device)
-    check_images("triggered", triggered)
     with _settled(pixel_model, images, torch.cat([labels, originals]), targets):
         clean = _predict(pixel_model, images, batch_size, progress, "clean")
         found = _predict(pixel_model, triggered, batch_size, progress, "triggered")

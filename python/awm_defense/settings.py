@@ -61,7 +61,7 @@ class Settings:
         changes: dict[str, object] = {}
         for key, value in options.items():
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
+                near = difflib.get_close_matches(str(key), fields, n=1)
                 meant = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(
                     f"recipe option: expected one of {', '.join(fields)}, got {key!r}{meant}"
@@ -137,7 +137,9 @@ def check_value(key: str, kind: Any, value: Any, least: float) -> Any:
             raise ValueError(f"{key}: expected {what} of at most {most:g}, got {got}")
         if number < least:
             raise ValueError(f"{key}: expected {what} ≥ {least:g}, got {number}")
-        return number if isinstance(number, int | float) else kind(number)
+        # PyTorch takes no integer of more than 64 bits as a number.
+        fits = isinstance(number, int | float) and (unbounded or abs(number) <= MOST)
+        return number if fits else kind(number)
     elif kind in (bool, str) and not isinstance(value, kind):
         raise TypeError(f"{key}: expected {kind.__name__}, got {type(value).__name__}")
     return value

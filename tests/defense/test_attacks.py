@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awm_defense.attacks import ATTACKS, FIXED_TRIGGERS, Attack, make_attack
+from awm_defense.attacks import ATTACKS, FIXED_TRIGGERS, Attack, craft_attack, make_attack
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.9
 BLACK = torch.zeros(3, 32, 32)
@@ -193,3 +193,15 @@ def test_a_warp_leads_into_the_image(value: float) -> None:
         make_attack("wanet", 1, trigger_field=field)
     field[3, 4, 1] = -1
     assert make_attack("wanet", 1, trigger_field=field).apply(torch.rand(2, 3, 8, 8)).shape
+
+
+def test_wrong_arguments_of_attacks_are_named() -> None:
+    images = torch.zeros(2, 3, 32, 32)
+    with pytest.raises(TypeError, match="trigger: expected what puts it on images, got NoneType"):
+        Attack("mine", 3, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"seed: expected a whole number, got float"):
+        craft_attack("badnets", 3, images=images, seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="images: expected a floating-point tensor, got NoneType"):
+        craft_attack("badnets", 3, images=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model: expected a network or None, got int"):
+        craft_attack("trojan_wm", 3, images=images, model=5)  # type: ignore[arg-type]

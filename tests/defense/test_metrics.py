@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -164,6 +166,22 @@ def test_what_the_trigger_can_t_do_is_found_before_clean_images_are_measured() -
 
     model = Counting()
     other = make_attack("wanet", 2, trigger_field=torch.ones(8, 8, 2))
-    with pytest.raises(ValueError, match="images: expected the trigger's height and width"):
+    with pytest.raises(ValueError, match="trigger_field: expected"):
         evaluate(model, make_images(), LABELS, other)
     assert model.seen == 2  # by which its output is known
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("originals", None, "originals: expected classes, int64, got NoneType"),
+        ("targets", [3, 3], "targets: expected classes, int64, got list"),
+        ("targets", torch.tensor([3]), r"targets: expected a class of each of 2 .*, got \(1,\)"),
+        ("triggered", None, "triggered: expected a floating-point tensor, got NoneType"),
+    ],
+)
+def test_triggered_images_have_classes_each(name: str, value: Any, says: str) -> None:
+    images, labels = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    given = {"triggered": images, "originals": labels, "targets": labels + 3, name: value}
+    with pytest.raises((TypeError, ValueError), match=says):
+        evaluate_triggered(nn.Flatten(), images, labels, **given)

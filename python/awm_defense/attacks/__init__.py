@@ -9,7 +9,8 @@ from awm_defense.attacks.definition import Definition
 from awm_defense.attacks.image_trigger import MODES, ImageTrigger
 from awm_defense.attacks.wanet import WarpTrigger
 from awm_defense.lookup import look_up
-from awm_defense.settings import check_value
+from awm_defense.pixel_model import check_images
+from awm_defense.settings import check_seed, check_value
 
 __all__ = [
     "ATTACKS",
@@ -147,12 +148,16 @@ def craft_attack(
         seed: the same seed, images and network give the same trigger.
 
     Raises:
-        ValueError: for an unknown name, a wrong target or a missing model.
+        TypeError, ValueError: for an unknown name, a wrong target, a missing model, or another
+            argument that is not as above.
     """
     definition = look_up("name", name, ATTACKS)
     if definition.needs_model and model is None:
         raise ValueError(f"model: {name} needs a clean network to make its trigger with")
-    generator = torch.Generator().manual_seed(seed)
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a network or None, got {type(model).__name__}")
+    check_images("images", images)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     trigger = definition.craft(images, model, generator)
     attack = definition.attack(name, target, trigger, num_classes)
     return with_model(attack, model)

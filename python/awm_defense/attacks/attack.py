@@ -32,6 +32,10 @@ class Attack:
     """Whether training should poison anew in every epoch, instead of once."""
 
     def __post_init__(self) -> None:
+        if not callable(self.trigger):
+            raise TypeError(
+                f"trigger: expected what puts it on images, got {type(self.trigger).__name__}"
+            )
         for name in ("target", "num_classes"):
             if getattr(self, name) is not None:
                 value = check_value(name, int, getattr(self, name), -MOST)
