@@ -253,7 +253,7 @@ class Run:
         self.family = next(f for f in families(self.images) if f.unit == verdict.unit)
         if isinstance(self.family, Sparse):
             # Masks are not learnt under these: they tell whether the backdoor is back.
-            self.apart = self.condensed(self.probe, verdict.target, APART)
+            self.apart = self.condensed(self.probe, verdict.target, APART, (0,))
         self.grown = self.anew(verdict, self.recipe.grown, from_noise=verdict.radii is not None)
 
     def grow_again(self, verdict: Verdict, back: bool) -> None:
@@ -279,7 +279,13 @@ class Run:
             return self.condensed(self.probe, verdict.target, count)
         return self.around(verdict, count)
 
-    def condensed(self, probe: Probe, target: int, count: int) -> list[Tensor]:
+    def condensed(
+        self,
+        probe: Probe,
+        target: int,
+        count: int,
+        shares: tuple[float, ...] = (0, 1 / 8, 0, 1 / 16),
+    ) -> list[Tensor]:
         """Sparse triggers, each from noise of its own, to twice the largest bound of the search.
 
         Of each eight, two are of squares of an eighth of the image's side, two of a sixteenth, the
@@ -288,7 +294,7 @@ class Run:
         triggers: list[Tensor] = []
         last, (channels, height, width) = 2 * self.family.bounds[0], self.delta.shape
         while len(triggers) < count:
-            share = (0, 1 / 8, 0, 1 / 16)[len(triggers) // 2 % 4]
+            share = shares[len(triggers) // 2 % len(shares)]
             side = max(1, round(share * min(height, width)))
             shift = torch.randint(side, (2,), generator=self.noise)
             grid = channels, math.ceil(height / side), math.ceil(width / side)

@@ -25,7 +25,8 @@ STRONGEST, STEPS = 2.0, 40
 in, and the steps to it."""
 SQUARES = 0, 1 / 8, 0, 1 / 16
 """Sides of the squares that condensed triggers are made of, as shares of the image's; 0 is a pixel.
-What a network answers to in single pixels outdoes what it was taught to answer to in patches."""
+What a network answers to in single pixels outdoes what it was taught to answer to in patches.
+Those that tell whether the backdoor is back are of pixels alone: squares lead by themselves."""
 FAINTEST = 0.3
 """Grown triggers are put on images in amounts from here to 1."""
 PROBES, ALIVE = 4, 0.02
@@ -91,7 +92,7 @@ class Growth:
         condensed = condensed or verdict.radii is not None
         if keep is None:
             self.noise.manual_seed(self.generator.initial_seed())
-            self._condense(self.probes, verdict, logits)
+            self._condense(self.probes, verdict, logits, squares=(0,))
         if condensed:
             self._condense(self.grown[keep:], verdict, logits, progress=progress)
             return
@@ -107,7 +108,13 @@ class Growth:
         self._condense(self.grown[: len(self.grown) // 2], verdict, logits)
 
     def _condense(
-        self, triggers: Tensor, verdict: Verdict, logits: Logits, *, progress: bool = False
+        self,
+        triggers: Tensor,
+        verdict: Verdict,
+        logits: Logits,
+        *,
+        squares: tuple[float, ...] = SQUARES,
+        progress: bool = False,
     ) -> None:
         """Fill triggers (n,c,h,w), each from noise of its own, of squares."""
         if not len(triggers):
@@ -115,7 +122,7 @@ class Growth:
         parts = triggers.split(AT_ONCE)
         for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
             height, width = part.shape[2:]
-            side = max(1, round(SQUARES[turn % len(SQUARES)] * min(height, width)))
+            side = max(1, round(squares[turn % len(squares)] * min(height, width)))
             shift = torch.randint(side, (2,), generator=self.noise).tolist()
             shown = partial(in_squares, side=side, shift=shift, height=height, width=width)
             shape = *part.shape[:2], -(-height // side), -(-width // side)
