@@ -14,6 +14,7 @@ from awm_defense.files.arrays import read_arrays
 from awm_defense.inputs.folder import Arrays, draw, open_source
 from awm_defense.inputs.images import UNKNOWN
 from awm_defense.inputs.preparation import Preparation
+from awm_defense.inputs.walk import inside
 from tests.hostile.case import forget_memory, highest_memory
 
 AS_THEY_ARE = Preparation()
@@ -387,3 +388,9 @@ def test_a_draw_is_that_of_data_sets() -> None:
     assert len(set(draw(labels, n=4).tolist())) == 4
     with pytest.raises(ValueError, match="per_class: expected 1 to 1"):
         draw(labels, per_class=2)
+
+
+def test_each_file_of_a_table_is_looked_at_when_its_turn_comes(tmp_path: Path) -> None:
+    paths = iter([tmp_path / "one" / "0.png", tmp_path / "two" / "0.png"])
+    assert next(inside(tmp_path, paths)) == tmp_path / "one" / "0.png"
+    assert len(list(paths)) == 1

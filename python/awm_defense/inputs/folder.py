@@ -25,7 +25,7 @@ from awm_defense.files.text import PATH, shown
 from awm_defense.inputs.classes import number_classes, number_folders, say_numbers
 from awm_defense.inputs.images import UNKNOWN, keep_images
 from awm_defense.inputs.preparation import Preparation
-from awm_defense.inputs.walk import MOST_FILES, check_inside, walk
+from awm_defense.inputs.walk import MOST_FILES, inside, walk
 
 # Of all images that are read at once, as float32; less where a file alone decides over their size.
 MOST_BYTES, MOST_BYTES_UNSIZED = 4096 * MIB, 960 * MIB
@@ -89,11 +89,10 @@ class Files:
     def read(self, indices: Tensor) -> Tensor:
         """Images of these indices, float32 (n, c, h, w) in [0, 1]."""
         chosen = [self.root / name for name in self.names(indices)]
-        check_inside(self.root, chosen)
         images = torch.empty(0)
         most = MOST_BYTES_UNSIZED if self.preparation.size is None else MOST_BYTES
         with (
-            closing(open_photos(chosen)) as pictures,
+            closing(open_photos(inside(self.root, chosen))) as pictures,
             tqdm(
                 pictures, "reading images", len(chosen), leave=False, disable=None, delay=5
             ) as bar,

@@ -1,7 +1,7 @@
 """What lies below a folder, and nowhere else."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from awm_defense.files.text import PATH, shown
@@ -34,12 +34,19 @@ def walk(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_inside(root: Path, paths: Iterable[Path]) -> None:
-    """Raise ValueError where a link leads a path to a file into a folder outside of `root`."""
-    home = root.resolve()
-    for folder in {path.parent for path in paths}:
-        if not folder.resolve().is_relative_to(home):
+def inside(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
+    """The paths to files, each looked at when its turn comes: a table may name a million folders.
+
+    Raises:
+        ValueError: a link leads one into a folder outside of `root`.
+    """
+    home, known = root.resolve(), set[Path]()
+    for path in paths:
+        folder = path.parent
+        if folder not in known and not folder.resolve().is_relative_to(home):
             raise _link(folder)
+        known.add(folder)
+        yield path
 
 
 def _link(folder: Path) -> ValueError:
