@@ -113,7 +113,7 @@ def main() -> None:
 
 def runs(kind: str, seed: int, draws: int, *, benign: bool, path: Path) -> Iterator[Row]:
     """The rows that are not in the file yet."""
-    rows = read_rows(path) if path.exists() else []
+    rows = list(read_rows(path)) if path.exists() else []
     done = {(row["network"], row["seed"], row["draw"], row["benign"]) for row in rows}
     todo = [draw for draw in range(draws) if (kind, seed, draw, benign) not in done]
     if not todo:

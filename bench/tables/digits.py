@@ -10,7 +10,7 @@ from bench.tables.markdown import NOTHING, table
 
 def digits() -> str:
     """A row a kind of network: ACC and ASR in means, and the worst run's ASR and points lost."""
-    rows = read_rows(RESULTS / "digits.jsonl")
+    rows = list(read_rows(RESULTS / "digits.jsonl"))
     kinds = list(dict.fromkeys((row["network"], row["benign"]) for row in rows))
     head = ["network", "runs", "named right", "ACC / ASR before", "after", "worst ASR"]
     return table(
