@@ -85,7 +85,8 @@ def evaluate(
         return made
 
     pixel_model = PixelModel(model, images, mean=mean, std=std, device=device, logits=logits)
-    with _settled(pixel_model, images, truth, targets):
+    sent_on = attack.num_classes if attack.target is None else None
+    with _settled(pixel_model, images, truth, targets, of=sent_on):
         predict = partial(_predict, pixel_model, images, batch_size, progress)
         # First what may be refused.
         triggered = predict("triggered", put)
@@ -207,8 +208,9 @@ def _triggered(attack: Attack, images: Tensor) -> Tensor:
             f"attack: expected a trigger that takes images of shape {tuple(images.shape)}, got "
             f"{type(error).__name__}: {sentence(error)}"
         ) from error
-    if not isinstance(made, Tensor) or not made.is_floating_point():
-        got = made.dtype if isinstance(made, Tensor) else type(made).__name__
+    dense = isinstance(made, Tensor) and made.layout == torch.strided
+    if not dense or not made.is_floating_point():
+        got = f"{made.dtype}, {made.layout}" if isinstance(made, Tensor) else type(made).__name__
         raise TypeError(f"attack: expected a trigger that returns images, got {got}")
     if made.shape != images.shape or made.device != images.device:
         raise ValueError(
@@ -241,11 +243,16 @@ def _predict(
 
 @contextmanager
 def _settled(
-    pixel_model: PixelModel, images: Tensor, labels: Tensor, targets: Tensor | None = None
+    pixel_model: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None = None,
+    of: int | None = None,
 ) -> Iterator[None]:
     """On its device, in eval mode, its output known; afterwards each module has the mode it had.
 
-    Raises ValueError where labels or targets are of no class that the model knows.
+    Raises ValueError where labels or targets are of no class that the model knows, or classes are
+    sent on by an attack on another number `of` them.
     """
     model = pixel_model.model.to(pixel_model.device)
     training = [module for module in model.modules() if module.training]
@@ -258,6 +265,10 @@ def _settled(
             raise ValueError(
                 f"attack: expected a target of the {logits.shape[1]} classes that the model knows, "
                 f"got {targets.max()}"
+            )
+        if of is not None and of != logits.shape[1]:
+            raise ValueError(
+                f"attack: expected num_classes {logits.shape[1]}, as the model knows, got {of}"
             )
         yield
     finally:

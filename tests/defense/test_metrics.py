@@ -185,3 +185,9 @@ def test_triggered_images_have_classes_each(name: str, value: Any, says: str) ->
     given = {"triggered": images, "originals": labels, "targets": labels + 3, name: value}
     with pytest.raises((TypeError, ValueError), match=says):
         evaluate_triggered(nn.Flatten(), images, labels, **given)
+
+
+def test_all_to_all_is_of_as_many_classes_as_the_network_knows() -> None:
+    attack = Attack("mine", None, torch.clone, num_classes=3)
+    with pytest.raises(ValueError, match=r"attack: expected num_classes 5, .* got 3"):
+        evaluate(Reader(), make_images(), LABELS, attack)
