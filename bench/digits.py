@@ -148,7 +148,7 @@ def runs(kind: str, seed: int, draws: int, *, benign: bool, path: Path) -> Itera
 
 
 def grey_28(images: Tensor) -> Tensor:
-    return F.interpolate(images[:, :1], size=(28, 28), mode="bilinear")
+    return F.interpolate(images[:, :1], size=(28, 28), mode="bilinear").clamp(0, 1)
 
 
 class Fitted(nn.Module):

@@ -13,6 +13,8 @@ from awm_defense.portions import Portions, is_of_memory
 
 Stat = float | Sequence[float] | Tensor | None
 LARGEST = 1e6
+# By which pixels may lie outside of [0, 1]: what resizing in float32 makes of them.
+ROUNDING = 1e-5
 """Of mean and std, and of 1 / std: what comes of it fits into float32."""
 
 
@@ -234,7 +236,7 @@ def check_images(argument: str, images: Tensor) -> None:
     low, high = images.aminmax()  # without a copy; NaN where one is
     if not (low.isfinite() and high.isfinite()):
         raise ValueError(f"{argument}: expected finite values, got NaN or infinity")
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         hint = "leave out Normalize, give mean and std instead"
         if low >= 0 and 2 < high <= 255:
             hint = "divide by 255"

@@ -191,3 +191,10 @@ def test_all_to_all_is_of_as_many_classes_as_the_network_knows() -> None:
     attack = Attack("mine", None, torch.clone, num_classes=3)
     with pytest.raises(ValueError, match=r"attack: expected num_classes 5, .* got 3"):
         evaluate(Reader(), make_images(), LABELS, attack)
+
+
+def test_pixels_may_be_out_of_range_by_rounding() -> None:
+    images = make_images()
+    assert accuracy(Reader(), images + 1e-7, LABELS) == accuracy(Reader(), images, LABELS)
+    with pytest.raises(ValueError, match=r"images: expected pixel values in \[0, 1\]"):
+        accuracy(Reader(), images - 1e-3, LABELS)
