@@ -13,9 +13,9 @@ from awm_defense.portions import Portions, is_of_memory
 
 Stat = float | Sequence[float] | Tensor | None
 LARGEST = 1e6
-# By which pixels may lie outside of [0, 1]: what resizing in float32 makes of them.
-ROUNDING = 1e-5
 """Of mean and std, and of 1 / std: what comes of it fits into float32."""
+ROUNDING = 1e-5
+"""By which pixels may lie outside of [0, 1]: what resizing in float32 makes of them."""
 
 
 class PixelModel:
