@@ -159,9 +159,8 @@ def test_figures_of_triggered_images() -> None:
     expected = {"acc": 80.0, "asr": 50.0, "asr_all": 60.0, "ra": 25.0, "target_acc": 50.0}
     assert found == pytest.approx(expected)
     with pytest.raises(ValueError, match="expected some outside the target class"):
-        evaluate_triggered(
-            ByPixel(), saying(1), torch.ones(1), saying(1), torch.ones(1), torch.ones(1)
-        )
+        one = torch.ones(1, dtype=torch.int64)
+        evaluate_triggered(ByPixel(), saying(1), one, saying(1), one, one)
 
 
 @pytest.mark.parametrize(

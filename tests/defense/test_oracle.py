@@ -399,7 +399,7 @@ HELD_RULES: dict[str, tuple[Any, str, Any]] = {
     "the first half is of the masked network": (
         algorithm.Run,
         "condensed",
-        lambda run, _, target, count: condensed(run, run.probe, target, count),
+        lambda run, _, target, count, *rest: condensed(run, run.probe, target, count, *rest),
     ),
 }
 

@@ -62,7 +62,7 @@ def poisoned() -> Any:
     attacks = [
         make_attack("badnets", 3),
         make_attack("blended", 3, trigger_image=shown[0][0]),
-        make_attack("wanet", 3, trigger_field=torch.randn(32, 32, 2, generator=generator)),
+        make_attack("wanet", 3, trigger_field=torch.rand(32, 32, 2, generator=generator) - 0.5),
     ]
     return [attack.poison(*shown, 0.2, generator) for attack in attacks]
 
