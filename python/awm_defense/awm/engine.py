@@ -27,7 +27,8 @@ from awm_defense.working.precision import Precision
 class Engine:
     """Runs epochs of a recipe (AWM paper, Algorithm 1).
 
-    The host waits for the device once an epoch, for the history.
+    The host waits for the device between epochs: for the history, and for whether the backdoor is
+    back. In a step it never does.
 
     Args:
         network: the working copy of the model.

@@ -54,11 +54,12 @@ def smallest(path: Iterable[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tens
         The bounds within which they were found, (classes,), infinite where there is none; the
         triggers, (classes,...); and the margins of each step, (steps, classes).
     """
-    steps = list(path)
-    norms = torch.full_like(steps[0][2], torch.inf)
-    triggers = torch.zeros_like(steps[0][1])
-    for bound, found, margins in steps:
+    reached: list[Tensor] = []
+    for bound, found, margins in path:
+        if not reached:
+            norms, triggers = torch.full_like(margins, torch.inf), torch.zeros_like(found)
         leads = margins > 0
         norms[leads] = bound
         triggers[leads] = found[leads]
-    return norms, triggers, torch.stack([margins for _, _, margins in steps])
+        reached.append(margins)
+    return norms, triggers, torch.stack(reached)

@@ -92,13 +92,9 @@ class Growth:
         condensed = condensed or verdict.radii is not None
         if keep is None:
             self.noise.manual_seed(self.generator.initial_seed())
-            self._condense(self.probes, verdict, logits, squares=(0,))
-        if condensed:
-            self._condense(self.grown[keep:], verdict, logits, progress=progress)
-            return
-        parts = self.grown[keep:].split(AT_ONCE)
-        for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
-            part.copy_(self._around(part, verdict, logits, turn))
+            self._condense(self.probes, verdict, logits, squares=(0,), progress=progress)
+        fill = self._condense if condensed else self._surround
+        fill(self.grown[keep:], verdict, logits, progress=progress)
 
     def hold(self, verdict: Verdict, logits: Logits) -> None:
         """Condense the first half of the triggers from noise, of the network as it came.
@@ -133,16 +129,21 @@ class Growth:
             *_, (_, found, _) = condense(margins, noise, self.family.step, bounds)
             part.copy_(shown(found))
 
-    def _around(self, part: Tensor, verdict: Verdict, logits: Logits, turn: int) -> Tensor:
-        """As many triggers as `part` (n,...) holds, each over a share of the room of one found."""
-        both = [t.to(part) for t in (verdict.trigger, verdict.second) if t is not None]
-        least, most = self.family.limits(both[turn % len(both)], self.images)
-        free = torch.rand(part.shape, generator=self.generator) < KEEP
-        room = free.to(least.device)
+    def _surround(
+        self, triggers: Tensor, verdict: Verdict, logits: Logits, *, progress: bool = False
+    ) -> None:
+        """Fill triggers (n,...), each over a share of the room of one that was found."""
+        found = [t.to(triggers) for t in (verdict.trigger, verdict.second) if t is not None]
+        limits = [self.family.limits(trigger, self.images) for trigger in found]
         with torch.no_grad():
             ease = target_margins(logits(self.images), self.labels).mean()
-        margins = self._margins(len(part), verdict.target, logits)
-        return grow(margins, least * room, most * room, STRENGTH * ease)
+        parts = triggers.split(AT_ONCE)
+        for turn, part in enumerate(tqdm(parts, desc="grow", unit="batch", disable=not progress)):
+            least, most = limits[turn % len(limits)]
+            free = torch.rand(part.shape, generator=self.generator) < KEEP
+            room = free.to(least.device)
+            margins = self._margins(len(part), verdict.target, logits)
+            part.copy_(grow(margins, least * room, most * room, STRENGTH * ease))
 
     def _margins(
         self, count: int, target: int, logits: Logits, shown: Change = Tensor.clone
