@@ -430,6 +430,51 @@ def test_purify_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
         assert said in note and ("tau" in note) == bool(said)
 
 
+class Counting(nn.Module):
+    """`Square`, noting how many images it gets at a time."""
+
+    def __init__(self, planted: float) -> None:
+        super().__init__()
+        self.square, self.seen = Square(planted), set[int]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.add(len(images))
+        return self.square(images)
+
+
+def test_where_a_few_images_tell_that_nothing_is_near_the_others_are_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for steps in ("search.STEPS", "margins.STEPS"):
+        monkeypatch.setattr(f"awm_defense.examination.{steps}", 5)
+    network = Counting(planted=0.0)
+    search = Search(network, *known(), torch.Generator())
+    assert search.ease > 0
+    network.seen.clear()
+    assert not any(reach.nearly for reach in search.every_class())
+    assert network.seen == {4 * 10}
+
+
+@pytest.mark.parametrize("few", [4, 10])
+def test_what_is_found_by_all_images_does_not_depend_on_the_first(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do later draws: `few` of 10 asks nothing first."""
+    monkeypatch.setattr("awm_defense.examination.search.FIRST", few)
+    images, labels = torch.zeros(10, 3, 32, 32), torch.arange(10)
+    generator = torch.Generator().manual_seed(0)
+    search = Search(Spots((4, 4)), images, labels, generator)
+    monkeypatch.setattr(search, "ease", 1.0)
+    reaches = search.every_class()
+    assert [reach.nearly for reach in reaches[:2]] == [False, True]
+    expected = torch.Generator().manual_seed(0)
+    (warp,) = (family for family in families(images) if family.unit == "pixels")
+    warp.start(1, expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
+    assert [reach.bound for reach in reaches[1:]] == [40, 10, 5]
+    assert all(reach.flips[TARGET] == 1 for reach in reaches[1:])
+
+
 @pytest.mark.slow
 def test_kinds_and_bounds_that_are_tried(
     networks: dict[str, nn.Module],

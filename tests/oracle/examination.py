@@ -23,6 +23,8 @@ NEARLY = 0.75
 """The share of a threshold that counts as nearly reaching it."""
 SMALLER = 2.5
 """So many times as small as all others is the trigger to a class that is planted for sure."""
+GLANCE = 4
+"""Images looked at first; the others only where by these a class nearly tells."""
 
 
 @dataclass
@@ -32,6 +34,12 @@ class Probe:
     logits: Callable[[Tensor], Tensor]
     images: Tensor
     labels: Tensor
+
+    def glance(self) -> "Probe | None":
+        """The same of the first images, where there are more."""
+        if len(self.images) <= GLANCE:
+            return None
+        return Probe(self.logits, self.images[:GLANCE], self.labels[:GLANCE])
 
     def ease(self) -> float:
         """The mean margin of the images' own classes: a scale for the margins of triggers."""
@@ -93,6 +101,7 @@ class Probe:
 class Reach:
     """What triggers of one family do within one bound: one found for each class."""
 
+    probe: Probe
     family: Family
     bound: float
     triggers: list[Tensor]
@@ -139,7 +148,7 @@ def judge_strengths(probe: Probe, seed: int) -> Verdict:
     """The verdict by how strongly each class is reached."""
     generator = Generator().manual_seed(seed)
     reaches = search(probe, generator)
-    verdict = judge(probe, reaches)
+    verdict = judge(reaches)
     limit = NEARLY * threshold(len(verdict.margins))
     if verdict.backdoored is False and verdict.score >= limit:
         # The second question: does the same class stand out over any image whatever?
@@ -204,11 +213,17 @@ def search(probe: Probe, generator: Generator) -> list[Reach]:
     ease, classes = probe.ease(), probe.logits(probe.images).shape[1]
     reaches: list[Reach] = []
     for family in families(probe.images):
-        triggers = [family.start(generator)] * classes
+        first = [family.start(generator)] * classes
+        few = probe.glance()
+        if few is not None:
+            glance = reach(few, family, family.bounds[0], first, ease)
+            if glance.score < NEARLY * threshold(classes):
+                reaches.append(glance)
+                continue
+        triggers = first
         for bound in family.bounds:
-            triggers = [probe.seek(c, family, t, bound) for c, t in enumerate(triggers)]
-            margins = [probe.full_margin(c, family, t) for c, t in enumerate(triggers)]
-            reaches.append(Reach(family, bound, triggers, torch.stack(margins), ease))
+            reaches.append(reach(probe, family, bound, triggers, ease))
+            triggers = reaches[-1].triggers
             if reaches[-1].score < STANDS_OUT:
                 break
         if any(reach.score >= threshold(classes) for reach in reaches):
@@ -216,7 +231,16 @@ def search(probe: Probe, generator: Generator) -> list[Reach]:
     return reaches
 
 
-def judge(probe: Probe, reaches: list[Reach]) -> Verdict:
+def reach(
+    probe: Probe, family: Family, bound: float, triggers: list[Tensor], ease: float
+) -> Reach:
+    """What is found within a bound, from triggers to each class on."""
+    found = [probe.seek(c, family, t, bound) for c, t in enumerate(triggers)]
+    margins = [probe.full_margin(c, family, t) for c, t in enumerate(found)]
+    return Reach(probe, family, bound, found, torch.stack(margins), ease)
+
+
+def judge(reaches: list[Reach]) -> Verdict:
     """The class with the highest score, and the smallest trigger that makes it stand out."""
     surest = max(reaches, key=lambda reach: reach.score)
     limit = threshold(len(surest.margins))
@@ -228,7 +252,7 @@ def judge(probe: Probe, reaches: list[Reach]) -> Verdict:
     # Fewer than five classes are too few to compare.
     comparable = surest.ease > 0 and len(surest.margins) >= 5
     trigger = shown.triggers[shown.top]
-    flips = probe.margins(shown.top, shown.family, trigger) > 0
+    flips = shown.probe.margins(shown.top, shown.family, trigger) > 0
     return Verdict(
         backdoored=surest.score >= limit if comparable else None,
         target=shown.top,

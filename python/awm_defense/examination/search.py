@@ -19,6 +19,8 @@ from awm_defense.triggers.family import STEPS
 
 IMAGES = 10
 """How many of the images a search takes, at most."""
+FIRST = 4
+"""Images that are looked at first, and alone where by these no class comes near to standing out."""
 BATCH = 256
 """Images that go through the network at a time."""
 
@@ -89,7 +91,7 @@ class Search:
         bounds = shrinking(size, family.scaled(LAST), CONDENSING)
         generator = torch.Generator().manual_seed(self.generator.initial_seed())
         noise = torch.rand(self.images[:1].shape, generator=generator).to(self.images)
-        climbs = [_Climb(self, family, part, 2 * noise - 1) for part in self._parts]
+        climbs = self._climbs(family, 2 * noise - 1, IMAGES)
         total = len(bounds) * len(climbs)
         with tqdm(total=total, desc="condense", unit="step", disable=not progress) as bar:
 
@@ -108,7 +110,7 @@ class Search:
         """The share of images of other classes that the smallest trigger sends to its class."""
         target = torch.cat(self._parts)[radii.top][None]
         trigger = radii.triggers[radii.top][None].to(self.images)
-        return float(_Climb(self, Sparse(self.images), target, trigger).flips())
+        return float(_Climb(self, Sparse(self.images), target, trigger, IMAGES).flips())
 
     def every_class(self, *, progress: bool = False) -> list[Reach]:
         """How strongly each class is reached, by each family of triggers within each of its bounds.
@@ -116,7 +118,8 @@ class Search:
         Of more than `MOST` classes those are searched that a screening picks.
 
         In each family bounds are tried from large to small while a class stands out, and families
-        until a class does by enough for a backdoor. `progress` shows a bar.
+        until a class does by enough for a backdoor. Where no class comes near to that by the first
+        images, the others are not asked. `progress` shows a bar.
         """
         known = families(self.images)
         steps = 2 * len(self._parts) * STEPS
@@ -125,9 +128,15 @@ class Search:
         with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
             for family in known:
                 first = family.start(1, self.generator)
-                climbs = [_Climb(self, family, part, first) for part in self._parts]
+                if len(self.images) > FIRST:
+                    glance = self._reach(family, family.bounds[0], self._climbs(family, first, FIRST))
+                    if not glance.nearly:
+                        reaches.append(glance)
+                        bar.update(steps * len(family.bounds))
+                        continue
+                climbs = self._climbs(family, first, IMAGES)
                 for tried, bound in enumerate(family.bounds, start=1):
-                    reaches.append(_reach(family, bound, climbs, self.ease, self.screening))
+                    reaches.append(self._reach(family, bound, climbs))
                     bar.update(steps)
                     if not reaches[-1].outlying:
                         bar.update(steps * (len(family.bounds) - tried))
@@ -158,9 +167,26 @@ class Search:
         widest = next(reach for reach in reaches if reach.unit == family.unit)
         return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
 
+    def _reach(self, family: Family, bound: float, climbs: "list[_Climb]") -> Reach:
+        flips = torch.cat([climb.climb(bound) for climb in climbs])
+        return Reach(
+            kind=family.kind,
+            unit=family.unit,
+            bound=bound,
+            triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
+            flips=flips.cpu(),
+            margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
+            ease=self.ease,
+            screening=self.screening,
+        )
+
+    def _climbs(self, family: Family, first: Tensor, images: int) -> "list[_Climb]":
+        """For all classes that are searched, on so many of the images."""
+        return [_Climb(self, family, part, first, images) for part in self._parts]
+
     def _climbed(self, target: int, family: Family) -> "_Climb":
         targets = torch.tensor([target], device=self.images.device)
-        climb = _Climb(self, family, targets, family.start(1, self.generator))
+        climb = _Climb(self, family, targets, family.start(1, self.generator), IMAGES)
         climb.climb(family.bounds[0])
         return climb
 
@@ -168,8 +194,10 @@ class Search:
 class _Climb:
     """The search for the triggers to some of the classes."""
 
-    def __init__(self, search: Search, family: Family, targets: Tensor, first: Tensor) -> None:
-        images, labels = search.images, search.labels
+    def __init__(
+        self, search: Search, family: Family, targets: Tensor, first: Tensor, most: int
+    ) -> None:
+        images, labels = search.images[:most], search.labels[:most]
         self.logits, self.family = search.logits, family
         self.count, self.each = len(targets), len(images)
         # Row i is an image under the trigger to `targets[i // each]`.
@@ -217,22 +245,3 @@ class _Climb:
         number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
         return (rows * self.counts).view(self.count, -1).sum(1) / number
 
-
-def _reach(
-    family: Family,
-    bound: float,
-    climbs: list[_Climb],
-    ease: float,
-    screening: Screening | None,
-) -> Reach:
-    flips = torch.cat([climb.climb(bound) for climb in climbs])
-    return Reach(
-        kind=family.kind,
-        unit=family.unit,
-        bound=bound,
-        triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
-        flips=flips.cpu(),
-        margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
-        ease=ease,
-        screening=screening,
-    )
