@@ -238,6 +238,13 @@ def test_a_trigger_that_exists_already(
         (["--attack", "trojan_sq", "--trigger-image", "small.png"], "trigger_image: expected"),
         (["--attack", "trojan_wm", "--clean-model", "missing.pt"], "missing.pt"),
         (["--attack", "badnets", "--init", "missing.pt"], "missing.pt"),
+        (["--attack", "badnets", "--clean-model", "net.pt"], "--clean-model: expected with an"),
+        (["--attack", "none", "--clean-model", "net.pt"], "(clean_label, l0_inv, l2_inv, trojan_"),
+        (
+            ["--attack", "trojan_wm", "--trigger-image", "small.png", "--clean-model", "net.pt"],
+            "and without --trigger-image",
+        ),
+        (["--attack", "badnets", "--data-dir", "data"], "got --dataset digits"),
         (["--attack", "wadnet"], "wadnet"),
     ],
 )

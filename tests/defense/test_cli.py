@@ -310,6 +310,10 @@ def test_demo_writes_both_measurements(
         (["--arch", "resnet18"], "conv1"),
         (["--num-classes", "43"], "classifier"),
         (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "cifar-10-batches-py"),
+        (
+            ["--data-dir", "data"],
+            "--data-dir: expected with a data set in a folder (cifar10, gtsrb)",
+        ),
     ],
 )
 def test_wrong_options_of_purify(
@@ -321,6 +325,15 @@ def test_wrong_options_of_purify(
 ) -> None:
     line = fails(capsys, "purify", checkpoint, *MODEL, "--out", tmp_path / "out", *options)
     assert part in line
+
+
+@pytest.mark.parametrize("instead", [["--images", "photos"], ["--per-class", "0"]])
+def test_a_folder_of_data_that_nothing_is_read_from(
+    instead: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["purify", checkpoint, *MODEL[:-2], "--out", tmp_path / "out", "--data-dir", "data"]
+    line = fails(capsys, *argv, *instead)
+    assert "--data-dir: expected with a data set in a folder" in line and instead[0] in line
 
 
 @pytest.mark.parametrize(

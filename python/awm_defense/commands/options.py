@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from awm_defense.commands.errors import shorten
-from awm_defense.data import DATASETS
+from awm_defense.data import DATASETS, IN_A_PACKAGE
 from awm_defense.files.text import escape
 from awm_defense.inputs.preparation import LEAST_CROP
 from awm_defense.pixel_model import find_device
@@ -122,6 +122,13 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with the data set in its official layout (default: $AWM_DATA_DIR)",
     )
+
+
+def check_data_dir(args: argparse.Namespace, what: str) -> None:
+    """Raise ValueError where --data-dir is given, and `what` images come from lies elsewhere."""
+    if args.data_dir is not None and (args.dataset is None or args.dataset in IN_A_PACKAGE):
+        those = ", ".join(sorted(DATASETS.keys() - IN_A_PACKAGE))
+        raise ValueError(f"--data-dir: expected with a data set in a folder ({those}), got {what}")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -199,9 +199,11 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     """The images that the options name."""
     preparation = networks.get_preparation(args)
     if args.images is None:
+        options.check_data_dir(args, f"--dataset {args.dataset}")
         check_taken_as_they_are(args, f"the data set {args.dataset}")
         with options.warnings_said():
             return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
+    options.check_data_dir(args, "--images")
     source = open_source(args.images, preparation)
     if isinstance(source, Arrays):
         check_taken_as_they_are(args, f"the arrays {args.images}", source.images.shape[1:])

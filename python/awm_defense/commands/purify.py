@@ -176,6 +176,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
     if args.per_class == 0 and args.crop is not None:
         raise ValueError("--crop: expected with a folder of images, got --per-class 0")
+    if args.per_class == 0:
+        options.check_data_dir(args, "--per-class 0")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint, found)

@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the network and print its accuracy and attack success rate."""
     device = options.get_device(args.device)
     check_out(args)
+    options.check_data_dir(args, f"--dataset {args.dataset}")
     with options.warnings_said():
         data = load_dataset(args.dataset, args.data_dir)
     if not 0 <= args.target < len(data.classes):
@@ -134,6 +135,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.attack == NO_ATTACK and args.poison_rate is not None:
         raise ValueError("--poison-rate: expected with an attack, got --attack none")
+    needing = sorted(name for name, attack in ATTACKS.items() if attack.needs_model)
+    if args.clean_model is not None and (args.attack not in needing or args.trigger_image):
+        raise ValueError(
+            f"--clean-model: expected with an attack that is made with one ({', '.join(needing)}) "
+            f"and without --trigger-image, got --attack {args.attack}"
+        )
     plan = Plan(
         epochs=args.epochs,
         batch_size=args.batch_size,
