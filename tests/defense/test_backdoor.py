@@ -233,6 +233,8 @@ def test_a_trigger_that_exists_already(
         (["--attack", "trojan_wm", "--poison-rate", "7"], "--poison-rate: expected a number from"),
         (["--attack", "none", "--poison-rate", "0.1"], "--poison-rate: expected with an attack"),
         (["--attack", "trojan_wm", "--poison-rate", "0.95"], "rate: 0.95 asks for"),
+        (["--attack", "badnets", "--poison-rate", "0"], "rate: expected one above 0.000"),
+        (["--attack", "wanet", "--poison-rate", "1e-9"], "which poisons at least one of"),
         (["--attack", "clean_label", "--poison-rate", "0.9"], "are of the target class"),
         (["--attack", "wanet", "--poison-rate", "0.4"], "are left for the noise mode"),
         (["--attack", "trojan_sq", "--trigger-image", "small.png"], "trigger_image: expected"),

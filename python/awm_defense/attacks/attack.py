@@ -84,8 +84,12 @@ class Attack:
         return draw(candidates, "outside the target class", rate, len(labels), generator)
 
     def check_rate(self, labels: Tensor, rate: float) -> None:
-        """Raise ValueError where `poison` would, for the rate; before any work."""
-        self.draw_poisoned(labels, rate, torch.Generator())
+        """Raise ValueError where `poison` would, for the rate, or poison none; before any work."""
+        if not len(self.draw_poisoned(labels, rate, torch.Generator())):
+            raise ValueError(
+                f"rate: expected one above {0.5 / len(labels):g}, which poisons at least one of "
+                f"{len(labels)} images, got {rate}"
+            )
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator
