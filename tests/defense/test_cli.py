@@ -22,8 +22,8 @@ import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands import demo, evaluate, info, networks, purify, train
-from awm_defense.commands.main import main
+from awm_defense.commands import demo, evaluate, info, networks, options, purify, train
+from awm_defense.commands.main import build_parser, main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.door import OpenFile, read_file
@@ -299,8 +299,8 @@ def test_demo_writes_both_measurements(
         (["--set", "tau=much"], "tau"),
         (["--device", "abacus"], "abacus"),
         (["--device", "hpu"], "--device: can't use 'hpu'"),
-        (["--out", ""], "--out: expected the name of a folder, got ''"),
-        (["--out", "a\0b"], r"--out: expected the name of a folder, got 'a\x00b'"),
+        (["--out", ""], "--out: expected the name of a file or folder, got ''"),
+        (["--out", "a\0b"], r"--out: expected the name of a file or folder, got 'a\x00b'"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),
@@ -392,6 +392,36 @@ def test_memory_that_runs_out_while_a_checkpoint_is_read(
     assert line.endswith("memory ran out\n")
     with pytest.raises(ValueError, match=f"{checkpoint.name}: can't be read: memory ran out"):
         read_file(checkpoint, 1 << 40)
+
+
+def test_no_path_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python takes an empty one for the current folder."""
+    commands = next(
+        action
+        for action in build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    found = 0
+    for name, parser in commands.choices.items():
+        for action in parser._actions:
+            assert action.type is not Path
+            if action.type is options.path and action.option_strings:
+                found += 1
+                option = action.option_strings[0]
+                line = fails(capsys, name, option, "")
+                assert f"{option}: expected the name of a file or folder, got ''" in line
+    assert found > 10
+    assert "MODEL: expected the name of a file" in fails(capsys, "evaluate", "", *MODEL)
+
+
+def test_no_folder_of_data_in_the_environment(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWM_DATA_DIR", "")
+    line = fails(capsys, "evaluate", checkpoint, *MODEL[:-1], "cifar10")
+    assert "cifar10: no data folder given" in line
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("demo", help="plant a backdoor and erase it, no download needed")
     parser.add_argument(
         "--out",
-        type=options.output,
+        type=options.path,
         default=Path("awm-demo"),
         metavar="DIR",
         help="report folder (awm-demo)",

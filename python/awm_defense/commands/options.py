@@ -101,10 +101,12 @@ def _quote(text: str) -> str:
     return repr(shorten(text, 40, 20))
 
 
-def output(text: str) -> Path:
-    """An argparse type: a folder to write to. Python would take no name for the current folder."""
+def path(text: str) -> Path:
+    """An argparse type: a file or folder. Python would take no name for the current folder."""
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected the name of a folder, got {_quote(text)}")
+        raise argparse.ArgumentTypeError(
+            f"expected the name of a file or folder, got {_quote(text)}"
+        )
     return Path(text)
 
 
@@ -118,7 +120,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Where data sets lie."""
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder with the data set in its official layout (default: $AWM_DATA_DIR)",
     )

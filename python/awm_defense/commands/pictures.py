@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -142,7 +141,7 @@ def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = Tru
     given.add_argument("--dataset", choices=sorted(DATASETS), help="one that this project reads")
     given.add_argument(
         "--images",
-        type=Path,
+        type=options.path,
         metavar="PATH",
         help="instead: a folder with a folder a class, in the order of their names; a folder of "
         "images, with a CSV file of the lines file,label or without labels; an .npz or .npy file",

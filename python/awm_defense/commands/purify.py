@@ -75,7 +75,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--out",
-        type=options.output,
+        type=options.path,
         metavar="DIR",
         help="folder to write to; of several checkpoints, each gets a folder in it (default: the "
         "folder defense/awm of BackdoorBench's record)",

@@ -49,6 +49,6 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         FileNotFoundError: when files are missing; the message says where they were expected.
     """
     load = look_up("name", name, DATASETS)
-    if data_dir is None and DATA_DIR_VARIABLE in os.environ:
+    if data_dir is None and os.environ.get(DATA_DIR_VARIABLE):
         data_dir = Path(os.environ[DATA_DIR_VARIABLE])
     return load(data_dir)
