@@ -252,6 +252,25 @@ def test_what_cannot_be_read_or_written_is_found_first(
     assert own.read_bytes() == checkpoint.read_bytes()
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_network_that_stays_as_it_is_is_not_called_purified(
+    changed: bool,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def epoch(self: Engine, number: int) -> dict[str, float]:
+        return {"mask_mean": 1.0, "bad": float(not changed)}
+
+    monkeypatch.setattr(Engine, "epoch", epoch)
+    monkeypatch.setattr("awm_defense.report.write._draw", lambda *given: ({}, {}))
+    settings = ["--recipe", "official", "--set", "epochs=1", "--precision", "fp32"]
+    argv = ["purify", checkpoint, *MODEL, *settings, "--out", tmp_path / "out"]
+    assert main([str(word) for word in argv]) == 0
+    assert capsys.readouterr().out.startswith("purified in" if changed else "left as it was, in")
+
+
 @pytest.mark.slow
 def test_interrupted_purify_writes_what_there_is(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,6 +316,7 @@ def test_demo_writes_both_measurements(
         (["--set", "taau=1"], "did you mean 'tau'"),
         (["--precision", "half"], "--precision"),
         (["--set", "tau=much"], "tau"),
+        (["--set", "epochs=0"], "epochs: expected an integer ≥ 1, got 0"),
         (["--device", "abacus"], "abacus"),
         (["--device", "hpu"], "--device: can't use 'hpu'"),
         (["--out", ""], "--out: expected the name of a file or folder, got ''"),

@@ -112,8 +112,8 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
     """
 
     least: ClassVar[dict[str, float]] = {
-        **dict.fromkeys(("grown", "epochs", "copies"), 0),
-        **dict.fromkeys(("trigger_epochs", "inner_epochs", "batch_size"), 1),
+        **dict.fromkeys(("grown", "copies"), 0),
+        **dict.fromkeys(("epochs", "trigger_epochs", "inner_epochs", "batch_size"), 1),
         **dict.fromkeys(("tau", "tau_share", "trigger_lr", "trigger_l2"), 0),
         **dict.fromkeys(("alpha", "beta", "gamma"), 0),
         **dict.fromkeys(("mask_lr", "mask_lr_share", "mask_lr_decay", "natural_step"), 0),

@@ -84,6 +84,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True
     )
     check_begun(result)
+    told = len(result.notes)
     if result.verdict is not None:
         options.say(f"verdict: {result.verdict}")
     after = evaluate(result.model, test_images, test_labels, attack, device=device)
@@ -109,7 +110,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
             clean_image=clean,
             weights={BACKDOORED: as_safetensors(model), **weights(result)},
         )
-    for note in result.notes:
+    for note in result.notes[told:]:
         options.say(f"note: {note}")
     say_where(args.out, written)
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")
