@@ -3,18 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.attacks import Attack
-from awm_defense.files.text import sentence
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat, check_finite, check_images, check_labels
-from awm_defense.portions import is_of_memory
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
@@ -80,7 +77,7 @@ def evaluate(
     def put(batch: Tensor) -> Tensor:
         nonlocal changed
         before = batch if changed else batch.clone()
-        made = _triggered(attack, batch)
+        made = attack.apply(batch)
         changed = changed or bool((made - before).abs().max() > ROUNDING)
         return made
 
@@ -193,33 +190,6 @@ def accuracy(
     with _settled(pixel_model, images, truth):
         found = _predict(pixel_model, images, batch_size, progress, "clean")
     return _percent(found == truth)
-
-
-def _triggered(attack: Attack, images: Tensor) -> Tensor:
-    """The images with the trigger, which may be of anyone's own making."""
-    try:
-        made: Any = attack.apply(images)
-    except (TypeError, ValueError):
-        raise
-    except Exception as error:  # whatever its own code raises
-        if is_of_memory(error):
-            raise
-        raise ValueError(
-            f"attack: expected a trigger that takes images of shape {tuple(images.shape)}, got "
-            f"{type(error).__name__}: {sentence(error)}"
-        ) from error
-    dense = isinstance(made, Tensor) and made.layout == torch.strided
-    if not dense or not made.is_floating_point():
-        got = f"{made.dtype}, {made.layout}" if isinstance(made, Tensor) else type(made).__name__
-        raise TypeError(f"attack: expected a trigger that returns images, got {got}")
-    if made.shape != images.shape or made.device != images.device:
-        raise ValueError(
-            f"attack: expected a trigger that returns images of shape {tuple(images.shape)} on "
-            f"{images.device}, got {tuple(made.shape)} on {made.device}"
-        )
-    if not made.isfinite().all():
-        raise ValueError("attack: expected a trigger that returns finite images, got NaN")
-    return made
 
 
 @torch.inference_mode()

@@ -141,6 +141,10 @@ def test_an_attack(attack: Any) -> None:
         lambda images: images[:1],
         lambda images: images[..., :4],
         lambda images: images * torch.nan,
+        lambda images: images + 1,
+        lambda images: images - torch.inf,
+        lambda images, amount: images,
+        lambda images: torch.linalg.cholesky(images.view(-1)),
         lambda images: images.to("meta"),
         lambda images: images.int(),
         lambda images: 1 / 0,
@@ -150,6 +154,8 @@ def test_an_attack(attack: Any) -> None:
 def test_a_trigger_of_own_code(trigger: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^attack: expected a trigger"):
         evaluate(tiny_network(), IMAGES, LABELS, Attack("own", 3, trigger))
+    with pytest.raises((TypeError, ValueError), match=r"^attack: expected a trigger"):
+        Attack("own", 3, trigger).poison(IMAGES, LABELS, 0.5, torch.Generator())
 
 
 @pytest.mark.parametrize("argument", ["trigger_image", "trigger_mask", "trigger_field"])
