@@ -1,5 +1,6 @@
 """How well a network classifies, and how often a trigger fools it."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -59,6 +60,9 @@ def evaluate(
         as their true class, target class left out; `target_acc`, clean images of the target class
         classified right: a network that has lost the class has a low `asr`, too. Without images of
         that class, and of all-to-all attacks, there is no `target_acc`.
+
+    Warns:
+        UserWarning: the network gives the same logits to every clean image.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; also when there
@@ -203,11 +207,21 @@ def _predict(
 ) -> Tensor:
     """The predicted class of each image (N,), int64 on the CPU."""
     batch_size = check_value("batch_size", int, batch_size, 1)
-    found = []
+    found: list[Tensor] = []
+    first, same = None, True
     for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
         batch = batch.to(pixel_model.device)
         batch = batch if transform is None else transform(batch)
-        found.append(check_finite(pixel_model(batch)).argmax(1).cpu())
+        logits = check_finite(pixel_model(batch))
+        found.append(logits.argmax(1).cpu())
+        first = logits[:1] if first is None else first
+        same = same and bool((logits == first).all())
+    if same and transform is None and len(images) > 1:
+        warnings.warn(
+            f"the network gives the same logits to each of {len(images)} {what} images, so no "
+            "figure says anything of it",
+            stacklevel=2,
+        )
     return torch.cat(found)
 
 

@@ -296,11 +296,12 @@ def run(args: argparse.Namespace) -> int:
             )
 
     def measure(network: nn.Module) -> dict[str, float]:
-        if others is not None:
-            return evaluate_triggered(network, images, labels, *others, **measuring)
-        if attack is None:
-            return {"acc": accuracy(network, images, labels, **measuring)}
-        return evaluate(network, images, labels, attack, **measuring)
+        with options.warnings_said():
+            if others is not None:
+                return evaluate_triggered(network, images, labels, *others, **measuring)
+            if attack is None:
+                return {"acc": accuracy(network, images, labels, **measuring)}
+            return evaluate(network, images, labels, attack, **measuring)
 
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
     with networks.of_checkpoint(args.checkpoint):
