@@ -44,7 +44,8 @@ class _Masks:
     """An epoch has this many steps for each full batch of the images; with fresh augmentation, for
     three batches, however many images there are."""
     batch_size: int | None = None
-    """Images a step, b; at most the number of images there are."""
+    """Images a step, b; at most the number of images there are, or with fresh augmentation 10,000
+    if that is more."""
     alpha: float | None = None
     """Weight α of the clean loss."""
     beta: float | None = None
