@@ -15,7 +15,7 @@ from awm_defense.awm.engine import Engine, make_engine
 from awm_defense.awm.recipe import Recipe
 from awm_defense.baselines.baseline import Baseline
 from awm_defense.baselines.run import run_baseline
-from awm_defense.examination.examine import examine_images
+from awm_defense.examination.examine import examine_images, weakness
 from awm_defense.examination.verdict import Verdict
 from awm_defense.files.text import escape
 from awm_defense.inputs.images import Images, Labels, read_images
@@ -203,7 +203,7 @@ def purify_many(
                 )
                 verdict = portions.fit(look)
             if verdict is not None and verdict.backdoored is False:
-                notes.append(_returned(verdict))
+                notes += [_returned(verdict), *weakness(verdict, taken.labels)]
                 engine.buffers.delta.zero_()
             else:
                 del engine  # it must be gone where memory runs out
