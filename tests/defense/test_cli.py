@@ -519,6 +519,19 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
+def test_a_current_folder_that_goes_meanwhile_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    line = fails(capsys, "reproduce", "table1", "--models", "nets", "--out", "out")
+    assert line.startswith("awm: error: the current folder: it is gone")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 def test_a_full_standard_output_is_named() -> None:
     with open("/dev/full", "w") as full:
