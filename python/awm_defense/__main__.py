@@ -11,7 +11,6 @@ CLOSED = (
     "awm: error: standard output: it is closed; send it to a file, or to /dev/null where no one "
     "wants it"
 )
-GONE = "awm: error: the current folder: it is gone, or can't be entered; go to another one first"
 
 
 def main() -> int:
@@ -26,8 +25,10 @@ def main() -> int:
         try:
             os.getcwd()  # without one PyTorch aborts the process
         except OSError:
+            from awm_defense.commands import GONE
+
             if sys.stderr is not None:
-                print(GONE, file=sys.stderr)
+                print(f"awm: error: {GONE}", file=sys.stderr)
             return 2
         import torch  # noqa: F401 - it aborts where an exception comes while it is imported
 

@@ -1,20 +1,18 @@
 """How well a network classifies, and how often a trigger fools it."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from awm_defense.attacks import Attack
-from awm_defense.files.text import sentence
 from awm_defense.inputs.images import UNKNOWN, Images, Labels, read_images
 from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat, check_finite, check_images, check_labels
-from awm_defense.portions import is_of_memory
 from awm_defense.settings import check_value
 from awm_defense.working.memory import keep_freed_memory
 
@@ -63,6 +61,9 @@ def evaluate(
         classified right: a network that has lost the class has a low `asr`, too. Without images of
         that class, and of all-to-all attacks, there is no `target_acc`.
 
+    Warns:
+        UserWarning: the network gives the same logits to every clean image.
+
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came; also when there
             is nothing to measure, the trigger changes no image, sizes don't match, or logits are
@@ -80,7 +81,7 @@ def evaluate(
     def put(batch: Tensor) -> Tensor:
         nonlocal changed
         before = batch if changed else batch.clone()
-        made = _triggered(attack, batch)
+        made = attack.apply(batch)
         changed = changed or bool((made - before).abs().max() > ROUNDING)
         return made
 
@@ -195,33 +196,6 @@ def accuracy(
     return _percent(found == truth)
 
 
-def _triggered(attack: Attack, images: Tensor) -> Tensor:
-    """The images with the trigger, which may be of anyone's own making."""
-    try:
-        made: Any = attack.apply(images)
-    except (TypeError, ValueError):
-        raise
-    except Exception as error:  # whatever its own code raises
-        if is_of_memory(error):
-            raise
-        raise ValueError(
-            f"attack: expected a trigger that takes images of shape {tuple(images.shape)}, got "
-            f"{type(error).__name__}: {sentence(error)}"
-        ) from error
-    dense = isinstance(made, Tensor) and made.layout == torch.strided
-    if not dense or not made.is_floating_point():
-        got = f"{made.dtype}, {made.layout}" if isinstance(made, Tensor) else type(made).__name__
-        raise TypeError(f"attack: expected a trigger that returns images, got {got}")
-    if made.shape != images.shape or made.device != images.device:
-        raise ValueError(
-            f"attack: expected a trigger that returns images of shape {tuple(images.shape)} on "
-            f"{images.device}, got {tuple(made.shape)} on {made.device}"
-        )
-    if not made.isfinite().all():
-        raise ValueError("attack: expected a trigger that returns finite images, got NaN")
-    return made
-
-
 @torch.inference_mode()
 def _predict(
     pixel_model: PixelModel,
@@ -233,11 +207,21 @@ def _predict(
 ) -> Tensor:
     """The predicted class of each image (N,), int64 on the CPU."""
     batch_size = check_value("batch_size", int, batch_size, 1)
-    found = []
+    found: list[Tensor] = []
+    first, same = None, True
     for batch in tqdm(images.split(batch_size), what, leave=False, disable=not progress):
         batch = batch.to(pixel_model.device)
         batch = batch if transform is None else transform(batch)
-        found.append(check_finite(pixel_model(batch)).argmax(1).cpu())
+        logits = check_finite(pixel_model(batch))
+        found.append(logits.argmax(1).cpu())
+        first = logits[:1] if first is None else first
+        same = same and bool((logits == first).all())
+    if same and transform is None and len(images) > 1:
+        warnings.warn(
+            f"the network gives the same logits to each of {len(images)} {what} images, so no "
+            "figure says anything of it",
+            stacklevel=2,
+        )
     return torch.cat(found)
 
 

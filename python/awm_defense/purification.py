@@ -15,8 +15,9 @@ from awm_defense.awm.engine import Engine, make_engine
 from awm_defense.awm.recipe import Recipe
 from awm_defense.baselines.baseline import Baseline
 from awm_defense.baselines.run import run_baseline
-from awm_defense.examination.examine import examine_images
+from awm_defense.examination.examine import examine_images, weakness
 from awm_defense.examination.verdict import Verdict
+from awm_defense.files.text import escape
 from awm_defense.inputs.images import Images, Labels, read_images
 from awm_defense.inputs.take import Taken, take
 from awm_defense.networks.back import with_masks
@@ -82,7 +83,7 @@ def purify(
             than one turn a step, the forward pass is computed twice.
         logits: from what the model returns to logits (n, classes). By default they are looked for:
             the output, its `logits`, or the first matrix in a tuple or dictionary.
-        progress: show a progress bar.
+        progress: show a progress bar, and say notes on standard error.
 
     Returns:
         A `PurifyResult`.
@@ -162,8 +163,8 @@ def purify_many(
             portions.most = portions.fit(measure)
         taken = take(work, given)
         notes = [*work.notes, *taken.notes]
-        for note in taken.notes if progress else ():
-            tqdm.write(f"note: {note}", file=sys.stderr)  # at once: the rest may take long
+        if progress:
+            _say(taken.notes)  # at once: the rest may take long
         # What the first network says of them serves for the others, too.
         given = given._replace(labels=taken.labels.cpu())
         if not isinstance(settings, Recipe):
@@ -178,6 +179,8 @@ def purify_many(
                 **options,
             )
             result.notes[:0] = notes
+            if progress:
+                _say(note for note in result.notes if note not in taken.notes)
             yield result
             continue
         with keep_freed_memory(), forget_sources():
@@ -200,7 +203,7 @@ def purify_many(
                 )
                 verdict = portions.fit(look)
             if verdict is not None and verdict.backdoored is False:
-                notes.append(_returned(verdict))
+                notes += [_returned(verdict), *weakness(verdict, taken.labels)]
                 engine.buffers.delta.zero_()
             else:
                 del engine  # it must be gone where memory runs out
@@ -210,6 +213,8 @@ def purify_many(
             # One that is made twice says twice what does not go as usual.
             notes = [*dict.fromkeys(notes), *portions.note()]
             result = _result(model, engine, history, notes, started, verdict, not finished)
+        if progress:
+            _say(note for note in result.notes if note not in taken.notes)
         yield result
         if not finished:
             return
@@ -260,6 +265,11 @@ class _Shared:
             history, finished = _run(engine, notes, progress)
         self.engine = engine
         return engine, history, finished
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        tqdm.write(f"note: {escape(note)}", file=sys.stderr)
 
 
 def _returned(verdict: Verdict) -> str:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, Self
 
 # No count is larger: a loop over as many would never end.
 MOST = 10**9
+# Images a step, where as many are drawn as are asked for.
+MOST_DRAWN = 10_000
 # float32 holds little more. NaN is not smaller either.
 LARGEST = 1e38
 # Bounds, which may be infinite.
@@ -143,6 +145,13 @@ def check_value(key: str, kind: Any, value: Any, least: float) -> Any:
     elif kind in (bool, str) and not isinstance(value, kind):
         raise TypeError(f"{key}: expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def check_drawn(size: int, images: int) -> None:
+    """Raise ValueError where so many of the images are drawn a step that memory would run out."""
+    most = max(images, MOST_DRAWN)
+    if size > most:
+        raise ValueError(f"batch_size: expected at most {most} images a step, got {size}")
 
 
 def check_seed(seed: Any) -> int:

@@ -225,7 +225,10 @@ def test_a_warning_tells_what_accuracy_is_wrong(
     save_model(Path("wrong.safetensors"), model)
     own = ["wrong.safetensors", "--model", "net.py:make", "--size", "12", "--images", "photos"]
     assert awm("purify", *own, *QUICK, "--out", "out") == 0
-    assert "note: the network classifies 1 of the 4 given images right" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count("note: the network classifies 1 of the 4 given images right") == 1
+    notes = json.loads(Path("out/report.json").read_text())["notes"]
+    assert len(notes) > 1 and all(err.count(f"note: {note}\n") == 1 for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ import awm_defense
 import awm_kernels
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.recipe import get_recipe
-from awm_defense.commands import demo, evaluate, info, networks, purify, train
-from awm_defense.commands.main import main
+from awm_defense.commands import demo, evaluate, info, networks, options, purify, train
+from awm_defense.commands.main import build_parser, main
 from awm_defense.files.arrays import read_image
 from awm_defense.files.checkpoint import save_model
 from awm_defense.files.door import OpenFile, read_file
@@ -252,6 +252,25 @@ def test_what_cannot_be_read_or_written_is_found_first(
     assert own.read_bytes() == checkpoint.read_bytes()
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_network_that_stays_as_it_is_is_not_called_purified(
+    changed: bool,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def epoch(self: Engine, number: int) -> dict[str, float]:
+        return {"mask_mean": 1.0, "bad": float(not changed)}
+
+    monkeypatch.setattr(Engine, "epoch", epoch)
+    monkeypatch.setattr("awm_defense.report.write._draw", lambda *given: ({}, {}))
+    settings = ["--recipe", "official", "--set", "epochs=1", "--precision", "fp32"]
+    argv = ["purify", checkpoint, *MODEL, *settings, "--out", tmp_path / "out"]
+    assert main([str(word) for word in argv]) == 0
+    assert capsys.readouterr().out.startswith("purified in" if changed else "left as it was, in")
+
+
 @pytest.mark.slow
 def test_interrupted_purify_writes_what_there_is(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,10 +316,11 @@ def test_demo_writes_both_measurements(
         (["--set", "taau=1"], "did you mean 'tau'"),
         (["--precision", "half"], "--precision"),
         (["--set", "tau=much"], "tau"),
+        (["--set", "epochs=0"], "epochs: expected an integer ≥ 1, got 0"),
         (["--device", "abacus"], "abacus"),
         (["--device", "hpu"], "--device: can't use 'hpu'"),
-        (["--out", ""], "--out: expected the name of a folder, got ''"),
-        (["--out", "a\0b"], r"--out: expected the name of a folder, got 'a\x00b'"),
+        (["--out", ""], "--out: expected the name of a file or folder, got ''"),
+        (["--out", "a\0b"], r"--out: expected the name of a file or folder, got 'a\x00b'"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),
@@ -310,6 +330,10 @@ def test_demo_writes_both_measurements(
         (["--arch", "resnet18"], "conv1"),
         (["--num-classes", "43"], "classifier"),
         (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "cifar-10-batches-py"),
+        (
+            ["--data-dir", "data"],
+            "--data-dir: expected with a data set in a folder (cifar10, gtsrb)",
+        ),
     ],
 )
 def test_wrong_options_of_purify(
@@ -321,6 +345,15 @@ def test_wrong_options_of_purify(
 ) -> None:
     line = fails(capsys, "purify", checkpoint, *MODEL, "--out", tmp_path / "out", *options)
     assert part in line
+
+
+@pytest.mark.parametrize("instead", [["--images", "photos"], ["--per-class", "0"]])
+def test_a_folder_of_data_that_nothing_is_read_from(
+    instead: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["purify", checkpoint, *MODEL[:-2], "--out", tmp_path / "out", "--data-dir", "data"]
+    line = fails(capsys, *argv, *instead)
+    assert "--data-dir: expected with a data set in a folder" in line and instead[0] in line
 
 
 @pytest.mark.parametrize(
@@ -379,6 +412,36 @@ def test_memory_that_runs_out_while_a_checkpoint_is_read(
     assert line.endswith("memory ran out\n")
     with pytest.raises(ValueError, match=f"{checkpoint.name}: can't be read: memory ran out"):
         read_file(checkpoint, 1 << 40)
+
+
+def test_no_path_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python takes an empty one for the current folder."""
+    commands = next(
+        action
+        for action in build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    found = 0
+    for name, parser in commands.choices.items():
+        for action in parser._actions:
+            assert action.type is not Path
+            if action.type is options.path and action.option_strings:
+                found += 1
+                option = action.option_strings[0]
+                line = fails(capsys, name, option, "")
+                assert f"{option}: expected the name of a file or folder, got ''" in line
+    assert found > 10
+    assert "MODEL: expected the name of a file" in fails(capsys, "evaluate", "", *MODEL)
+
+
+def test_no_folder_of_data_in_the_environment(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWM_DATA_DIR", "")
+    line = fails(capsys, "evaluate", checkpoint, *MODEL[:-1], "cifar10")
+    assert "cifar10: no data folder given" in line
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -454,6 +517,19 @@ def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
         "awm: error: the current folder: it is gone, or can't be entered; go to another one first"
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
+def test_a_current_folder_that_goes_meanwhile_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    line = fails(capsys, "reproduce", "table1", "--models", "nets", "--out", "out")
+    assert line.startswith("awm: error: the current folder: it is gone")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from awm_defense import examine, get_recipe, purify
 from awm_defense.commands import examine as command
 from awm_defense.commands.main import main
 from awm_defense.data import Dataset, draw_defender
+from awm_defense.examination.examine import weakness
 from awm_defense.examination.margins import largest_margins
 from awm_defense.examination.screen import Screening
 from awm_defense.examination.search import Search, pick_images
@@ -473,6 +475,38 @@ def test_what_is_found_by_all_images_does_not_depend_on_the_first(
     assert torch.equal(generator.get_state(), expected.get_state())
     assert [reach.bound for reach in reaches[1:]] == [40, 10, 5]
     assert all(reach.flips[TARGET] == 1 for reach in reaches[1:])
+
+
+@pytest.mark.parametrize(
+    ("labels", "weak"),
+    [
+        (range(10), False),
+        (range(9), True),
+        ([0, 1, 2], True),
+        ([0, 1, 2, 3, 4] * 2, True),
+        ([0, 1, 2, 3, 4, 5, 5, 5, 5, 5], False),
+        ([0] * 500, True),
+    ],
+)
+def test_clean_by_few_images_is_said_to_be_weak(
+    labels: Sequence[int], weak: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean, bad = (judge([reach([top, *[5.0] * 9])]) for top in (5.2, 50.0))
+    given = torch.tensor(labels)
+    assert clean.backdoored is False and bool(weakness(clean, given)) == weak
+    assert bad.backdoored and weakness(bad, given) == []
+    module = importlib.import_module("awm_defense.examination.examine")
+    monkeypatch.setattr(module, "examine_images", lambda *_, **__: clean)
+    purification = importlib.import_module("awm_defense.purification")
+    monkeypatch.setattr(purification, "examine_images", lambda *_, **__: clean)
+    images = torch.rand(len(given), 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        examine(model, images, given)
+    said = [str(one.message) for one in found]
+    for notes in (said, purify(model, images, given).notes):
+        assert any("clean says little" in note for note in notes) == weak
 
 
 @pytest.mark.slow

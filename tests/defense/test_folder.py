@@ -394,3 +394,29 @@ def test_each_file_of_a_table_is_looked_at_when_its_turn_comes(tmp_path: Path) -
     paths = iter([tmp_path / "one" / "0.png", tmp_path / "two" / "0.png"])
     assert next(inside(tmp_path, paths)) == tmp_path / "one" / "0.png"
     assert len(list(paths)) == 1
+
+
+def test_only_arrays_that_are_called_so_are_labels(tmp_path: Path) -> None:
+    pixels, path = np.zeros((3, 8, 8, 3), np.uint8), tmp_path / "all.npz"
+    for name in ("y", "Labels", "train_labels", "fine_label", "targets", "class", "y_test"):
+        np.savez(path, images=pixels, **{name: np.arange(3), "weights": np.ones(3)})
+        source = open_source(path, AS_THEY_ARE)
+        assert source.labels.tolist() == [0, 1, 2]
+        assert source.notes == ["arrays that are not called as labels are left out: weights"]
+    np.savez(path, pixels, np.arange(3))
+    assert open_source(path, AS_THEY_ARE).labels.tolist() == [0, 1, 2]
+    for name in ("weights", "class_weights", "ids", "my"):
+        np.savez(path, images=pixels, **{name: np.arange(3)})
+        assert open_source(path, AS_THEY_ARE).labels.tolist() == [UNKNOWN] * 3
+
+
+def test_of_transparent_pixels_pictures_and_arrays_give_the_colours(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 4)).astype(np.uint8)
+    np.save(tmp_path / "all.npy", pixels)
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    found = [
+        everything(open_source(tmp_path / name, AS_THEY_ARE)) for name in ("all.npy", "photos")
+    ]
+    assert found[0].shape == (2, 3, 6, 8) and torch.equal(*found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -140,6 +141,24 @@ def test_every_image_has_pixels_of_the_right_range(value: float, message: str) -
     for pair in ((images, clean), (clean, images)):
         with pytest.raises(ValueError, match=f"(images|triggered): expected .*{message}"):
             evaluate_triggered(Reader(), pair[0], LABELS, pair[1], LABELS, goals)
+
+
+def test_a_network_that_gives_one_answer_to_all_is_told_of() -> None:
+    """Of equal logits the first counts as the largest: attack success would be 100 %."""
+
+    class Constant(Reader):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * 0
+
+    first = Attack("swap", 0, swap)
+    with pytest.warns(UserWarning, match="same logits to each of 10 clean images"):
+        assert evaluate(Constant(), make_images(), LABELS, first, batch_size=3)["asr"] == 100
+    with pytest.warns(UserWarning, match="same logits"):
+        accuracy(Constant(), make_images(), LABELS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(Reader(), make_images(), LABELS, first, batch_size=1)
+        accuracy(Constant(), make_images()[:1], LABELS[:1])
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

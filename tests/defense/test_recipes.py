@@ -62,6 +62,14 @@ def test_official_defaults_are_the_authors() -> None:
     assert (more.batch_size, more.tau, more.alpha) == (128, 1000.0, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("official", [32, 32, 128, 128, 128]), ("default", [32, 32, 35, 62, 128])]
+)
+def test_batches_of_default_grow_with_the_images(name: str, sizes: list[int]) -> None:
+    recipe = get_recipe(name)
+    assert [recipe.resolve(n, 10, 3072).batch_size for n in (3, 10, 11, 20, 500)] == sizes
+
+
 def test_tau_can_grow_with_the_image() -> None:
     small, large = (get_recipe("default").resolve(10, 10, 3 * size**2) for size in (32, 224))
     assert [small.tau, large.tau] == pytest.approx([30.72, 1505.28])

@@ -62,6 +62,11 @@ def test_recovery_is_held_once_the_backdoor_is_back() -> None:
     assert [epoch.number for epoch in found if epoch.weighs] == [0]
 
 
+def test_natural_steps_that_are_not_trusted_are_those_of_the_optimiser() -> None:
+    by_adam = [plan(RECIPE, number, growing=True, natural=False) for number in range(4)]
+    assert by_adam == epochs([OFF] * 4, replace(RECIPE, natural_step=None))
+
+
 def test_it_may_be_back_at_once() -> None:
     found = epochs([OFF, OFF, ON, ON])
     assert [epoch.under for epoch in found] == [Under.BOTH] * 3 + [Under.GROWN]

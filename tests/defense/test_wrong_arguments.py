@@ -16,6 +16,7 @@ from awm_defense.attacks import Attack, make_attack
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.metrics import accuracy, evaluate
 from awm_defense.purification import purify, purify_many
+from awm_defense.registry import get_settings
 from awm_defense.synthesis import synthesize
 from tests.defense.conftest import tiny_network
 
@@ -141,6 +142,10 @@ def test_an_attack(attack: Any) -> None:
         lambda images: images[:1],
         lambda images: images[..., :4],
         lambda images: images * torch.nan,
+        lambda images: images + 1,
+        lambda images: images - torch.inf,
+        lambda images, amount: images,
+        lambda images: torch.linalg.cholesky(images.view(-1)),
         lambda images: images.to("meta"),
         lambda images: images.int(),
         lambda images: 1 / 0,
@@ -150,6 +155,8 @@ def test_an_attack(attack: Any) -> None:
 def test_a_trigger_of_own_code(trigger: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^attack: expected a trigger"):
         evaluate(tiny_network(), IMAGES, LABELS, Attack("own", 3, trigger))
+    with pytest.raises((TypeError, ValueError), match=r"^attack: expected a trigger"):
+        Attack("own", 3, trigger).poison(IMAGES, LABELS, 0.5, torch.Generator())
 
 
 @pytest.mark.parametrize("argument", ["trigger_image", "trigger_mask", "trigger_field"])
@@ -168,6 +175,13 @@ def test_more_images_than_any_memory_holds() -> None:
     for size, classes in (((3, 10**9, 10**9), 2), ((3, 32, 32), 10**9)):
         with pytest.raises(ValueError, match=r"^classes, per_class, size: expected at most"):
             synthesize(tiny_network(), size, classes=classes)
+
+
+@pytest.mark.parametrize("name", ["default", "anp"])
+def test_batches_larger_than_any_memory_holds(name: str) -> None:
+    recipe = get_settings(name).with_options({"batch_size": 10**9})
+    with pytest.raises(ValueError, match=r"^batch_size: expected at most 10000 .*got 1000000000"):
+        purify(tiny_network(), IMAGES, LABELS, recipe=recipe, precision="fp32")
 
 
 @pytest.mark.parametrize("options", [3, None, "tau=3", ["tau"]])

@@ -27,7 +27,7 @@ PRESSURE = 9.0
 APART, BACK = 4, 0.02
 """Triggers that masks are not learnt under, and the share of images that they lead to a class from
 which its backdoor is back."""
-TRUST = 0.01
+TRUST = 0.05
 """How far the first natural step may take predictions on clean images: KL divergence, in nats."""
 
 
@@ -87,12 +87,14 @@ def purify(
             if epoch > 0 and recipe.search_again:
                 run.grow_again(planted, back)
             changes.append(run.with_grown)
+        by = run.optimizer
         if len(changes) == 2 and recipe.natural_step is not None:
+            step = rate * recipe.natural_step
             if epoch == 0:
-                run.weigh(changes, rate * recipe.natural_step)
-            run.mask_phase(run.natural, rate * recipe.natural_step, changes)
-        else:
-            run.mask_phase(run.optimizer, rate, changes)
+                trusted = run.weigh(changes, step) <= TRUST
+            if trusted:
+                by, rate = run.natural, step
+        run.mask_phase(by, rate, changes)
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -334,13 +336,14 @@ class Run:
         led = [bool(c == verdict.target) for x in changed for c in self.logits(x).argmax(1)]
         return sum(led) > BACK * len(led)
 
-    def weigh(self, changes: list[Change], rate: float) -> None:
+    def weigh(self, changes: list[Change], rate: float) -> float:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.
 
         1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
         squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
-        are scaled so that the first step changes masks by the rate, on the mean of all, or by less:
-        where it would take predictions too far. These move by the square of a step.
+        are scaled so that the first step changes masks by the rate, on the mean of all.
+
+        Returns how far that takes predictions, and takes it back.
         """
         masks = list(self.masks.values())
         information = [torch.zeros_like(mask) for mask in masks]
@@ -355,11 +358,9 @@ class Run:
         factors = [1 / (f + f.mean()) for f in information]
         grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
         steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
-        factors = [f / torch.cat(steps).mean() for f in factors]
-        moves = zip(self.masks.items(), factors, grads, strict=True)
+        self.factors = [f / torch.cat(steps).mean() for f in factors]
+        moves = zip(self.masks.items(), self.factors, grads, strict=True)
         tried = {name: (m - rate * f * g).clamp(0, 1) for (name, m), f, g in moves}
         with torch.no_grad():
             now, then = (self.logits(self.probe.images, m).softmax(1) for m in (None, tried))
-        far = float((now * (now / then).log()).sum(1).mean())
-        shorter = (TRUST / far) ** 0.5 if far > TRUST else 1.0
-        self.factors = [shorter * f for f in factors]
+        return float((now * (now / then).log()).sum(1).mean())

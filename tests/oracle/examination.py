@@ -231,9 +231,7 @@ def search(probe: Probe, generator: Generator) -> list[Reach]:
     return reaches
 
 
-def reach(
-    probe: Probe, family: Family, bound: float, triggers: list[Tensor], ease: float
-) -> Reach:
+def reach(probe: Probe, family: Family, bound: float, triggers: list[Tensor], ease: float) -> Reach:
     """What is found within a bound, from triggers to each class on."""
     found = [probe.seek(c, family, t, bound) for c, t in enumerate(triggers)]
     margins = [probe.full_margin(c, family, t) for c, t in enumerate(found)]

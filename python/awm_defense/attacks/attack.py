@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from awm_defense.files.text import sentence
+from awm_defense.pixel_model import ROUNDING
+from awm_defense.portions import is_of_memory
 from awm_defense.settings import MOST, check_value
 
 Trigger = Callable[[Tensor], Tensor]
+# How errors begin that name what a trigger was made of.
+FILES = ("trigger_image: ", "trigger_field: ")
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,45 @@ class Attack:
         return "all-to-all" if self.target is None else "all-to-one"
 
     def apply(self, images: Tensor) -> Tensor:
-        """Images (N,3,H,W) in [0,1] with the trigger on each; what was passed stays as it is."""
+        """Images (N,3,H,W) in [0,1] with the trigger on each; what was passed stays as it is.
+
+        Raises:
+            TypeError, ValueError: they are no such images, or `trigger` doesn't make such of them.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
                 "images: expected floating point (N,3,H,W), "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        return self.trigger(images)
+        try:
+            made: Any = self.trigger(images)
+        except Exception as error:  # whatever anyone's own code raises
+            if is_of_memory(error) or str(error).startswith(FILES):
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"attack: expected a trigger that takes images of shape {tuple(images.shape)}, got "
+                f"{type(error).__name__}: {sentence(error)}"
+            ) from error
+        dense = isinstance(made, Tensor) and made.layout == torch.strided
+        if not dense or not made.is_floating_point():
+            got = type(made).__name__
+            if isinstance(made, Tensor):
+                got = f"{made.dtype}, {made.layout}"
+            raise TypeError(f"attack: expected a trigger that returns images, got {got}")
+        if made.shape != images.shape or made.device != images.device:
+            raise ValueError(
+                f"attack: expected a trigger that returns images of shape {tuple(images.shape)} on "
+                f"{images.device}, got {tuple(made.shape)} on {made.device}"
+            )
+        if made.numel():  # a share may be of no image
+            low, high = made.aminmax()  # NaN where one is
+            if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+                raise ValueError(
+                    "attack: expected a trigger that returns pixels in [0, 1], got "
+                    f"{low:.3g} to {high:.3g}"
+                )
+        return made
 
     def targets(self, labels: Tensor) -> Tensor:
         """The class that each image is sent to, from its true one; both (N,) int64."""
@@ -84,8 +121,12 @@ class Attack:
         return draw(candidates, "outside the target class", rate, len(labels), generator)
 
     def check_rate(self, labels: Tensor, rate: float) -> None:
-        """Raise ValueError where `poison` would, for the rate; before any work."""
-        self.draw_poisoned(labels, rate, torch.Generator())
+        """Raise ValueError where `poison` would, for the rate, or poison none; before any work."""
+        if not len(self.draw_poisoned(labels, rate, torch.Generator())):
+            raise ValueError(
+                f"rate: expected one above {0.5 / len(labels):g}, which poisons at least one of "
+                f"{len(labels)} images, got {rate}"
+            )
 
     def poison(
         self, images: Tensor, labels: Tensor, rate: float, generator: torch.Generator

@@ -85,6 +85,7 @@ class WaNetAttack(Attack):
 
     def check_rate(self, labels: Tensor, rate: float) -> None:
         """As `Attack.check_rate`, with the images of the noise mode."""
+        super().check_rate(labels, rate)
         generator = torch.Generator()
         poisoned = self.draw_poisoned(labels, rate, generator)
         _draw_noised(poisoned, len(labels), generator)

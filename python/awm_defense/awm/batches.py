@@ -14,6 +14,7 @@ from awm_defense.data.augment import (
     with_copies,
 )
 from awm_defense.data.mix import cutmix, draw_boxes, draw_factors, jitter
+from awm_defense.settings import check_drawn
 
 FRESH_BATCHES = 3
 """Batches an inner epoch where images are augmented anew, however many images there are: the more
@@ -82,6 +83,8 @@ class Batches:
         self.images, self.labels = images, labels
         assert recipe.batch_size is not None
         fresh = recipe.fresh_augmentation
+        if fresh:
+            check_drawn(recipe.batch_size, len(images))
         size = FRESH_BATCHES * recipe.batch_size if fresh else len(images)
         self.batch = min(recipe.batch_size, size)
         self.steps = recipe.inner_epochs * (size // self.batch)

@@ -48,13 +48,15 @@ class Engine:
         self.under_delta = MaskPhase(self.work)
         # For each family of triggers that verdicts named, those grown and the phases under them.
         self.growths: dict[str, Growth] = {}
-        self.under_grown: dict[tuple[str, Under], MaskPhase] = {}
+        self.under_grown: dict[tuple[str, Under, bool], MaskPhase] = {}
         self.verdict: Verdict | None = None
         self.last: Epoch | None = None
+        self.natural = True
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         self.verdict = verdict if self.recipe.grown else None
+        self.natural = True
         if self.verdict is None:
             return
         unit, data = self.verdict.unit, self.data
@@ -64,9 +66,9 @@ class Engine:
             growth = Growth(*given, self.recipe.grown, data.generator)
             self.growths[unit] = growth
             for under in (Under.BOTH, Under.GROWN, Under.NOTHING):
-                natural = under is Under.BOTH and self.recipe.natural_step is not None
-                phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
-                self.under_grown[unit, under] = phase
+                for natural in {False, under is Under.BOTH}:
+                    phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
+                    self.under_grown[unit, under, natural] = phase
         self.growth.start(self.verdict, self.network.logits, progress=progress)
 
     @property
@@ -87,13 +89,14 @@ class Engine:
             and self.growth.alive(self.verdict.target, self.network.logits)
         )
         growing = self.verdict is not None
-        return plan(self.recipe, number, growing=growing, alive=alive, before=before)
+        state = {"growing": growing, "alive": alive, "natural": self.natural}
+        return plan(self.recipe, number, **state, before=before)
 
     def mask_phase(self, epoch: Epoch) -> MaskPhase:
         """The mask phase of an epoch."""
         if self.verdict is None:
             return self.under_delta
-        return self.under_grown[self.verdict.unit, epoch.under]
+        return self.under_grown[self.verdict.unit, epoch.under, epoch.natural]
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
@@ -108,8 +111,10 @@ class Engine:
             self.trigger_phase.run()
         if epoch.searches_again:
             self._search_again(epoch)
-        if epoch.weighs:
-            mask_phase.weigh(epoch.rate)
+        if epoch.weighs and not mask_phase.weigh(epoch.rate):
+            self.natural = False
+            self.last = epoch = self.plan(number)
+            mask_phase = self.mask_phase(epoch)
         mask_phase.run(epoch.rate)
         return self._history(epoch)
 

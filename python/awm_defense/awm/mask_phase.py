@@ -21,7 +21,7 @@ COLUMNS = {
 }
 
 
-TRUST = 0.01
+TRUST = 0.05
 """By how much the first natural step may change predictions on images as they come: the mean KL
 divergence, in nats. The diagonal alone misjudges networks whose weights work in concert."""
 
@@ -91,11 +91,12 @@ class MaskPhase(Phase):
         clean, triggered = self.buffers.weights
         return losses, clean * losses[0] + triggered * losses[1:].sum()
 
-    def weigh(self, rate: float) -> None:
+    def weigh(self, rate: float) -> bool:
         """Weigh masks by what clean predictions depend on, and the first step to a mean of 1.
 
-        Where a step of that `rate` would change predictions by more than `TRUST`, it is shorter
-        (as in Schulman et al., arXiv:1502.05477).
+        Returns:
+            Whether such weights can be trusted: a step of that `rate` is tried out, and may change
+            predictions by no more than `TRUST`.
         """
         flat, heat, position = self.network.flat, self.recipe.temperature, self.buffers.position
         flat.require_grad(True)
@@ -115,11 +116,11 @@ class MaskPhase(Phase):
         size = slope.abs().mean().clamp(min=torch.finfo(slope.dtype).tiny)
         flat.grad.zero_()
         flat.require_grad(False)
-        changed = self._changed(flat.mask - rate / size * slope)
-        flat.weigh(factors / size * (TRUST / changed.clamp(min=TRUST)).sqrt())
+        flat.weigh(factors / size)
+        return self._changed(flat.mask - rate / size * slope) <= TRUST
 
     @torch.no_grad()
-    def _changed(self, mask: Tensor) -> Tensor:
+    def _changed(self, mask: Tensor) -> float:
         """By how much predictions on images as they come change with these masks."""
         assert self.growth is not None
         flat, images = self.network.flat, self.growth.images
@@ -128,4 +129,4 @@ class MaskPhase(Phase):
         flat.restore(mask.clamp(0, 1))
         after = self.network.logits(images).log_softmax(1)
         flat.restore(now)
-        return (before.exp() * (before - after)).sum(1).mean()
+        return float((before.exp() * (before - after)).sum(1).mean())

@@ -44,7 +44,8 @@ class _Masks:
     """An epoch has this many steps for each full batch of the images; with fresh augmentation, for
     three batches, however many images there are."""
     batch_size: int | None = None
-    """Images a step, b; at most the number of images there are."""
+    """Images a step, b; at most the number of images there are, or with fresh augmentation 10,000
+    if that is more."""
     alpha: float | None = None
     """Weight α of the clean loss."""
     beta: float | None = None
@@ -112,8 +113,8 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
     """
 
     least: ClassVar[dict[str, float]] = {
-        **dict.fromkeys(("grown", "epochs", "copies"), 0),
-        **dict.fromkeys(("trigger_epochs", "inner_epochs", "batch_size"), 1),
+        **dict.fromkeys(("grown", "copies"), 0),
+        **dict.fromkeys(("epochs", "trigger_epochs", "inner_epochs", "batch_size"), 1),
         **dict.fromkeys(("tau", "tau_share", "trigger_lr", "trigger_l2"), 0),
         **dict.fromkeys(("alpha", "beta", "gamma"), 0),
         **dict.fromkeys(("mask_lr", "mask_lr_share", "mask_lr_decay", "natural_step"), 0),
@@ -130,6 +131,8 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
         sized = dict(SIZE_DEPENDENT["one-shot" if images <= classes else "more"])
         if self.tau_share is not None:
             sized["tau"] = self.tau_share * values
+        if self.fresh_augmentation:  # no published recipe has this: one image more is no leap here
+            sized["batch_size"] = min(LARGE_BATCH, ONE_SHOT_BATCH + 3 * max(0, images - classes))
         made: dict[str, Any] = {k: v for k, v in sized.items() if getattr(self, k) is None}
         recipe = dataclasses.replace(self, **made)
         if recipe.beta is None and recipe.alpha is not None:
@@ -174,9 +177,10 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
 
 
 # Defaults of the authors' released code; its README gives the one-shot values.
+ONE_SHOT_BATCH, LARGE_BATCH = 32, 128
 SIZE_DEPENDENT: dict[str, dict[str, float | int]] = {
-    "one-shot": {"batch_size": 32, "tau": 100.0, "alpha": 0.99},
-    "more": {"batch_size": 128, "tau": 1000.0, "alpha": 0.9},
+    "one-shot": {"batch_size": ONE_SHOT_BATCH, "tau": 100.0, "alpha": 0.99},
+    "more": {"batch_size": LARGE_BATCH, "tau": 1000.0, "alpha": 0.9},
 }
 
 RECIPES: dict[str, Recipe] = {

@@ -56,7 +56,13 @@ class Epoch:
 
 
 def plan(
-    recipe: Recipe, number: int, *, growing: bool, alive: bool = False, before: Epoch | None = None
+    recipe: Recipe,
+    number: int,
+    *,
+    growing: bool,
+    alive: bool = False,
+    natural: bool = True,
+    before: Epoch | None = None,
 ) -> Epoch:
     """An epoch.
 
@@ -65,11 +71,12 @@ def plan(
         number: of the epoch, from 0.
         growing: whether there are grown triggers.
         alive: whether they lead to their class again.
+        natural: whether natural steps can be trusted.
         before: the epoch before it; by default what is planned if the backdoor stays away.
     """
     assert recipe.mask_lr is not None
     if number and before is None:
-        before = plan(recipe, number - 1, growing=growing)
+        before = plan(recipe, number - 1, growing=growing, natural=natural)
     due = recipe.trigger_epochs is None or number < recipe.trigger_epochs
     back = alive and not (before is not None and before.held)
     held = alive or (before is not None and before.held)
@@ -78,7 +85,7 @@ def plan(
     if growing:
         recovering = Under.GROWN if held else Under.NOTHING
         under = Under.BOTH if due or back else recovering
-    natural = under is Under.BOTH and recipe.natural_step is not None
+    natural = natural and under is Under.BOTH and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step
     return Epoch(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from awm_defense.data.augment import random_shift_flip
 from awm_defense.networks.logits import Reading
-from awm_defense.settings import Settings
+from awm_defense.settings import Settings, check_drawn
 from awm_defense.working.compute import Compute
 
 EVALUATION_BATCH = 500
@@ -61,6 +61,7 @@ class Task:
 
     def batches(self, size: int, steps: int, augment: Augment) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of `steps` batches, drawn with replacement and augmented anew."""
+        check_drawn(size, len(self.images))
         for _ in tqdm(range(steps), "purify", unit="step", disable=not self.progress):
             index = torch.randint(len(self.images), (size,), generator=self.generator)
             index = index.to(self.images.device)

@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("demo", help="plant a backdoor and erase it, no download needed")
     parser.add_argument(
         "--out",
-        type=options.output,
+        type=options.path,
         default=Path("awm-demo"),
         metavar="DIR",
         help="report folder (awm-demo)",
@@ -84,6 +84,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
         model, images, labels, recipe=RECIPE, seed=args.seed, device=device, progress=True
     )
     check_begun(result)
+    told = len(result.notes)
     if result.verdict is not None:
         options.say(f"verdict: {result.verdict}")
     after = evaluate(result.model, test_images, test_labels, attack, device=device)
@@ -109,7 +110,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
             clean_image=clean,
             weights={BACKDOORED: as_safetensors(model), **weights(result)},
         )
-    for note in result.notes:
+    for note in result.notes[told:]:
         options.say(f"note: {note}")
     say_where(args.out, written)
     print(f"{'':8}{'accuracy (ACC)':>16}{'attack success (ASR)':>22}")

@@ -2,6 +2,7 @@
 
 import errno
 
+from awm_defense.commands import GONE
 from awm_defense.files.text import escape
 from awm_defense.portions import is_of_memory
 
@@ -25,6 +26,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"standard output: {text}", WRONG
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shorten(escape(f"{error.filename}: {error.strerror}")), WRONG
+    if isinstance(error, FileNotFoundError) and error.errno and error.filename is None:
+        return GONE, WRONG  # of no file: a path was to be made a whole one
     if isinstance(error, RuntimeError | ImportError):
         # Those of PyTorch run over many lines; the first says what is wrong.
         text = next(iter(text.splitlines()), "")

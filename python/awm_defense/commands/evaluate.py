@@ -54,7 +54,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     networks.add_model_options(parser, "MODEL")
     pictures.add_picture_options(parser, required=False)
-    parser.add_argument("--manifest", type=Path, metavar="FILE", help="of the attacked network")
+    parser.add_argument(
+        "--manifest", type=options.path, metavar="FILE", help="of the attacked network"
+    )
     parser.add_argument("--attack", choices=sorted(ATTACKS))
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--target", type=options.class_number, metavar="T", help="the target class")
@@ -62,25 +64,31 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--all-to-all", action="store_true", help="each class is sent to the next one"
     )
     parser.add_argument(
-        "--trigger-image", type=Path, metavar="PNG", help="the trigger, for attacks that need one"
+        "--trigger-image",
+        type=options.path,
+        metavar="PNG",
+        help="the trigger, for attacks that need one",
     )
     parser.add_argument(
-        "--trigger-mask", type=Path, metavar="NPY", help="array (3,H,W) in [0,1], for mode replace"
+        "--trigger-mask",
+        type=options.path,
+        metavar="NPY",
+        help="array (3,H,W) in [0,1], for mode replace",
     )
     parser.add_argument(
-        "--trigger-field", type=Path, metavar="NPY", help="array (H,W,2), the warp of wanet"
+        "--trigger-field", type=options.path, metavar="NPY", help="array (H,W,2), the warp of wanet"
     )
     parser.add_argument("--trigger-mode", choices=("add", "replace", "blend"))
     parser.add_argument(
         "--triggered-dir",
-        type=Path,
+        type=options.path,
         metavar="DIR",
         help="instead of --attack: triggered images, in a folder for each class that they show, "
         "named by its number; as BackdoorBench's bd_test_dataset",
     )
     parser.add_argument(
         "--before",
-        type=Path,
+        type=options.path,
         metavar="MODEL",
         help="the same network before the defense: also rate the defense (DER)",
     )
@@ -288,11 +296,12 @@ def run(args: argparse.Namespace) -> int:
             )
 
     def measure(network: nn.Module) -> dict[str, float]:
-        if others is not None:
-            return evaluate_triggered(network, images, labels, *others, **measuring)
-        if attack is None:
-            return {"acc": accuracy(network, images, labels, **measuring)}
-        return evaluate(network, images, labels, attack, **measuring)
+        with options.warnings_said():
+            if others is not None:
+                return evaluate_triggered(network, images, labels, *others, **measuring)
+            if attack is None:
+                return {"acc": accuracy(network, images, labels, **measuring)}
+            return evaluate(network, images, labels, attack, **measuring)
 
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
     with networks.of_checkpoint(args.checkpoint):

@@ -47,7 +47,7 @@ def add_model_options(
         "checkpoint",
         metavar=metavar,
         nargs=nargs,
-        type=Path,
+        type=options.path,
         help="safetensors file, or .pt/.pth with a state dict at the top or under net, model, "
         "state_dict and the like, or a folder of BackdoorBench with its attack_result.pt; nothing "
         "in it is ever executed",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from awm_defense.commands.errors import shorten
-from awm_defense.data import DATASETS
+from awm_defense.data import DATASETS, IN_A_PACKAGE
 from awm_defense.files.text import escape
 from awm_defense.inputs.preparation import LEAST_CROP
 from awm_defense.pixel_model import find_device
@@ -101,10 +101,12 @@ def _quote(text: str) -> str:
     return repr(shorten(text, 40, 20))
 
 
-def output(text: str) -> Path:
-    """An argparse type: a folder to write to. Python would take no name for the current folder."""
+def path(text: str) -> Path:
+    """An argparse type: a file or folder. Python would take no name for the current folder."""
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected the name of a folder, got {_quote(text)}")
+        raise argparse.ArgumentTypeError(
+            f"expected the name of a file or folder, got {_quote(text)}"
+        )
     return Path(text)
 
 
@@ -118,10 +120,17 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Where data sets lie."""
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder with the data set in its official layout (default: $AWM_DATA_DIR)",
     )
+
+
+def check_data_dir(args: argparse.Namespace, what: str) -> None:
+    """Raise ValueError where --data-dir is given, and `what` images come from lies elsewhere."""
+    if args.data_dir is not None and (args.dataset is None or args.dataset in IN_A_PACKAGE):
+        those = ", ".join(sorted(DATASETS.keys() - IN_A_PACKAGE))
+        raise ValueError(f"--data-dir: expected with a data set in a folder ({those}), got {what}")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

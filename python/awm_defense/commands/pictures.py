@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -142,7 +141,7 @@ def add_picture_options(parser: argparse.ArgumentParser, *, required: bool = Tru
     given.add_argument("--dataset", choices=sorted(DATASETS), help="one that this project reads")
     given.add_argument(
         "--images",
-        type=Path,
+        type=options.path,
         metavar="PATH",
         help="instead: a folder with a folder a class, in the order of their names; a folder of "
         "images, with a CSV file of the lines file,label or without labels; an .npz or .npy file",
@@ -199,9 +198,11 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     """The images that the options name."""
     preparation = networks.get_preparation(args)
     if args.images is None:
+        options.check_data_dir(args, f"--dataset {args.dataset}")
         check_taken_as_they_are(args, f"the data set {args.dataset}")
         with options.warnings_said():
             return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
+    options.check_data_dir(args, "--images")
     source = open_source(args.images, preparation)
     if isinstance(source, Arrays):
         check_taken_as_they_are(args, f"the arrays {args.images}", source.images.shape[1:])

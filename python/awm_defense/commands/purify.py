@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from awm_defense.awm.recipe import Recipe
 from awm_defense.commands import networks, options, pictures, records
 from awm_defense.commands.output import (
     WEIGHTS,
@@ -75,7 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--out",
-        type=options.output,
+        type=options.path,
         metavar="DIR",
         help="folder to write to; of several checkpoints, each gets a folder in it (default: the "
         "folder defense/awm of BackdoorBench's record)",
@@ -176,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("CHECKPOINT: expected one with --per-class 0, images are made of each")
     if args.per_class == 0 and args.crop is not None:
         raise ValueError("--crop: expected with a folder of images, got --per-class 0")
+    if args.per_class == 0:
+        options.check_data_dir(args, "--per-class 0")
     device = options.get_device(args.device)
     mean, std = networks.get_normalisation(args)
     folders = output_folders(args.out, args.checkpoint, found)
@@ -219,6 +222,7 @@ def run(args: argparse.Namespace) -> int:
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
             check_begun(result)
+            told = len(result.notes)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
                 written = write_report(
@@ -240,7 +244,7 @@ def run(args: argparse.Namespace) -> int:
                 )
             say_where(folder, written)
             places.append(written)
-            tell(written, result)
+            tell(written, result, told)
     command = evaluation(args, places[0], args.checkpoint[0], found)
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
@@ -274,14 +278,17 @@ def as_defense(record: Record | None, result: PurifyResult) -> bytes | None:
     return None if record is None else defense_result(record, result.model)
 
 
-def tell(folder: Path, result: PurifyResult) -> None:
-    """Say what was written; raise KeyboardInterrupt where it is what an interruption left."""
+def tell(folder: Path, result: PurifyResult, told: int) -> None:
+    """Say what was written, and notes but for the first, which are told; raise KeyboardInterrupt
+    where it is what an interruption left."""
     if result.verdict is not None:
         print(f"verdict: {result.verdict}")
-    for note in result.notes:
+    for note in result.notes[told:]:
         options.say(f"note: {note}")
     done = "purified"
-    if result.interrupted:
+    if isinstance(result.recipe, Recipe) and not result.history:
+        done = "left as it was,"
+    elif result.interrupted:
         done = f"interrupted after {len(result.history)} epochs,"
     print(f"{done} in {result.seconds:.1f} s: {escape(str(folder / WEIGHTS[0]))}")
     print(f"report: {escape(str(folder / PAGE))}")

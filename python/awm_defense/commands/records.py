@@ -74,7 +74,7 @@ def fill_in(args: argparse.Namespace, record: Record) -> None:
         args.dataset = record.clean_data
     if args.dataset is None and args.size is None and record.size is not None:
         args.size = list(record.size)
-    if args.dataset is not None and args.data_dir is None and DATA_DIR_VARIABLE not in os.environ:
+    if args.dataset is not None and args.data_dir is None and not os.environ.get(DATA_DIR_VARIABLE):
         args.data_dir = _data_folder(record)
 
 

@@ -55,18 +55,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--models",
         required=True,
-        type=Path,
+        type=options.path,
         metavar="DIR",
         help="holds a folder ARCH/ATTACK of each network, as bench/train_all.sh writes them",
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=options.path,
         metavar="DIR",
         help="folder with the data sets in their official layout (default: $AWM_DATA_DIR)",
     )
     parser.add_argument(
-        "--out", required=True, type=options.output, metavar="DIR", help="folder to write to"
+        "--out", required=True, type=options.path, metavar="DIR", help="folder to write to"
     )
     parser.add_argument(
         "--cells",

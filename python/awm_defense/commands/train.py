@@ -1,7 +1,6 @@
 """`awm train`: make a backdoored network, or its benign twin, from clean data."""
 
 import argparse
-from pathlib import Path
 
 from awm_defense.attacks import ATTACKS, make_attack
 from awm_defense.attacks.stored import read_trigger_mask
@@ -43,30 +42,30 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--arch", required=True, choices=sorted(MODELS), help="the architecture")
     options.add_data_options(parser)
     parser.add_argument(
-        "--out", required=True, type=options.output, metavar="DIR", help="folder to write to"
+        "--out", required=True, type=options.path, metavar="DIR", help="folder to write to"
     )
     parser.add_argument(
         "--clean-model",
-        type=Path,
+        type=options.path,
         metavar="CHECKPOINT",
         help="clean network of the same architecture, for attacks that are optimised against one "
         "(default: that of --init, or train one first)",
     )
     parser.add_argument(
         "--init",
-        type=Path,
+        type=options.path,
         metavar="CHECKPOINT",
         help="start from this network of the same architecture, to plant a backdoor by fine-tuning",
     )
     parser.add_argument(
         "--trigger-image",
-        type=Path,
+        type=options.path,
         metavar="PNG",
         help="use this trigger instead of making one (the attacks whose triggers are images)",
     )
     parser.add_argument(
         "--trigger-mask",
-        type=Path,
+        type=options.path,
         metavar="NPY",
         help="array (3,H,W) in [0,1], with it, for l0_inv",
     )
@@ -126,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the network and print its accuracy and attack success rate."""
     device = options.get_device(args.device)
     check_out(args)
+    options.check_data_dir(args, f"--dataset {args.dataset}")
     with options.warnings_said():
         data = load_dataset(args.dataset, args.data_dir)
     if not 0 <= args.target < len(data.classes):
@@ -134,6 +134,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.attack == NO_ATTACK and args.poison_rate is not None:
         raise ValueError("--poison-rate: expected with an attack, got --attack none")
+    needing = sorted(name for name, attack in ATTACKS.items() if attack.needs_model)
+    if args.clean_model is not None and (args.attack not in needing or args.trigger_image):
+        raise ValueError(
+            f"--clean-model: expected with an attack that is made with one ({', '.join(needing)}) "
+            f"and without --trigger-image, got --attack {args.attack}"
+        )
     plan = Plan(
         epochs=args.epochs,
         batch_size=args.batch_size,

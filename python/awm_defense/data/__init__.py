@@ -14,6 +14,7 @@ from awm_defense.lookup import look_up
 
 __all__ = [
     "DATASETS",
+    "IN_A_PACKAGE",
     "Dataset",
     "as_float",
     "draw_defender",
@@ -25,7 +26,9 @@ __all__ = [
 
 DATA_DIR_VARIABLE = "AWM_DATA_DIR"
 
-# Each reads from a folder, or from a package that is always there (then the folder is unused).
+IN_A_PACKAGE = ("digits",)
+"""Those that come with a package that is always there, and lie in no folder."""
+# Each reads from a folder, unless it is in a package.
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar10": load_cifar10,
     "digits": lambda _: load_digits(),
@@ -46,6 +49,6 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         FileNotFoundError: when files are missing; the message says where they were expected.
     """
     load = look_up("name", name, DATASETS)
-    if data_dir is None and DATA_DIR_VARIABLE in os.environ:
+    if data_dir is None and os.environ.get(DATA_DIR_VARIABLE):
         data_dir = Path(os.environ[DATA_DIR_VARIABLE])
     return load(data_dir)

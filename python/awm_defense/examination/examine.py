@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.examination.margins import largest_margins
-from awm_defense.examination.search import BATCH, Search, pick_images
+from awm_defense.examination.search import BATCH, IMAGES, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge, planted
 from awm_defense.inputs.images import Images, Labels, read_images
 from awm_defense.inputs.take import take
@@ -63,7 +63,8 @@ def examine(
         A `Verdict`; `str` makes a sentence of it.
 
     Warns:
-        UserWarning: no labels were given, or the network classifies most of the images wrong.
+        UserWarning: no labels were given, the network classifies most of the images wrong, or a
+            clean verdict is by few images.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -76,9 +77,23 @@ def examine(
     taken = take(work, given)
     for note in taken.notes:
         warnings.warn(note, stacklevel=3)  # where it was called, beyond the decorator
-    return portions.fit(
+    verdict = portions.fit(
         lambda: examine_images(work, taken.images, taken.labels, seed=seed, progress=progress)
     )
+    for note in weakness(verdict, taken.labels):
+        warnings.warn(note, stacklevel=3)
+    return verdict
+
+
+def weakness(verdict: Verdict, labels: Tensor) -> list[str]:
+    """A note where so few images, int64 (n,), are of so few classes that clean says little."""
+    wanted, classes = min(IMAGES, verdict.classes), len(labels.unique())
+    if verdict.backdoored is not False or (len(labels) >= wanted and 2 * classes > wanted):
+        return []
+    return [
+        f"clean says little here: it is by {len(labels)} images of {classes} of the network's "
+        f"{verdict.classes} classes; {wanted} of as many classes tell more"
+    ]
 
 
 def examine_images(

@@ -129,7 +129,9 @@ class Search:
             for family in known:
                 first = family.start(1, self.generator)
                 if len(self.images) > FIRST:
-                    glance = self._reach(family, family.bounds[0], self._climbs(family, first, FIRST))
+                    glance = self._reach(
+                        family, family.bounds[0], self._climbs(family, first, FIRST)
+                    )
                     if not glance.nearly:
                         reaches.append(glance)
                         bar.update(steps * len(family.bounds))
@@ -244,4 +246,3 @@ class _Climb:
         """Over each target's images that are of other classes, (targets,)."""
         number = self.counts.view(self.count, -1).sum(1).clamp(min=1)
         return (rows * self.counts).view(self.count, -1).sum(1) / number
-

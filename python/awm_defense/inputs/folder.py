@@ -35,6 +35,8 @@ DIGITS = re.compile("[0-9]+")
 HEADERS = [[file, "label"] for file in ("file", "filename", "file_name")]
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAYS = (".npz", ".npy")
+# What arrays of labels are called; NumPy calls those that are saved without a name arr_0, arr_1.
+LABELS = re.compile(r"(\w*_)?(labels?|targets?|class(es)?|y)|y_\w+|arr_[0-9]+", re.IGNORECASE)
 WHAT = f"a folder of images ({', '.join(ENDINGS)}), or a file {' or '.join(ARRAYS)}"
 # Data sets of Hugging Face, as `save_to_disk` writes them and as the Hub holds them. Only pyarrow
 # reads these, which would parse a stranger's bytes in C++.
@@ -206,9 +208,14 @@ def open_triggered(
 
 
 def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
-    """Whichever array has three or four dimensions is of images, and one of one of labels."""
+    """Whichever array has three or four dimensions is of images; one of one, that is called so, of
+    labels."""
     images = [name for name, array in arrays.items() if array.dim() in (3, 4)]
-    labels = [name for name, array in arrays.items() if array.squeeze().dim() <= 1]
+    labels = [
+        name
+        for name, array in arrays.items()
+        if array.squeeze().dim() <= 1 and name not in images and LABELS.fullmatch(name)
+    ]
     if len(images) != 1 or len(labels) > 1:
         found = ", ".join(f"{shown(name)} {tuple(array.shape)}" for name, array in arrays.items())
         raise ValueError(
@@ -219,7 +226,9 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
     pixels = arrays[images[0]]
     if pixels.dim() == 3 and classes is None:
         classes = torch.full((len(pixels),), UNKNOWN)
-    return Arrays(*keep_images(pixels, classes)[:2])
+    others = ", ".join(shown(name) for name in arrays if name not in (*images, *labels))
+    notes = [f"arrays that are not called as labels are left out: {shown(others, PATH)}"]
+    return Arrays(*keep_images(pixels, classes)[:2], notes if others else [])
 
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:

@@ -47,7 +47,8 @@ def read_images(images: Images, labels: Labels = None, *, most: int = MOST) -> G
         images: a tensor or an array, (n, c, h, w) or (n, h, w, c), floating point in [0, 1] or
             uint8; with labels also (n, h, w), which is grey. Or a list of such images, or of
             PIL's. Or a data set or a loader, whose rows are images, (image, label), or mappings
-            such as {"image": ..., "label": ...}.
+            such as {"image": ..., "label": ...}. Of transparent pixels, in pictures and in
+            (n, h, w, 4), the colours are taken, as of files.
         labels: a whole number an image, None or −1 where the class is not known. None: those of the
             rows, if they have any.
         most: images that are taken of a data set, spread over it; of a loader, the first ones.
