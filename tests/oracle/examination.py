@@ -35,7 +35,7 @@ class Probe:
     images: Tensor
     labels: Tensor
 
-    def glance(self) -> "Probe | None":
+    def glance(self) -> Probe | None:
         """The same of the first images, where there are more."""
         if len(self.images) <= GLANCE:
             return None
