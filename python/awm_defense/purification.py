@@ -200,6 +200,7 @@ def purify_many(
                     taken.labels,
                     seed=seed,
                     progress=progress,
+                    bf16=engine.network.precision.dtype == torch.bfloat16,
                 )
                 verdict = portions.fit(look)
             if verdict is not None and verdict.backdoored is False:

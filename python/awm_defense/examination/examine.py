@@ -2,11 +2,13 @@
 
 import dataclasses
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from awm_defense.examination.margins import largest_margins
+from awm_defense.examination.rough import LARGE, is_faster
 from awm_defense.examination.search import BATCH, IMAGES, Search, pick_images
 from awm_defense.examination.verdict import Verdict, confirm, judge, planted
 from awm_defense.inputs.images import Images, Labels, read_images
@@ -97,24 +99,41 @@ def weakness(verdict: Verdict, labels: Tensor) -> list[str]:
 
 
 def examine_images(
-    work: PixelModel, images: Tensor, labels: Tensor, *, seed: int, progress: bool
+    work: PixelModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    progress: bool,
+    bf16: bool | None = None,
 ) -> Verdict:
-    """`examine` of a copy, which it lays out, and of what is checked and on its device."""
-    # In float32: bfloat16 takes half the time, but moved scores by up to 0.4 in a trial, a good
-    # part of what lies between benign and backdoored.
-    compute = Compute(channels_last=work.channels_last)
-    compute.prepare(work.model, work.device)
+    """`examine` of a copy, which it lays out, and of what is checked and on its device.
 
-    def logits(batch: Tensor) -> Tensor:
-        normalised = work.normalise(batch)
-        fed = normalised.contiguous(memory_format=compute.memory_format)
-        return work.portions(lambda part: work.read(work.model(part)), fed)
+    `bf16`: steps of the search are in bfloat16; None where that is faster. It is never so with
+    images that are not large.
+    """
+    exact = Compute(channels_last=work.channels_last)
+    exact.prepare(work.model, work.device)
 
+    def logits(batch: Tensor, compute: Compute = exact) -> Tensor:
+        fed = work.normalise(batch).contiguous(memory_format=compute.memory_format)
+
+        def read(part: Tensor) -> Tensor:
+            with compute.autocast(work.device):
+                return work.read(work.model(part)).to(batch)
+
+        return work.portions(read, fed)
+
+    roughly = partial(logits, compute=dataclasses.replace(exact, bf16=True))
+    large = images[0, 0].numel() >= LARGE
+    if large and bf16 is None:
+        bf16 = is_faster(roughly, logits, images)
+    rough = roughly if large and bf16 else logits
     batch = min(BATCH, work.portions.most or BATCH)
     generator = torch.Generator().manual_seed(seed)
     chosen = pick_images(labels)
     images, labels = images[chosen], labels[chosen]
-    search = Search(logits, images, labels, generator, batch)
+    search = Search(logits, images, labels, generator, batch, rough)
     verdict = _by_families(search, progress=progress)
     # Sizes tell of triggers that do nothing until they are whole, which families miss.
     radii = search.radii(progress=progress)
@@ -130,7 +149,7 @@ def _by_families(search: Search, *, progress: bool) -> Verdict:
     images = search.images
     if verdict.narrow:
         over_all = largest_margins(
-            search.logits,
+            search.rough,
             images,
             verdict.searched,
             search.generator,

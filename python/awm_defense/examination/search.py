@@ -45,6 +45,8 @@ class Search:
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
         batch: images that are worked on at a time, though at least those of one class.
+        rough: the same network, less exactly and faster, for the steps of the search; what comes of
+            them is judged by `logits`. None: that one, too.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Search:
         labels: Tensor,
         generator: torch.Generator,
         batch: int = BATCH,
+        rough: Logits | None = None,
     ) -> None:
         self.logits, self.images, self.labels = logits, images, labels
+        self.rough = logits if rough is None else rough
         self.generator, self.batch = generator, batch
 
     @cached_property
@@ -74,7 +78,7 @@ class Search:
         classes = self._plain.shape[1]
         if classes <= MOST:
             return None
-        return screen(self.logits, self.images, self.labels, classes, self.generator)
+        return screen(self.rough, self.images, self.labels, classes, self.generator)
 
     @cached_property
     def _parts(self) -> tuple[Tensor, ...]:
@@ -96,7 +100,7 @@ class Search:
         with tqdm(total=total, desc="condense", unit="step", disable=not progress) as bar:
 
             def path(climb: "_Climb") -> Iterator[tuple[float, Tensor, Tensor]]:
-                for step in condense(climb.margins, climb.triggers, family.step, bounds):
+                for step in condense(climb.rough_margins, climb.triggers, family.step, bounds):
                     bar.update()
                     yield step
 
@@ -200,7 +204,7 @@ class _Climb:
         self, search: Search, family: Family, targets: Tensor, first: Tensor, most: int
     ) -> None:
         images, labels = search.images[:most], search.labels[:most]
-        self.logits, self.family = search.logits, family
+        self.logits, self.rough, self.family = search.logits, search.rough, family
         self.count, self.each = len(targets), len(images)
         # Row i is an image under the trigger to `targets[i // each]`.
         self.images = images.repeat(self.count, 1, 1, 1)
@@ -208,16 +212,17 @@ class _Climb:
         self.counts = (self.targets != labels.repeat(self.count)).to(images.dtype)
         self.triggers = first.repeat_interleave(self.count, dim=0)
 
-    def triggered(self, triggers: Tensor) -> Tensor:
+    def triggered(self, triggers: Tensor, logits: Logits) -> Tensor:
         """The logits of all images under triggers (targets,...)."""
         spread = triggers.repeat_interleave(self.each, dim=0)
-        return self.logits(self.family.apply(self.images, spread))
+        return logits(self.family.apply(self.images, spread))
 
     def climb(self, bound: float) -> Tensor:
         """All steps within a bound; returns which share of images flips, (targets,)."""
         for _ in range(STEPS):
             self.triggers = self.triggers.detach().requires_grad_()
-            losses = cross_entropy(self.triggered(self.triggers), self.targets, reduction="none")
+            found = self.triggered(self.triggers, self.rough)
+            losses = cross_entropy(found, self.targets, reduction="none")
             (grad,) = torch.autograd.grad(losses @ self.counts, self.triggers)
             self.triggers = self.family.step(self.triggers.detach(), grad, bound)
         return self.flips()
@@ -225,7 +230,7 @@ class _Climb:
     @torch.no_grad()
     def flips(self) -> Tensor:
         """Which share of images each trigger sends to its target, (targets,)."""
-        reached = target_margins(self.triggered(self.triggers), self.targets) > 0
+        reached = target_margins(self.triggered(self.triggers, self.logits), self.targets) > 0
         return self.mean(reached.to(self.counts))
 
     def grown(self) -> Tensor:
@@ -234,13 +239,17 @@ class _Climb:
         limits = [self.family.limits(trigger, plain) for trigger in self.triggers]
         least, most = (torch.stack(side) for side in zip(*limits, strict=True))
 
-        grown = grow(self.margins, least, most)
+        grown = grow(self.rough_margins, least, most)
         with torch.no_grad():
             return self.margins(grown)
 
     def margins(self, triggers: Tensor) -> Tensor:
         """Of triggers (targets,...), each one's mean margin, (targets,)."""
-        return self.mean(target_margins(self.triggered(triggers), self.targets))
+        return self.mean(target_margins(self.triggered(triggers, self.logits), self.targets))
+
+    def rough_margins(self, triggers: Tensor) -> Tensor:
+        """The same, less exactly and faster."""
+        return self.mean(target_margins(self.triggered(triggers, self.rough), self.targets))
 
     def mean(self, rows: Tensor) -> Tensor:
         """Over each target's images that are of other classes, (targets,)."""
