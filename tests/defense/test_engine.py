@@ -18,7 +18,7 @@ from awm_defense.awm.batches import Batches
 from awm_defense.awm.capture import Captured
 from awm_defense.awm.engine import Engine
 from awm_defense.awm.mask_phase import MaskPhase
-from awm_defense.awm.schedule import Under
+from awm_defense.awm.schedule import PRESSURE, Under
 from awm_defense.examination.growth import Growth
 from awm_defense.examination.search import Search
 from awm_defense.examination.verdict import Verdict
@@ -144,7 +144,7 @@ def engine(
 ) -> Engine:
     """One whose `epoch` is the next; `held` says that the backdoor was back in the one before."""
     images, labels = (tensor.to(device) for tensor in data())
-    recipe = recipe.resolve(10, 10, 3072).for_layers(1000)
+    recipe = recipe.resolve(10, 10, 3072).for_layers(1000, 1.0)
     batches = Batches(images, labels, recipe, True, 0)
     pixel_model = PixelModel(make("depthwise"), torch.zeros(1, 3, 32, 32), device=device)
     original = "original" in (recipe.trigger_targets, recipe.mask_targets)
@@ -162,11 +162,11 @@ def engine(
     if recipe.grown:
         made.follow(VERDICT)
         if held:
-            made.last = replace(made.plan(epoch - 1), held=True)
+            made.last = replace(made.plan(epoch - 1), pressure=PRESSURE)
             made.growth.alive = lambda *_: False  # type: ignore[method-assign]
         planned = made.plan(epoch)
         if planned.natural:
-            made.mask_phase(planned).weigh(planned.rate)
+            made.mask_phase(planned).weigh()
     return made
 
 
@@ -360,10 +360,11 @@ def test_what_comes_back_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MaskPhase, "run", learning)
     # Triggers come from noise: there is no need for what leads to the class.
     monkeypatch.setattr("awm_defense.awm.engine.Search", None)
-    under, weights, kept, entries = [], [], [], []
+    under, weights, kept, entries, ended = [], [], [], [], []
     for number in range(4):
         grown, masks = running.growth.grown.clone(), (flat.mask.clone(), flat.weight.clone())
         entries.append(running.epoch(number))
+        ended.append(flat.mask.clone())
         assert all(map(torch.equal, begun[number], masks))
         assert number == 0 or float(masks[0].min()) < 1
         assert running.last is not None
@@ -374,7 +375,14 @@ def test_what_comes_back_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     # The first epoch is under triggers anyway.
     assert asked == [VERDICT.target] * 3
     assert weights[0] == [recipe.alpha, pytest.approx(0.1)]
-    assert weights[1:] == [pytest.approx([0.5, 0.5])] * 3
+    # 9 times 0.1, and half as much again where it is not gone, of the same sum.
+    assert weights[1:] == [
+        pytest.approx([0.9 / (0.9 + b), b / (0.9 + b)]) for b in (0.9, 1.35, 1.35)
+    ]
+    # What the network ends with is the mean of the two last.
+    assert torch.equal(ended[3], torch.stack(running.averaged).mean(0))
+    assert len(running.averaged) == 2 and torch.equal(running.averaged[0], ended[2])
+    assert not torch.equal(running.averaged[1], ended[3])
     # All of them are new when it comes back, half of them on the network as it came; from then on
     # the other half is grown anew.
     assert len(held_to) == 1 and torch.equal(held_to[0], original)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from awm_defense.awm.recipe import RECIPES, get_recipe
-from awm_defense.working.flat import mean_inputs
+from awm_defense.working.flat import in_convolutions, mean_inputs
 
 
 def test_options_are_parsed_by_the_fields_type() -> None:
@@ -77,11 +77,28 @@ def test_tau_can_grow_with_the_image() -> None:
 
 
 def test_masks_learn_slower_in_wide_layers() -> None:
-    few, many = (get_recipe("default").for_layers(inputs) for inputs in (900, 3600))
+    few, many = (get_recipe("default").for_layers(inputs, 1.0) for inputs in (900, 3600))
     assert few.mask_lr == pytest.approx(2 * many.mask_lr)
     given = get_recipe("default").with_options({"mask_lr": "0.03"})
-    assert given.for_layers(3600).mask_lr == 0.03
-    assert get_recipe("official").for_layers(3600).mask_lr == 0.01
+    assert given.for_layers(3600, 1.0).mask_lr == 0.03
+    assert get_recipe("official").for_layers(3600, 1.0).mask_lr == 0.01
+
+
+@pytest.mark.parametrize(("share", "natural"), [(1.0, 0.5), (0.5, 0.5), (0.49, None), (0.0, None)])
+def test_steps_are_natural_where_most_masks_are_of_convolutions(
+    share: float, natural: float | None
+) -> None:
+    recipe = get_recipe("default").for_layers(900, share)
+    assert recipe.natural_step == natural
+    by_adam = replace(get_recipe("default"), natural_step=None)
+    assert by_adam.for_layers(900, share) == replace(recipe, natural_step=None)
+
+
+def test_the_share_of_convolutions_is_that_of_their_weights() -> None:
+    convolution, linear = torch.empty(4, 3, 3, 3), torch.empty(4, 9)
+    assert in_convolutions([convolution, linear]) == 0.75
+    assert in_convolutions([linear]) == 0
+    assert in_convolutions([torch.empty(4, 3, 3), torch.empty(4, 3, 3, 3, 3)]) == 1
 
 
 def test_mean_inputs_weighs_each_mask() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from awm_defense import Recipe, get_recipe
-from awm_defense.awm.schedule import PRESSURE, Epoch, Under, plan
+from awm_defense.awm.schedule import GAIN, PRESSURE, Epoch, Under, plan
 
 RECIPE = replace(get_recipe("default"), mask_lr=0.1, alpha=0.9, beta=0.1)
 ON, OFF = True, False
@@ -62,11 +62,6 @@ def test_recovery_is_held_once_the_backdoor_is_back() -> None:
     assert [epoch.number for epoch in found if epoch.weighs] == [0]
 
 
-def test_natural_steps_that_are_not_trusted_are_those_of_the_optimiser() -> None:
-    by_adam = [plan(RECIPE, number, growing=True, natural=False) for number in range(4)]
-    assert by_adam == epochs([OFF] * 4, replace(RECIPE, natural_step=None))
-
-
 def test_it_may_be_back_at_once() -> None:
     found = epochs([OFF, OFF, ON, ON])
     assert [epoch.under for epoch in found] == [Under.BOTH] * 3 + [Under.GROWN]
@@ -89,10 +84,25 @@ def test_held_epochs_weigh_triggers_more() -> None:
     plain, held = epochs([OFF, ON], replace(RECIPE, trigger_epochs=1))
     assert plain.weights(RECIPE) == (0.9, 0.1)
     # 0.9 and 9 times 0.1, of the same sum.
-    assert PRESSURE == 9
+    assert (plain.pressure, held.pressure) == (1, PRESSURE) == (1, 9)
     assert held.weights(RECIPE) == pytest.approx((0.5, 0.5))
     other = replace(RECIPE, alpha=1.0, beta=1.0)
     assert held.weights(other) == pytest.approx((0.2, 1.8))
     for alpha, beta in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0)):
         one = replace(RECIPE, alpha=alpha, beta=beta)
         assert held.weights(one) == pytest.approx((alpha, beta))
+
+
+def test_what_does_not_go_weighs_more_and_more() -> None:
+    found = epochs([OFF, OFF, ON, OFF, ON, ON, OFF])
+    assert GAIN == 1.5
+    expected = [1, 1, 9, 9, 9 * 1.5, 9 * 1.5**2, 9 * 1.5**2]
+    assert [epoch.pressure for epoch in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("back", "averaged"), [(2, [6, 7, 8, 9]), (5, [6, 7, 8, 9]), (8, [9]), (9, []), (None, [])]
+)
+def test_the_last_masks_of_held_runs_are_averaged(back: int | None, averaged: list[int]) -> None:
+    found = epochs([number == back for number in range(10)])
+    assert [epoch.number for epoch in found if epoch.averaged(RECIPE)] == averaged

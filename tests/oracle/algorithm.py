@@ -27,8 +27,10 @@ PRESSURE = 9.0
 APART, BACK = 4, 0.02
 """Triggers that masks are not learnt under, and the share of images that they lead to a class from
 which its backdoor is back."""
-TRUST = 0.05
-"""How far the first natural step may take predictions on clean images: KL divergence, in nats."""
+GAIN = 1.5
+"""How much more still, before each later epoch in which it is not gone."""
+AVERAGED = 4
+"""Last epochs whose masks are averaged, of those under grown triggers alone."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ def purify(
     if planted is not None:
         run.grow_triggers(planted)
     under_triggers = recipe.epochs if recipe.trigger_epochs is None else recipe.trigger_epochs
-    start = 0
+    start, last = 0, []
     for epoch in range(recipe.epochs):
         rate = run.mask_lr * recipe.mask_lr_decay ** (epoch - start)
         if planted is None:
@@ -76,7 +78,8 @@ def purify(
         if epoch >= under_triggers and run.alive(planted):
             # What was not undone weighs more, from now on. The first time it also gets an epoch
             # like the first ones, at the first rate.
-            back, run.pressure = run.pressure == 1, PRESSURE
+            back = run.pressure == 1
+            run.pressure *= PRESSURE if back else GAIN
             if back:
                 start, rate = epoch, run.mask_lr
         changes = []
@@ -88,13 +91,16 @@ def purify(
                 run.grow_again(planted, back)
             changes.append(run.with_grown)
         by = run.optimizer
-        if len(changes) == 2 and recipe.natural_step is not None:
-            step = rate * recipe.natural_step
+        if len(changes) == 2 and recipe.natural_step is not None and run.of_convolutions:
+            by, rate = run.natural, rate * recipe.natural_step
             if epoch == 0:
-                trusted = run.weigh(changes, step) <= TRUST
-            if trusted:
-                by, rate = run.natural, step
+                run.weigh(changes)
         run.mask_phase(by, rate, changes)
+        if changes == [run.with_grown] and epoch >= recipe.epochs - AVERAGED:
+            last.append([mask.detach().clone() for mask in run.masks.values()])
+    if last:
+        for mask, found in zip(run.masks.values(), zip(*last, strict=True), strict=True):
+            mask.data = torch.stack(found).mean(0)
     return Purified(run.masks, run.delta, verdict)
 
 
@@ -111,6 +117,8 @@ class Run:
         kinds = (nn.Conv2d,) if recipe.layers == "conv" else (nn.Conv2d, nn.Linear)
         layers = {n: layer for n, layer in self.model.named_modules() if isinstance(layer, kinds)}
         self.theta = {name: layer.weight for name, layer in layers.items()}
+        inside = sum(w.numel() for w in self.theta.values() if w.dim() > 2)
+        self.of_convolutions = 2 * inside >= sum(w.numel() for w in self.theta.values())
         # Line 1.
         self.masks = {name: torch.ones_like(w).requires_grad_() for name, w in self.theta.items()}
         self.delta = torch.zeros_like(images[0])
@@ -336,14 +344,12 @@ class Run:
         led = [bool(c == verdict.target) for x in changed for c in self.logits(x).argmax(1)]
         return sum(led) > BACK * len(led)
 
-    def weigh(self, changes: list[Change], rate: float) -> float:
+    def weigh(self, changes: list[Change]) -> None:
         """Factors of natural steps: the less clean predictions depend on a mask, the larger.
 
         1 / (F + the mean of F in its layer), where F is the diagonal of the Fisher information:
         squared gradients of the logits in random directions of covariance diag p − p pᵀ. They
         are scaled so that the first step changes masks by the rate, on the mean of all.
-
-        Returns how far that takes predictions, and takes it back.
         """
         masks = list(self.masks.values())
         information = [torch.zeros_like(mask) for mask in masks]
@@ -359,8 +365,3 @@ class Run:
         grads = torch.autograd.grad(self.mask_loss(batches[0], changes), masks)
         steps = [(f * grad).abs().flatten() for f, grad in zip(factors, grads, strict=True)]
         self.factors = [f / torch.cat(steps).mean() for f in factors]
-        moves = zip(self.masks.items(), self.factors, grads, strict=True)
-        tried = {name: (m - rate * f * g).clamp(0, 1) for (name, m), f, g in moves}
-        with torch.no_grad():
-            now, then = (self.logits(self.probe.images, m).softmax(1) for m in (None, tried))
-        return float((now * (now / then).log()).sum(1).mean())

@@ -19,7 +19,7 @@ from awm_defense.examination.verdict import Verdict
 from awm_defense.networks.masked import find_weights
 from awm_defense.pixel_model import PixelModel, check_labels
 from awm_defense.triggers import family_of
-from awm_defense.working.flat import mean_inputs
+from awm_defense.working.flat import in_convolutions, mean_inputs
 from awm_defense.working.network import WorkingNetwork
 from awm_defense.working.precision import Precision
 
@@ -48,15 +48,15 @@ class Engine:
         self.under_delta = MaskPhase(self.work)
         # For each family of triggers that verdicts named, those grown and the phases under them.
         self.growths: dict[str, Growth] = {}
-        self.under_grown: dict[tuple[str, Under, bool], MaskPhase] = {}
+        self.under_grown: dict[tuple[str, Under], MaskPhase] = {}
         self.verdict: Verdict | None = None
         self.last: Epoch | None = None
-        self.natural = True
+        self.averaged: list[Tensor] = []
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         self.verdict = verdict if self.recipe.grown else None
-        self.natural = True
+        self.averaged = []
         if self.verdict is None:
             return
         unit, data = self.verdict.unit, self.data
@@ -66,9 +66,9 @@ class Engine:
             growth = Growth(*given, self.recipe.grown, data.generator)
             self.growths[unit] = growth
             for under in (Under.BOTH, Under.GROWN, Under.NOTHING):
-                for natural in {False, under is Under.BOTH}:
-                    phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
-                    self.under_grown[unit, under, natural] = phase
+                natural = under is Under.BOTH and self.recipe.natural_step is not None
+                phase = MaskPhase(self.work, under=under, natural=natural, growth=growth)
+                self.under_grown[unit, under] = phase
         self.growth.start(self.verdict, self.network.logits, progress=progress)
 
     @property
@@ -89,14 +89,13 @@ class Engine:
             and self.growth.alive(self.verdict.target, self.network.logits)
         )
         growing = self.verdict is not None
-        state = {"growing": growing, "alive": alive, "natural": self.natural}
-        return plan(self.recipe, number, **state, before=before)
+        return plan(self.recipe, number, growing=growing, alive=alive, before=before)
 
     def mask_phase(self, epoch: Epoch) -> MaskPhase:
         """The mask phase of an epoch."""
         if self.verdict is None:
             return self.under_delta
-        return self.under_grown[self.verdict.unit, epoch.under, epoch.natural]
+        return self.under_grown[self.verdict.unit, epoch.under]
 
     def epoch(self, number: int) -> dict[str, float]:
         """One outer iteration; returns its history entry, and `bad`: non-finite mask gradients."""
@@ -111,12 +110,19 @@ class Engine:
             self.trigger_phase.run()
         if epoch.searches_again:
             self._search_again(epoch)
-        if epoch.weighs and not mask_phase.weigh(epoch.rate):
-            self.natural = False
-            self.last = epoch = self.plan(number)
-            mask_phase = self.mask_phase(epoch)
+        if epoch.weighs:
+            mask_phase.weigh()
         mask_phase.run(epoch.rate)
+        if epoch.averaged(self.recipe):
+            self._average(epoch)
         return self._history(epoch)
+
+    def _average(self, epoch: Epoch) -> None:
+        """Count this epoch's masks in; after the last one the network gets the mean of all."""
+        flat = self.network.flat
+        self.averaged.append(flat.mask.clone())
+        if epoch.number == self.recipe.epochs - 1:
+            flat.restore(torch.stack(self.averaged).mean(0))
 
     def _search_again(self, epoch: Epoch) -> None:
         """Grow triggers anew, from what still leads to the verdict's class, or from noise."""
@@ -173,7 +179,7 @@ def make_engine(
             f"model: expected weights to mask (layers={recipe.layers!r}), got none; "
             f"layers='all' masks every matrix, patterns any parameter"
         )
-    recipe = recipe.for_layers(mean_inputs(weights.values()))
+    recipe = recipe.for_layers(mean_inputs(weights.values()), in_convolutions(weights.values()))
     data = Batches(images, labels, recipe, len(images) <= classes, seed)
     network = WorkingNetwork(
         work,

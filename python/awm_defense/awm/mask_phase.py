@@ -21,11 +21,6 @@ COLUMNS = {
 }
 
 
-TRUST = 0.05
-"""By how much the first natural step may change predictions on images as they come: the mean KL
-divergence, in nats. The diagonal alone misjudges networks whose weights work in concert."""
-
-
 class MaskPhase(Phase):
     """Steps on the masks, all under the same.
 
@@ -91,13 +86,8 @@ class MaskPhase(Phase):
         clean, triggered = self.buffers.weights
         return losses, clean * losses[0] + triggered * losses[1:].sum()
 
-    def weigh(self, rate: float) -> bool:
-        """Weigh masks by what clean predictions depend on, and the first step to a mean of 1.
-
-        Returns:
-            Whether such weights can be trusted: a step of that `rate` is tried out, and may change
-            predictions by no more than `TRUST`.
-        """
+    def weigh(self) -> None:
+        """Weigh masks by what clean predictions depend on, and the first step to a mean of 1."""
         flat, heat, position = self.network.flat, self.recipe.temperature, self.buffers.position
         flat.require_grad(True)
         self.buffers.start_phase()
@@ -117,16 +107,3 @@ class MaskPhase(Phase):
         flat.grad.zero_()
         flat.require_grad(False)
         flat.weigh(factors / size)
-        return self._changed(flat.mask - rate / size * slope) <= TRUST
-
-    @torch.no_grad()
-    def _changed(self, mask: Tensor) -> float:
-        """By how much predictions on images as they come change with these masks."""
-        assert self.growth is not None
-        flat, images = self.network.flat, self.growth.images
-        now = flat.mask.clone()
-        before = self.network.logits(images).log_softmax(1)
-        flat.restore(mask.clamp(0, 1))
-        after = self.network.logits(images).log_softmax(1)
-        flat.restore(now)
-        return float((before.exp() * (before - after)).sum(1).mean())

@@ -70,7 +70,8 @@ class _Masks:
     """Where it is a number, epochs under grown triggers go down the natural gradient
     (`awm_defense.awm.natural`), with momentum, instead of by the mask optimiser: through the
     weights that predictions on clean images depend on the least. The first step changes masks by
-    this times η₂ on the mean of all."""
+    this times η₂ on the mean of all. Only where most masks are of convolutions: the diagonal knows
+    nothing of weights that work in concert, as those of attention and of wide linear layers do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +140,19 @@ class Recipe(_Recovery, _Augmentation, _Masks, _Search, Settings):
             recipe = dataclasses.replace(recipe, beta=1 - recipe.alpha)
         return recipe
 
-    def for_layers(self, inputs: float) -> Self:
-        """A copy with `mask_lr` filled in, for layers of so many inputs an output."""
-        if self.mask_lr is not None or self.mask_lr_share is None:
-            return self
-        return dataclasses.replace(self, mask_lr=self.mask_lr_share / inputs**0.5)
+    def for_layers(self, inputs: float, convolutions: float) -> Self:
+        """A copy for what is masked: `mask_lr` filled in, and `natural_step` where it serves.
+
+        Args:
+            inputs: of an output, on the mean of all masked weights.
+            convolutions: the share of these that is of convolutions.
+        """
+        made: dict[str, Any] = {}
+        if self.mask_lr is None and self.mask_lr_share is not None:
+            made["mask_lr"] = self.mask_lr_share / inputs**0.5
+        if convolutions < 0.5:
+            made["natural_step"] = None
+        return dataclasses.replace(self, **made)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,8 +5,11 @@ from enum import Flag, auto
 
 from awm_defense.awm.recipe import Recipe
 
-PRESSURE = 9.0
-"""What the weight β of losses under triggers is multiplied by once a backdoor has come back."""
+PRESSURE, GAIN = 9.0, 1.5
+"""What the weight β of losses under triggers is multiplied by once a backdoor has come back, and
+again before each later epoch where it is not gone."""
+AVERAGED = 4
+"""Last epochs of a held run whose masks are averaged: there each still goes its own way."""
 
 
 class Under(Flag):
@@ -26,7 +29,7 @@ class Epoch:
         number: from 0.
         under: what its mask steps are under.
         back: whether the backdoor has come back for the first time.
-        held: whether it has in this epoch or before: recovery is under grown triggers, too.
+        pressure: what β is multiplied by; above 1 once it has: then the run is held.
         start: the epoch in which it has, else 0: there the rate is that of the recipe.
         natural: whether they go down the natural gradient.
         weighs: whether that is computed in this epoch.
@@ -38,7 +41,7 @@ class Epoch:
     number: int
     under: Under
     back: bool
-    held: bool
+    pressure: float
     start: int
     natural: bool
     weighs: bool
@@ -46,23 +49,26 @@ class Epoch:
     forgets: bool
     rate: float
 
+    @property
+    def held(self) -> bool:
+        """Whether the backdoor has come back: recovery is under grown triggers, too."""
+        return self.pressure > 1
+
+    def averaged(self, recipe: Recipe) -> bool:
+        """Whether the masks after it are among those that are averaged in the end."""
+        return self.under is Under.GROWN and self.number >= recipe.epochs - AVERAGED
+
     def weights(self, recipe: Recipe) -> tuple[float, float]:
         """Of the clean loss and of those under triggers; their sum is that of α and β."""
         assert recipe.alpha is not None and recipe.beta is not None
-        beta = recipe.beta * (PRESSURE if self.held else 1.0)
+        beta = recipe.beta * self.pressure
         total = recipe.alpha + beta
         scale = (recipe.alpha + recipe.beta) / total if total else 1.0
         return recipe.alpha * scale, beta * scale
 
 
 def plan(
-    recipe: Recipe,
-    number: int,
-    *,
-    growing: bool,
-    alive: bool = False,
-    natural: bool = True,
-    before: Epoch | None = None,
+    recipe: Recipe, number: int, *, growing: bool, alive: bool = False, before: Epoch | None = None
 ) -> Epoch:
     """An epoch.
 
@@ -71,28 +77,29 @@ def plan(
         number: of the epoch, from 0.
         growing: whether there are grown triggers.
         alive: whether they lead to their class again.
-        natural: whether natural steps can be trusted.
         before: the epoch before it; by default what is planned if the backdoor stays away.
     """
     assert recipe.mask_lr is not None
     if number and before is None:
-        before = plan(recipe, number - 1, growing=growing, natural=natural)
+        before = plan(recipe, number - 1, growing=growing)
     due = recipe.trigger_epochs is None or number < recipe.trigger_epochs
-    back = alive and not (before is not None and before.held)
-    held = alive or (before is not None and before.held)
+    pressure = 1.0 if before is None else before.pressure
+    back = alive and pressure == 1
+    if alive:
+        pressure *= PRESSURE if back else GAIN
     start = number if back else (0 if before is None else before.start)
     under = Under.DELTA
     if growing:
-        recovering = Under.GROWN if held else Under.NOTHING
+        recovering = Under.GROWN if pressure > 1 else Under.NOTHING
         under = Under.BOTH if due or back else recovering
-    natural = natural and under is Under.BOTH and recipe.natural_step is not None
+    natural = under is Under.BOTH and recipe.natural_step is not None
     step = recipe.natural_step if natural else None
     rate = recipe.mask_lr if step is None else recipe.mask_lr * step
     return Epoch(
         number=number,
         under=under,
         back=back,
-        held=held,
+        pressure=pressure,
         start=start,
         natural=natural,
         weighs=natural and number == 0,

@@ -16,6 +16,12 @@ def mean_inputs(weights: Iterable[Tensor]) -> float:
     return sum(count * inputs for count, inputs in rows) / sum(count for count, _ in rows)
 
 
+def in_convolutions(weights: Iterable[Tensor]) -> float:
+    """Which share of these weights is that of convolutions."""
+    sizes = [(weight.numel(), weight.dim() > 2) for weight in weights]
+    return sum(count for count, inside in sizes if inside) / sum(count for count, _ in sizes)
+
+
 class FlatMasks:
     """θ, m, W = s · m ⊙ θ, dW and Adam's moments of all masked weights, each one flat buffer.
 
