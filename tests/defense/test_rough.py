@@ -22,7 +22,7 @@ SEEN: set[tuple[bool, bool]] = set()
 
 
 class Recording(nn.Module):
-    """`Square`, noting in `SEEN` whether a gradient will be asked for, and whether it is in bfloat16."""
+    """`Square`, noting in `SEEN` whether gradients will be asked for, and whether in bfloat16."""
 
     def __init__(self) -> None:
         super().__init__()
