@@ -237,10 +237,8 @@ def purified(case: str, recipe: Recipe) -> PurifyResult:
 DEFAULT = get_recipe("default")
 # Most weights of these networks are those of the last layer: steps are natural without masks there.
 DETERMINED = replace(DEFAULT, trigger_targets="labels", layers="conv")
-# So slow at first that the backdoor comes back.
-SLOW = replace(
-    DETERMINED, trigger_epochs=1, mask_lr_share=0.2, mask_lr_decay=1.5, inner_epochs=2, grown=4
-)
+# Faster and faster, so that recovery brings the backdoor back.
+FAST = replace(DETERMINED, trigger_epochs=1, mask_lr_decay=4.0, grown=4)
 RUNS = {
     "paper": ("second", get_recipe("paper")),
     "official": ("second", get_recipe("official")),
@@ -251,11 +249,11 @@ RUNS = {
         "more images",
         replace(DETERMINED, trigger_epochs=1, grown=6, epochs=3),
     ),
-    "default, held": ("more images", replace(SLOW, epochs=4)),
-    "default, held under one trigger": ("more images", replace(SLOW, epochs=3, grown=1)),
+    "default, held": ("more images", replace(FAST, epochs=5)),
+    "default, held under one trigger": ("more images", replace(FAST, epochs=4, grown=1)),
     "default, held under the same": (
         "more images",
-        replace(SLOW, epochs=4, search_again=False, natural_step=None),
+        replace(FAST, epochs=5, search_again=False, natural_step=None),
     ),
     "default, a warp": ("warp", replace(DETERMINED, epochs=3)),
     "default, a faint trigger": ("faint", replace(DETERMINED, epochs=3)),
@@ -290,9 +288,9 @@ def test_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("run", "path"),
     [
-        ("default", ["both", "both", "both"]),
-        ("default, held", ["both", "", "both", "grown"]),
-        ("default, held under the same", ["both", "both", "grown", "grown"]),
+        ("default, not of convolutions", ["both", "both", "both"]),
+        ("default, held", ["both", "", "both", "grown", "grown"]),
+        ("default, held under the same", ["both", "", "", "both", "grown"]),
         ("default, by size", ["both", "both", ""]),
         ("default, more images", ["both", "", ""]),
     ],
@@ -390,7 +388,7 @@ condensed, grow_again = algorithm.Run.condensed, algorithm.Run.grow_again
 HELD_RULES: dict[str, tuple[Any, str, Any]] = {
     "none is held": (algorithm.Run, "alive", lambda *_: False),
     "all are": (algorithm.Run, "alive", lambda *_: True),
-    "back with more": (algorithm, "BACK", 0.2),
+    "back with more": (algorithm, "BACK", 0.9),
     "less pressure": (algorithm, "PRESSURE", 8.0),
     "less gain": (algorithm, "GAIN", 1.4),
     "fewer averaged": (algorithm, "AVERAGED", 1),
