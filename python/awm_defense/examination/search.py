@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -126,30 +127,33 @@ class Search:
         images, the others are not asked. `progress` shows a bar.
         """
         known = families(self.images)
-        steps = 2 * len(self._parts) * STEPS
+        # Up to each bound, and once more for the first look.
+        steps = [2 * len(self._parts) * STEPS * (len(family.bounds) + 1) for family in known]
         reaches: list[Reach] = []
-        total = steps * sum(len(family.bounds) for family in known)
-        with tqdm(total=total, desc="examine", unit="step", disable=not progress) as bar:
-            for family in known:
-                first = family.start(1, self.generator)
-                if len(self.images) > FIRST:
-                    glance = self._reach(
-                        family, family.bounds[0], self._climbs(family, first, FIRST)
-                    )
-                    if not glance.nearly:
-                        reaches.append(glance)
-                        bar.update(steps * len(family.bounds))
-                        continue
-                climbs = self._climbs(family, first, IMAGES)
-                for tried, bound in enumerate(family.bounds, start=1):
-                    reaches.append(self._reach(family, bound, climbs))
-                    bar.update(steps)
-                    if not reaches[-1].outlying:
-                        bar.update(steps * (len(family.bounds) - tried))
-                        break
+        with tqdm(total=sum(steps), desc="examine", unit="step", disable=not progress) as bar:
+            for family, most in zip(known, steps, strict=True):
+                end = bar.n + most
+                reaches += self._family(family, bar)
+                bar.update(end - bar.n)
                 if any(reach.planted for reach in reaches):
-                    bar.update(total - bar.n)
+                    bar.update(sum(steps) - bar.n)
                     break
+        return reaches
+
+    def _family(self, family: Family, bar: "tqdm[NoReturn]") -> list[Reach]:
+        """What is found within each bound of a family that is tried."""
+        first = family.start(1, self.generator)
+        if len(self.images) > FIRST:
+            few = self._climbs(family, first, FIRST)
+            glance = self._reach(family, family.bounds[0], few, bar)
+            if not glance.nearly:
+                return [glance]
+        reaches: list[Reach] = []
+        climbs = self._climbs(family, first, IMAGES)
+        for bound in family.bounds:
+            reaches.append(self._reach(family, bound, climbs, bar))
+            if not reaches[-1].outlying:
+                break
         return reaches
 
     def one_class(self, target: int, family: Family) -> Tensor:
@@ -173,15 +177,23 @@ class Search:
         widest = next(reach for reach in reaches if reach.unit == family.unit)
         return climb.triggers[0].cpu() if float(climb.grown()) >= THRESHOLD * widest.usual else None
 
-    def _reach(self, family: Family, bound: float, climbs: "list[_Climb]") -> Reach:
-        flips = torch.cat([climb.climb(bound) for climb in climbs])
+    def _reach(
+        self, family: Family, bound: float, climbs: "list[_Climb]", bar: "tqdm[NoReturn]"
+    ) -> Reach:
+        flips, margins = [], []
+        for climb in climbs:
+            flips.append(climb.climb(bound))
+            bar.update(STEPS)
+        for climb in climbs:
+            margins.append(climb.grown())
+            bar.update(STEPS)
         return Reach(
             kind=family.kind,
             unit=family.unit,
             bound=bound,
             triggers=torch.cat([climb.triggers for climb in climbs]).detach().cpu(),
-            flips=flips.cpu(),
-            margins=torch.cat([climb.grown() for climb in climbs]).cpu(),
+            flips=torch.cat(flips).cpu(),
+            margins=torch.cat(margins).cpu(),
             ease=self.ease,
             screening=self.screening,
         )
