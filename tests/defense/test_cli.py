@@ -526,6 +526,20 @@ def test_interrupt_while_modules_are_imported(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
 
 
+@pytest.mark.parametrize("variable", ["TQDM_NCOLS", "TQDM_MININTERVAL", "TORCH_LOGS"])
+def test_a_variable_that_a_package_does_not_take_is_named(variable: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "awm_defense", "info"],
+        env={**os.environ, variable: "zork"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("awm: error: ") and done.stderr.count("\n") == 1
+    assert f"{variable}: expected what" in done.stderr and "zork" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
 def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
