@@ -11,12 +11,14 @@ from awm_defense import synthesis
 from awm_defense.awm.recipe import get_recipe
 from awm_defense.examination.examine import examine
 from awm_defense.purification import purify, purify_many
+from awm_defense.registry import get_settings
 from awm_defense.settings import Settings
 from awm_defense.synthesis import synthesize
 
 QUICK = get_recipe("official").with_options(
     {"epochs": "1", "inner_epochs": "1", "examine": "false"}
 )
+SHORT = get_settings("finetune").with_options({"epochs": "1"})
 MODES = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
@@ -46,7 +48,7 @@ def mode(request: pytest.FixtureRequest) -> AbstractContextManager[Any]:
     return made
 
 
-@pytest.mark.parametrize("recipe", [QUICK, "finetune", "clp"])
+@pytest.mark.parametrize("recipe", [QUICK, SHORT, "clp"])
 def test_purify(mode: AbstractContextManager[Any], recipe: str | Settings) -> None:
     model = network()
     expected = purified(model, recipe)
@@ -72,9 +74,9 @@ def test_what_was_made_under_inference_mode() -> None:
     with torch.inference_mode():
         model, images, labels = network(), IMAGES.clone(), LABELS.clone()
         stat = torch.full((3,), 0.5, dtype=torch.float64)
-    expected = purified(network(), "finetune", mean=0.5, std=0.5)
+    expected = purified(network(), SHORT, mean=0.5, std=0.5)
     found = purify(
-        model, images, labels, recipe="finetune", mean=stat, std=stat, precision="fp32"
+        model, images, labels, recipe=SHORT, mean=stat, std=stat, precision="fp32"
     ).model.state_dict()
     for name, value in expected.items():
         assert torch.equal(found[name], value) and not found[name].is_inference(), name
