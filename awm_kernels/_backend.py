@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from awm_kernels import _check
+
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 # Each op, and the backends with kernels of its own, best first: in csrc/cpu, csrc/cuda and _triton,
 # in a file of the op's name. The reference has every op. Where a layer has no kernel of its own,
@@ -148,11 +150,18 @@ def choose(backend: str, *tensors: Tensor | None, op: str = "masked_conv") -> st
     missing or don't take the dtype.
 
     Raises:
-        ValueError: `backend` is no backend's name, the op has no kernels for it, or it can't take
-            the tensors.
+        TypeError, ValueError: `backend` or `op` is no name of one, the op has no kernels for it, or
+            it can't take the tensors.
         RuntimeError: the backend asked for is not available; says why and how to get it.
     """
+    _check.exactly(str, backend=backend, op=op)
+    if op not in OPS:
+        raise ValueError(f"op: expected one of {', '.join(OPS)}, got {op!r}")
     present = [tensor for tensor in tensors if tensor is not None]
+    for tensor in present:
+        _check.exactly(Tensor, tensors=tensor)
+    if not present:
+        raise ValueError("tensors: expected at least one, got none")
     if backend == "auto":
         offered: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": _ON_GPU[op]}
         for candidate in offered.get(present[0].device.type, ()):

@@ -17,6 +17,7 @@ from awm_kernels._registration import kernel
 
 def rows_and_radius(delta: Tensor, radius: float | Tensor, batched: bool) -> tuple[Tensor, Tensor]:
     """`delta` as a matrix with one row per ball (a view if contiguous), and a radius per row."""
+    _check.writable(delta=delta)
     if batched and delta.dim() < 1:
         raise ValueError("delta: expected at least 1 dimension with batched=True, got 0")
     count = delta.shape[0] if batched else 1
@@ -27,9 +28,9 @@ def rows_and_radius(delta: Tensor, radius: float | Tensor, batched: bool) -> tup
         if radius.dim() > 0:
             _check.shape("radius", radius, (count,))
         return rows, radius.expand(count)
-    _check.number("radius", radius, 0.0)
+    limit = _check.number("radius", radius, 0.0)
     dtype = compute_dtype(delta.dtype)
-    return rows, torch.full((count,), radius, dtype=dtype, device=delta.device)
+    return rows, torch.full((count,), limit, dtype=dtype, device=delta.device)
 
 
 def radius_for(delta: Tensor, radius: Tensor) -> Tensor:

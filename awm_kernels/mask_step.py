@@ -105,6 +105,8 @@ def mask_step_(
     if exp_avg is None and exp_avg_sq is not None:
         raise ValueError("exp_avg: expected a tensor beside exp_avg_sq, got None")
     _check.rows(theta, scale, row_ptr)
+    written = _check.present(weight_out=weight_out, **moments)
+    _check.writable(mask=mask, step=step, stats=stats, **written)
     numbers = {
         "eps": eps,
         "grad_clip": grad_clip,
@@ -115,15 +117,13 @@ def mask_step_(
         if lr.dtype != torch.float64 or lr.dim() != 0:
             raise ValueError(f"lr: expected a number or 0-dim float64, got {lr.dtype} {lr.shape}")
     else:
-        _check.number("lr", lr, 0.0)
-        lr = torch.full((), lr, dtype=torch.float64, device=mask.device)
+        rate = _check.number("lr", lr, 0.0)
+        lr = torch.full((), rate, dtype=torch.float64, device=mask.device)
     _check.same_device("mask", mask, lr=lr)
-    for name, value in numbers.items():
-        _check.number(name, value, 0.0)
+    numbers = {name: _check.number(name, value, 0.0) for name, value in numbers.items()}
     _check.exactly(Sequence, betas=betas)
-    for beta in betas:
-        _check.number("betas", beta, 0.0)
-    if len(betas) != 2 or max(betas) >= 1:
+    found = [_check.number("betas", beta, 0.0) for beta in betas]
+    if len(found) != 2 or max(found) >= 1:
         raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
     _op(
         mask,
@@ -137,11 +137,11 @@ def mask_step_(
         scale,
         row_ptr,
         lr,
-        *betas,
-        eps,
-        grad_clip,
-        l1,
-        grad_norm_clip,
+        *found,
+        numbers["eps"],
+        numbers["grad_clip"],
+        numbers["l1"],
+        numbers["grad_norm_clip"],
         proximal,
         backend,
     )
@@ -171,6 +171,11 @@ def _op(
     backend: str,
 ) -> None:
     chosen = choose(backend, mask, grad_weight, theta, weight_out, op="mask_step_")
+    if scale is not None and row_ptr is not None:
+        _check.offsets(mask.numel(), row_ptr)
+        row_ptr = row_ptr.contiguous()
+    if step.device.type == "cpu" and step < 0:
+        raise ValueError(f"step: expected a number ≥ 0, got {int(step)}")
     step.add_(1)
     numbers = (lr, beta1, beta2, eps, grad_clip, l1, grad_norm_clip, proximal)
     if chosen == "reference":

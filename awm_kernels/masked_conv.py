@@ -96,6 +96,7 @@ def _masked_conv(
                 f"x: expected padded spatial size ≥ the dilated kernel {d * (k - 1) + 1}, "
                 f"got {size + 2 * p}"
             )
+    _check.reverse_only(f"masked_conv{dims}d", x=x, theta=theta, mask=mask, **optional)
     batched = x.dim() == dims + 2
     y: Tensor = _op(
         x if batched else x.unsqueeze(0),
@@ -178,6 +179,7 @@ def masked_conv2d(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+        NotImplementedError: an argument carries a forward-mode derivative.
         RuntimeError: the backend asked for is not available; says why and how to get it.
     """
     return _masked_conv(2, x, theta, mask, scale, bias, stride, padding, dilation, groups, backend)

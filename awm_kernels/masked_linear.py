@@ -40,6 +40,7 @@ def masked_linear(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+        NotImplementedError: an argument carries a forward-mode derivative.
     """
     optional = _check.present(scale=scale, bias=bias)
     _check.floating(x=x, theta=theta, mask=mask, **optional)
@@ -54,6 +55,7 @@ def masked_linear(
     _check.same_device("x", x, theta=theta, mask=mask, scale=scale, bias=bias)
     if bias is not None and bias.dtype != x.dtype:
         raise TypeError(f"bias: expected x's dtype {x.dtype}, got {bias.dtype}")
+    _check.reverse_only("masked_linear", x=x, theta=theta, mask=mask, **optional)
     y: Tensor = _op(x, theta, mask, scale, bias, backend)
     return y
 

@@ -47,6 +47,7 @@ def masked_weight(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+        NotImplementedError: an argument carries a forward-mode derivative.
     """
     _check.floating(theta=theta, mask=mask, **_check.present(scale=scale))
     _check.dense(**_check.present(row_ptr=row_ptr))
@@ -57,6 +58,7 @@ def masked_weight(
     _check.same_shape("theta", theta, mask=mask)
     _check.same_device("theta", theta, mask=mask, scale=scale, row_ptr=row_ptr)
     _check.rows(theta, scale, row_ptr)
+    _check.reverse_only("masked_weight", theta=theta, mask=mask, **_check.present(scale=scale))
     if out is not None:
         return _into(out, theta, mask, scale, row_ptr, dtype, backend)
     result: Tensor = _op(theta, mask, scale, row_ptr, dtype or theta.dtype, backend)
@@ -73,6 +75,7 @@ def _into(
     backend: str,
 ) -> Tensor:
     _check.floating(out=out)
+    _check.writable(out=out)
     _check.same_shape("theta", theta, out=out)
     _check.same_device("theta", theta, out=out)
     if dtype not in (None, out.dtype):
@@ -100,6 +103,9 @@ def make_weight(
     """`masked_weight` unchecked and without autograd, for use inside ops."""
     result = theta.new_empty(0, dtype=dtype) if out is None else out
     chosen = choose(backend, theta, mask, result, op="masked_weight")
+    if scale is not None and row_ptr is not None:
+        _check.offsets(theta.numel(), row_ptr)
+        row_ptr = row_ptr.contiguous()
     if chosen == "reference":
         made = reference.masked_weight(theta, mask, scale, row_ptr, dtype)
         return made if out is None else out.copy_(made)

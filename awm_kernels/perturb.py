@@ -37,6 +37,7 @@ def perturb(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+        NotImplementedError: an argument carries a forward-mode derivative.
     """
     _check.floating(x=x, delta=delta)
     _check.exactly(str, backend=backend)
@@ -48,10 +49,10 @@ def perturb(
             f"delta: expected shape {tuple(x.shape[1:])} or {tuple(x.shape)}, "
             f"got {tuple(delta.shape)}"
         )
-    _check.number("low", low)
-    _check.number("high", high)
+    low, high = _check.number("low", low), _check.number("high", high)
     if not low <= high:
         raise ValueError(f"low: expected a number ≤ high ({high}), got {low}")
+    _check.reverse_only("perturb", x=x, delta=delta)
     y: Tensor = _op(x, delta, low, high, backend)
     return y
 

@@ -38,6 +38,7 @@ def pooled_elu(x: Tensor, window: int = 2, *, alpha: float = 1.0, backend: str =
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+        NotImplementedError: an argument carries a forward-mode derivative.
     """
     _check.floating(x=x)
     _check.exactly(str, backend=backend)
@@ -46,7 +47,8 @@ def pooled_elu(x: Tensor, window: int = 2, *, alpha: float = 1.0, backend: str =
     window = _check.integer("window", window, 1)
     if window > 2:
         raise ValueError(f"window: expected 1 or 2, got {window!r}")
-    _check.number("alpha", alpha, 0)
+    alpha = _check.number("alpha", alpha, 0)
+    _check.reverse_only("pooled_elu", x=x)
     y: Tensor = _op(x, window, alpha, backend)
     return y
 

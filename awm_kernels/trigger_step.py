@@ -41,7 +41,7 @@ def trigger_step_(
     _check.floating(delta=delta, grad=grad)
     _check.exactly(bool, project=project, batched=batched)
     _check.exactly(str, backend=backend)
-    _check.number("lr", lr)
+    lr = _check.number("lr", lr)
     _check.same_shape("delta", delta, grad=grad)
     _check.same_device("delta", delta, grad=grad)
     rows, limit = rows_and_radius(delta, 0.0 if radius is None else radius, batched)

@@ -50,3 +50,5 @@ def test_bad_arguments_are_named() -> None:
         l1_rescale_(torch.ones(3), -1.0)
     with pytest.raises(TypeError, match="delta: expected a floating-point tensor"):
         l1_rescale_(torch.ones(2).long(), 1.0)
+    with pytest.raises(ValueError, match="delta: expected a tensor to write to"):
+        l1_rescale_(torch.ones(1).expand(3), 1.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -133,6 +135,15 @@ def _arguments(**change: Any) -> dict[str, Any]:
     return {**base, **change}
 
 
+def _negated() -> Tensor:
+    """A view of ones that PyTorch negates as it is read."""
+    return torch.complex(torch.zeros(3), -torch.ones(3)).conj().imag
+
+
+def _rows(row_ptr: list[int]) -> dict[str, Any]:
+    return {"row_ptr": torch.tensor(row_ptr), "scale": torch.ones(len(row_ptr) - 1)}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -146,16 +157,35 @@ def _arguments(**change: Any) -> dict[str, Any]:
         ({"stats": torch.ones(2)}, TypeError, "stats: expected torch.float64"),
         ({"betas": (0.9, 1.0)}, ValueError, "betas: expected two numbers"),
         ({"backend": "gpu"}, ValueError, "backend: expected one of auto"),
+        ({"mask": torch.ones(1).expand(3)}, ValueError, "mask: expected a tensor to write to"),
+        ({"exp_avg": torch.ones(1).expand(3)}, ValueError, "exp_avg: expected a tensor to write"),
+        ({"mask": _negated()}, ValueError, "mask: expected .* got a negated view"),
+        ({"step": torch.tensor(-1)}, ValueError, "step: expected a number ≥ 0, got -1"),
+        (_rows([1, 3]), ValueError, "row_ptr: expected ascending offsets from 0 to 3"),
+        (_rows([0, 10**12]), ValueError, "row_ptr: expected ascending offsets from 0 to 3"),
+        (_rows([0, 4, 2, 3]), ValueError, "row_ptr: expected ascending offsets from 0 to 3"),
     ],
 )
+@pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_bad_arguments_change_nothing(
-    change: dict[str, Any], error: type[Exception], message: str
+    change: dict[str, Any], error: type[Exception], message: str, backend: str
 ) -> None:
-    arguments = _arguments(**change)
+    arguments = _arguments(**{"backend": backend, **change})
+    before = arguments["step"].clone()
     with pytest.raises(error, match=message):
         mask_step_(**arguments)
     assert torch.equal(arguments["mask"], torch.ones(3))
-    assert arguments["step"] == 0
+    assert arguments["step"] == before
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_what_python_takes_for_a_number_is_one(backend: str) -> None:
+    masks = [torch.full((3,), 0.5) for _ in range(3)]
+    kinds: tuple[type[float | Decimal | Fraction], ...] = (float, Decimal, Fraction)
+    for mask, kind in zip(masks, kinds, strict=True):
+        numbers: Any = {"lr": kind("0.125"), "l1": kind("0.5"), "eps": kind("0.25")}
+        mask_step_(**_arguments(mask=mask, backend=backend, **numbers))
+    assert torch.equal(masks[0], masks[1]) and torch.equal(masks[0], masks[2])
 
 
 def test_a_tensor_is_a_learning_rate() -> None:

@@ -85,3 +85,25 @@ def test_bad_arguments_are_named() -> None:
         masked_weight(theta[0], theta[0], row_ptr=torch.tensor([0.0, 2.0]))
     with pytest.raises(ValueError, match=r"scale: expected shape \(4,\), got \(2,\)"):
         masked_weight(theta, theta, torch.zeros(2))
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_rows_that_do_not_fit(backend: str) -> None:
+    flat, scale = torch.rand(8), torch.ones(2)
+    for given in ([0, 4, 9], [1, 4, 8], [0, 9, 8], [0, 4, 10**12]):
+        for out in (None, torch.empty(8)):
+            with pytest.raises(ValueError, match="row_ptr: expected ascending offsets from 0 to 8"):
+                masked_weight(
+                    flat, flat, scale, row_ptr=torch.tensor(given), out=out, backend=backend
+                )
+    spread = torch.tensor([[0, 5], [4, 5], [8, 5]])[:, 0]
+    expected = masked_weight(flat, flat, scale, row_ptr=spread.contiguous(), backend=backend)
+    assert torch.equal(masked_weight(flat, flat, scale, row_ptr=spread, backend=backend), expected)
+    with pytest.raises(ValueError, match="theta: expected at least 1 dimension with scale"):
+        masked_weight(flat[0], flat[0], torch.ones(0), backend=backend)
+
+
+def test_an_expanded_out_is_refused() -> None:
+    flat = torch.rand(8)
+    with pytest.raises(ValueError, match="out: expected a tensor to write to"):
+        masked_weight(flat, flat, out=torch.rand(1).expand(8))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from awm_kernels import OPS, _reference, backends, choose
+from awm_kernels import (
+    OPS,
+    _reference,
+    backends,
+    choose,
+    masked_conv1d,
+    masked_conv2d,
+    masked_conv3d,
+    masked_linear,
+    masked_weight,
+    perturb,
+    pooled_elu,
+)
 from awm_kernels._registration import KERNEL_SCHEMAS
-from tests.cases import CASES, DIFFERENTIABLE, op
+from tests.cases import CASES, DIFFERENTIABLE, op, rand
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = [name for name in ("reference", "cpu") if backends()[name].available]
@@ -209,6 +223,55 @@ def test_in_place_under_inference_mode(name: str) -> None:
         args = CASES[name](torch.float32, "auto")
         op(name)(*args)
     torch.testing.assert_close(_floats(None, args), _floats(None, plain))
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "masked_conv1d": (lambda x: masked_conv1d(x, rand(4, 3, 3), rand(4, 3, 3)), (2, 3, 8)),
+    "masked_conv2d": (lambda m: masked_conv2d(rand(2, 3, 8, 8), m, m), (4, 3, 3, 3)),
+    "masked_conv3d": (
+        lambda m: masked_conv3d(rand(2, 3, 4, 4, 4), rand(*m.shape), m),
+        (4, 3, *[3] * 3),
+    ),
+    "masked_linear": (lambda b: masked_linear(rand(2, 3), rand(4, 3), rand(4, 3), b), (4,)),
+    "masked_weight": (lambda s: masked_weight(rand(4, 3), rand(4, 3), s), (4,)),
+    "perturb": (lambda d: perturb(rand(2, 3, 4), d), (3, 4)),
+    "pooled_elu": (pooled_elu, (1, 2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_forward_mode_is_refused(name: str) -> None:
+    """A derivative that is dropped would be taken for zero."""
+    function, shape = FUNCTIONS[name]
+    given = rand(*shape, seed=3)
+    with pytest.raises(NotImplementedError, match=f"{name} has no forward-mode derivative"):
+        torch.func.jvp(function, (given,), (torch.ones_like(given),))
+    with forward_ad.dual_level():
+        function(given)  # without a derivative of its own
+        with pytest.raises(NotImplementedError, match=f"{name} has no forward-mode derivative"):
+            function(forward_ad.make_dual(given, torch.ones_like(given)))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "options", "error", "message"),
+    [
+        ((3,), {}, TypeError, "tensors: expected Tensor, got int"),
+        ((), {}, ValueError, "tensors: expected at least one"),
+        (
+            (torch.zeros(1),),
+            {"op": "zork"},
+            ValueError,
+            "op: expected one of masked_conv, .*'zork'",
+        ),
+        ((torch.zeros(1),), {"op": 3}, TypeError, "op: expected str, got int"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", *HERE])
+def test_wrong_arguments_of_choose(
+    backend: str, tensors: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        choose(backend, *tensors, **options)
 
 
 def test_unknown_backend_is_named() -> None:

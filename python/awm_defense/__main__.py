@@ -30,7 +30,9 @@ def main() -> int:
             if sys.stderr is not None:
                 print(f"awm: error: {GONE}", file=sys.stderr)
             return 2
-        import torch  # noqa: F401 - it aborts where an exception comes while it is imported
+        # PyTorch, which imports tqdm, aborts where an exception comes while it is imported.
+        if not _imports("tqdm", "TQDM_") or not _imports("torch", "TORCH_"):
+            return 2
 
         from awm_defense.commands.main import main as run
         from awm_defense.commands.stderr import Dropping
@@ -46,6 +48,23 @@ def main() -> int:
         return run()
     except KeyboardInterrupt:  # outside of what `run` listens to
         return _end()
+
+
+def _imports(package: str, prefix: str) -> bool:
+    """Import a package that reads variables of the environment; say which, where that fails."""
+    from importlib import import_module
+
+    try:
+        import_module(package)
+    except ValueError as error:
+        read = ", ".join(sorted(name for name in os.environ if name.startswith(prefix)))
+        if not read:
+            raise
+        line = (str(error).strip().splitlines() or [""])[0]
+        if sys.stderr is not None:
+            print(f"awm: error: {read}: expected what {package} takes: {line}", file=sys.stderr)
+        return False
+    return True
 
 
 def _end(number: int = 2, frame: object = None) -> int:

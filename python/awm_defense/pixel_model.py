@@ -254,7 +254,9 @@ def _stat(name: str, value: Stat, channels: int, least: float) -> Tensor | None:
     if value is None:
         return None
     try:
-        stat = torch.as_tensor(value, dtype=torch.float64).cpu().reshape(1, -1, 1, 1)
+        # A clone: one made under inference_mode can't be worked with outside of it.
+        stat = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(1, -1, 1, 1)
+        stat = stat.clone()
     except (TypeError, ValueError, RuntimeError, OverflowError):
         got = type(value).__name__
         raise TypeError(f"{name}: expected one number or one a channel, got {got}") from None

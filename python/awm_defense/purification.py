@@ -31,6 +31,7 @@ from awm_defense.result import PurifyResult, peak_memory_mb
 from awm_defense.settings import Settings, check_seed, check_value
 from awm_defense.working.at_once import check_memory, images_at_once
 from awm_defense.working.memory import keep_freed_memory, trim
+from awm_defense.working.modes import each_in_own_modes
 from awm_defense.working.precision import Precision
 from awm_defense.working.sources import forget_sources
 
@@ -109,6 +110,7 @@ def purify(
     return result
 
 
+@each_in_own_modes
 def purify_many(
     models: Iterable[nn.Module],
     images: Images,

@@ -12,6 +12,7 @@ from awm_defense.data.augment import draw_mirrored, mirror
 from awm_defense.networks.logits import Pick
 from awm_defense.pixel_model import PixelModel, Stat
 from awm_defense.settings import check_seed, check_value
+from awm_defense.working.modes import own_modes
 
 STEPS = 300
 LR = 0.1
@@ -27,6 +28,7 @@ SHIFT = 2
 MOST_NUMBERS = 1 << 31
 
 
+@own_modes()
 def synthesize(
     model: nn.Module,
     size: tuple[int, int, int],

@@ -386,6 +386,29 @@ def test_a_network_of_other_classes_than_the_images(
         assert "the network knows 12 classes, the images are of 10" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["purify", "examine"])
+def test_a_network_of_fewer_classes_than_the_images_is_named(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    save_model(path, build_model("small_vgg", 5))
+    out = ["--out", tmp_path / "out"] if command == "purify" else []
+    line = fails(capsys, command, path, "--arch", "small_vgg", "--dataset", "digits", *out)
+    assert f"{path}: expected a network of at least 10 classes, as digits has, got one" in line
+
+
+def test_several_networks_that_differ_are_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_model(other, build_model("small_vgg", 12))
+    words = ["--arch", "small_vgg", "--dataset", "digits", "--out", tmp_path / "out"]
+    line = fails(capsys, "purify", checkpoint, other, *words)
+    assert f"{other}: expected the names and shapes of {checkpoint}" in line
+    assert "classifier" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_checkpoints_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -501,6 +524,20 @@ def test_interrupt_while_modules_are_imported(module: str) -> None:
     argv = [sys.executable, "-c", WHILE_IMPORTING, module]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "awm: interrupted\n")
+
+
+@pytest.mark.parametrize("variable", ["TQDM_NCOLS", "TQDM_MININTERVAL", "TORCH_LOGS"])
+def test_a_variable_that_a_package_does_not_take_is_named(variable: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "awm_defense", "info"],
+        env={**os.environ, variable: "zork"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("awm: error: ") and done.stderr.count("\n") == 1
+    assert f"{variable}: expected what" in done.stderr and "zork" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")

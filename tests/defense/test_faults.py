@@ -694,6 +694,29 @@ def test_an_ended_run_does_not_wait_for_its_workers(place: Place, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to see processes in")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_while_workers_start(ignored: bool, place: Place, tmp_path: Path) -> None:
+    """It ends all without a traceback, or changes nothing where it is ignored."""
+    handler = signal.SIG_IGN if ignored else signal.default_int_handler
+    words = ["reproduce", "table2", "--arch", "small_vgg", "--models", str(place.models)]
+    words += ["--cells", "badnets,clp,seed*", "--seeds", "2", "--limit", "20", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "awm_defense", *words, "--out", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+    )
+    wait_for(lambda: len(children(process.pid)) >= 3)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert "Traceback" not in said and "failed" not in said
+    assert process.returncode == (0 if ignored else 130), said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to see processes in")
 def test_a_killed_worker_loses_no_finished_cell(place: Place, tmp_path: Path) -> None:
     cells = [Cell("small_vgg", "badnets", 0, "none", limit=50), CELL]
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")

@@ -1,7 +1,6 @@
 """`awm evaluate`: how well a network classifies, and how often a known trigger fools it."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -227,17 +226,6 @@ def check_labelled(args: argparse.Namespace, labels: Tensor) -> None:
         )
 
 
-def check_classes(checkpoint: Path, known: int, needed: int, where: object) -> None:
-    """Raise ValueError where a network knows too few classes; say where it knows more."""
-    if known < needed:
-        raise ValueError(
-            f"{checkpoint}: expected a network of at least {needed} classes, as {where} has, "
-            f"got one of {known}"
-        )
-    if known > needed:
-        options.say(f"note: the network knows {known} classes, the images are of {needed}")
-
-
 def run(args: argparse.Namespace) -> int:
     """Print accuracy, and with an attack what it does, in percent; with --retune, twice."""
     args.checkpoint = records.find_checkpoint(args.checkpoint)
@@ -267,7 +255,9 @@ def run(args: argparse.Namespace) -> int:
     with networks.of_checkpoint(args.checkpoint):
         known = networks.count_classes(args, model, images.shape[1:])
     where = args.dataset or args.images
-    check_classes(args.checkpoint, known, given.classes, where)
+    given.check_known(args.checkpoint, known)
+    if known > given.classes:
+        options.say(f"note: the network knows {known} classes, the images are of {given.classes}")
     if args.num_classes is None:
         args.num_classes = known
         attack = get_attack(args, manifest)

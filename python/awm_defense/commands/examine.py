@@ -40,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--dataset or --images: expected one of them")
     device = options.get_device(args.device)
     networks.get_normalisation(args)
-    # What can't be read is found before the work; the first network is kept.
-    for checkpoint in reversed(args.checkpoint):
-        network = networks.load_network(args, checkpoint)
+    network = networks.load_first(args, alike=False)
     given = pictures.open_pictures(args)
     with networks.of_checkpoint(args.checkpoint[0]):
         drawn = given.draw(network, per_class=1, seed=args.seed, device=device)
@@ -54,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
         for checkpoint in args.checkpoint:
             try:
                 with named_by(args):
-                    verdict = _examine(args, checkpoint, drawn, device)
+                    verdict = _examine(args, checkpoint, given, drawn, device)
             except Exception as error:
                 if len(args.checkpoint) == 1:
                     raise
                 failed = True
                 line, _ = explain(error)
-                options.say(f"failed: {checkpoint}: {line}")
+                options.say(f"failed: {checkpoint}: {line.removeprefix(f'{checkpoint}: ')}")
                 found[str(checkpoint)] = {"error": line}
                 continue
             if not args.json:
@@ -73,12 +71,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examine(
-    args: argparse.Namespace, checkpoint: Path, drawn: pictures.Drawn, device: torch.device
+    args: argparse.Namespace,
+    checkpoint: Path,
+    given: pictures.Pictures,
+    drawn: pictures.Drawn,
+    device: torch.device,
 ) -> Verdict:
     mean, std = networks.get_normalisation(args)
     with options.warnings_said(), networks.of_checkpoint(checkpoint):
+        network = networks.load_network(args, checkpoint)
+        given.check_known(checkpoint, networks.count_classes(args, network, drawn.images.shape[1:]))
         return examine(
-            networks.load_network(args, checkpoint),
+            network,
             drawn.images,
             drawn.labels,
             mean=mean,

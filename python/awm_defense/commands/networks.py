@@ -108,6 +108,33 @@ def load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         ) from error
 
 
+def load_first(args: argparse.Namespace, *, alike: bool) -> nn.Module:
+    """The network of the first checkpoint, once all were read: none fails after work on others.
+
+    Args:
+        alike: whether all must have parameters and buffers of one kind.
+
+    Raises:
+        ValueError: naming the checkpoint that can't be read, or is not as the first.
+    """
+    first, *others = args.checkpoint
+    network = load_network(args, first)
+    expected = _shapes(network)
+    for checkpoint in others:
+        differ = expected ^ _shapes(load_network(args, checkpoint))
+        if alike and differ:
+            names = ", ".join(sorted({name for name, _ in differ})[:5])
+            raise ValueError(
+                f"{checkpoint}: expected the names and shapes of {first}, as several are purified "
+                f"alike, got others at {names}"
+            )
+    return network
+
+
+def _shapes(network: nn.Module) -> set[tuple[str, torch.Size]]:
+    return {(name, value.shape) for name, value in network.state_dict().items()}
+
+
 def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
     try:
         state = load_state_dict(checkpoint, limit=args.max_file_size * MIB)

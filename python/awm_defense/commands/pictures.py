@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ class Pictures:
     """A data set, or the images at a path, for what a command does with them.
 
     Attributes:
+        name: what they are called.
         flip: whether a mirrored image still shows its class.
         labelled: whether it is known what they show.
     """
@@ -46,6 +48,7 @@ class Pictures:
     dataset: Dataset | None
     source: Source | None
     preparation: Preparation
+    name: str
 
     @property
     def flip(self) -> bool:
@@ -62,6 +65,14 @@ class Pictures:
             return len(self.dataset.classes)
         assert self.source is not None
         return int(self.source.labels.max()) + 1
+
+    def check_known(self, checkpoint: Path, known: int) -> None:
+        """Raise ValueError where the network of a checkpoint knows fewer classes than these."""
+        if known < self.classes:
+            raise ValueError(
+                f"{checkpoint}: expected a network of at least {self.classes} classes, as "
+                f"{self.name} has, got one of {known}"
+            )
 
     def draw(
         self,
@@ -201,7 +212,9 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
         options.check_data_dir(args, f"--dataset {args.dataset}")
         check_taken_as_they_are(args, f"the data set {args.dataset}")
         with options.warnings_said():
-            return Pictures(load_dataset(args.dataset, args.data_dir), None, preparation)
+            return Pictures(
+                load_dataset(args.dataset, args.data_dir), None, preparation, args.dataset
+            )
     options.check_data_dir(args, "--images")
     source = open_source(args.images, preparation)
     if isinstance(source, Arrays):
@@ -211,4 +224,4 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
     for note in source.notes:
         options.say(f"note: {note}")
-    return Pictures(None, source, preparation)
+    return Pictures(None, source, preparation, str(args.images))

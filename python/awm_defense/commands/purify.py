@@ -147,6 +147,7 @@ def get_images(
         per_class = None if args.n else (args.per_class or 1)
         drawn = given.draw(network, per_class=per_class, n=args.n, seed=args.seed, device=device)
         known = networks.count_classes(args, network, drawn.images.shape[1:])
+        given.check_known(args.checkpoint[0], known)
         pictures.check_classes(drawn, known, of_each=args.n is None)
         return drawn
     wanted = networks.get_preparation(args)
@@ -188,8 +189,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--out: {folder} is in the folder of the images, which stays as it is"
             )
     # What can't be read or written is found before the work; the first network is kept for now.
-    for checkpoint in reversed(args.checkpoint):
-        network = networks.load_network(args, checkpoint)
+    network = networks.load_first(args, alike=True)
     given = None if args.per_class == 0 else pictures.open_pictures(args)
     recipe = make_recipe(
         args.recipe, args.set, flip=given is None or given.flip, synthetic=given is None

@@ -20,9 +20,11 @@ from awm_defense.triggers import Sparse
 from awm_defense.working.at_once import images_at_once
 from awm_defense.working.compute import Compute
 from awm_defense.working.memory import keep_freed_memory
+from awm_defense.working.modes import own_modes
 
 
 @keep_freed_memory()
+@own_modes()
 def examine(
     model: nn.Module,
     images: Images,
@@ -78,12 +80,12 @@ def examine(
     portions.most = portions.fit(lambda: images_at_once(work, given.images, max_memory))
     taken = take(work, given)
     for note in taken.notes:
-        warnings.warn(note, stacklevel=3)  # where it was called, beyond the decorator
+        warnings.warn(note, stacklevel=4)  # where it was called, beyond the decorators
     verdict = portions.fit(
         lambda: examine_images(work, taken.images, taken.labels, seed=seed, progress=progress)
     )
     for note in weakness(verdict, taken.labels):
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     return verdict
 
 

@@ -74,6 +74,8 @@ def keep_images(images: Images, labels: Labels = None, *, most: int = MOST) -> G
     classes = _as_labels(found, len(given))
     unlabelled = bool((classes == UNKNOWN).all())
     _check_dtype(given)
+    # Of those made under inference_mode clones, which autograd can save outside of it.
+    given, classes = (t.clone() if t.is_inference() else t for t in (given, classes))
     return Given(_channels_first(given), classes, unlabelled)
 
 

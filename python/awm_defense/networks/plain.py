@@ -37,7 +37,7 @@ def check_model(model: nn.Module) -> None:
             raise TypeError(
                 f"model: expected floating-point parameters, got {value.dtype} ({name})"
             )
-        if not value.isfinite().all():
+        if not value.detach().isfinite().all():
             raise ValueError(f"model: expected finite values, got NaN or infinity in {name}")
 
 

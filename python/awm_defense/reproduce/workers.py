@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -48,7 +49,8 @@ def in_processes(cells: list[Cell], place: Place, workers: int) -> Iterator[Outc
         initargs=(threads, ends_with),
     )
     try:
-        futures = {pool.submit(_attempt, cell, place): cell for cell in cells}
+        with _interrupts_held():  # this is when processes are started
+            futures = {pool.submit(_attempt, cell, place): cell for cell in cells}
         for future in as_completed(futures):
             yield _outcome(futures[future], future.result)
     except BaseException:
@@ -107,10 +109,30 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Meanwhile Ctrl-C waits here, and in processes that are started, until `_start_worker`.
+
+    Python's own handler would print tracebacks there while modules are imported.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(threads: int, ends_with: Connection) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C reaches every process of a terminal: a worker just ends, its cell is run another time.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Where the run ignores it, so does the worker.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with, args=(ends_with,), daemon=True).start()
 
 
