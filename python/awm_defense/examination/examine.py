@@ -49,6 +49,10 @@ def examine(
     Of more than fifty classes ten are searched: the five that are the easiest to reach by a quick
     screen of all, and five others to compare with (`Verdict.screening`).
 
+    The first four images are asked first, and all where by these a class comes near to standing
+    out. On images of more than 64x64 pixels steps are in bfloat16 where that is faster by a
+    measurement, which can differ between runs; what they find is judged in float32.
+
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.
         images: clean images, (n, c, h, w), in [0, 1]; ten are taken, of as many classes as there
