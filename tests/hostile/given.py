@@ -291,7 +291,7 @@ def setting_cases() -> Iterator[Case]:
             "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
             "wide": (
                 imported({"model_type": "vit", "hidden_size": 12 * 10**4}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "7200 layers": (
                 imported({"model_type": "resnet", "depths": [900] * 8, "hidden_sizes": [8] * 8}),
@@ -309,11 +309,11 @@ def setting_cases() -> Iterator[Case]:
             ),
             "many patches": (
                 imported({"model_type": "vit", "image_size": 20_000, "patch_size": 1}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "a window of 1000": (
                 imported({"model_type": "swin", "image_size": 4000, "window_size": 1000}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "another package that loads files": (
                 imported(timm_wrapper("net.pth")),

@@ -105,7 +105,15 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
             raise ValueError(_unlike(path, ";".join(header)))
         places = [header.index(name) for name in COLUMNS]
         for line in filter(None, lines):
-            yield _row(path, folder, line, places)
+            row = _row(path, folder, line, places)
+            # The folders of the training images are numbered by their classes.
+            own = folder.name if folder.parent.name == TRAIN_FOLDER.name else ""
+            if own.isdecimal() and int(own) != row[-1]:
+                raise ValueError(
+                    f"{shown(path, PATH)}: expected images of class {int(own)} in the folder "
+                    f"{own}, got class {row[-1]}"
+                )
+            yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(_unlike(path, error)) from error
 
