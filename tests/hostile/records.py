@@ -432,6 +432,10 @@ def gtsrb_cases() -> Iterator[Case]:
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
         "only commas": (b"Filename,ClassId\n0.ppm,0\n", "expected the columns"),
         "class 43": (line("0.ppm;40;30;5;5;30;25;43"), "a class from 0 to 42"),
+        "another class than its folder's": (
+            line("0.ppm;40;30;5;5;30;25;5"),
+            "expected images of class 0, as its folder is called, got one of class 5",
+        ),
         "class -1": (line("0.ppm;40;30;5;5;30;25;-1"), "a class from 0 to 42"),
         "class 1.5": (line("0.ppm;40;30;5;5;30;25;1.5"), "expected the columns"),
         "no file name": (line(";40;30;5;5;30;25;0"), "got a folder"),

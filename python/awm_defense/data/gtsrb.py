@@ -107,11 +107,10 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
         for line in filter(None, lines):
             row = _row(path, folder, line, places)
             # The folders of the training images are numbered by their classes.
-            own = folder.name if folder.parent.name == TRAIN_FOLDER.name else ""
-            if own.isdecimal() and int(own) != row[-1]:
+            if folder.name.isdecimal() and int(folder.name) != row[-1]:
                 raise ValueError(
-                    f"{shown(path, PATH)}: expected images of class {int(own)} in the folder "
-                    f"{own}, got class {row[-1]}"
+                    f"{shown(path, PATH)}: expected images of class {int(folder.name)}, as its "
+                    f"folder is called, got one of class {row[-1]}"
                 )
             yield row
     except (UnicodeDecodeError, csv.Error) as error:
