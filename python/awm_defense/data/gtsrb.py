@@ -67,6 +67,9 @@ def load_gtsrb(data_dir: Path | None) -> Dataset:
         raise FileNotFoundError(f"gtsrb: {data_dir} lacks {lacking}; {WHERE}")
     train_rows = _few(row for path in train_csvs for row in _rows(path, path.parent))
     test_rows = _few(_rows(test_csvs[0], data_dir / TEST_FOLDER))
+    for rows, where in ((train_rows, data_dir / TRAIN_FOLDER), (test_rows, test_csvs[0])):
+        if not rows:
+            raise ValueError(f"gtsrb: {shown(where, PATH)}: expected at least one image, got none")
     if (len(train_rows), len(test_rows)) != (TRAIN_COUNT, TEST_COUNT):
         warnings.warn(
             f"gtsrb: expected {TRAIN_COUNT} training and {TEST_COUNT} test images, "
