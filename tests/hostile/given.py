@@ -77,6 +77,10 @@ def array_cases() -> Iterator[Case]:
             npz(("x.npy", good), ("y.npy", saved(np.array([-7, 0])))),
             "labels: expected classes from 0",
         ),
+        "labels by shares": (
+            npz(("x.npy", good), ("labels.npy", saved(np.full((2, 4), 0.25)))),
+            "labels: expected a class an image, or a row of zeros with a single one",
+        ),
         "labels of 2^64 - 1": (
             npz(("x.npy", good), ("y.npy", saved(np.full(2, 2**64 - 1, np.uint64)))),
             "labels: expected numbers of classes",
@@ -173,6 +177,8 @@ def table_cases() -> Iterator[Case]:
     texts: dict[str, tuple[bytes, str]] = {
         "a path upwards": (b"../../secret.png,1", "files below the folder"),
         "a path from the root": (b"/etc/passwd,1", "files below the folder"),
+        "the folder itself": (b"a.png,0\n.,1", "files below the folder of the CSV file, got \\.,1"),
+        "the folder itself, longer": (b"a.png,0\n.//.,1", "files below the folder"),
         "a null byte": (b"a\x00.png,1", "can't be opened|expected lines"),
         "the table itself": (b"labels.csv,1", "got none of PNG"),
         "a picture": (png(8, 8), "expected lines of file,label"),
