@@ -17,7 +17,7 @@ from awm_defense import models
 from awm_defense.attacks import ATTACKS, Attack
 from awm_defense.attacks.stored import read_attack
 from awm_defense.commands.main import main
-from awm_defense.data import Dataset
+from awm_defense.data import Dataset, load_dataset
 from awm_defense.files.checkpoint import load_into, load_state_dict
 from awm_defense.files.manifest import read_manifest
 from awm_defense.metrics import evaluate
@@ -183,6 +183,20 @@ def test_command_line(tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) != found
     assert main([*argv, "--target", "0"]) == 2
     assert "--attack: expected together with --target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("attack", "kept"), [("none", []), ("badnets", []), ("badnets", [0])])
+def test_what_can_t_be_measured_is_refused_before_the_training(
+    tmp_path: Path, attack: str, kept: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("awm_defense.training.backdoor.train", lambda *a, **k: pytest.fail("train"))
+    data = load_dataset("digits")
+    chosen = torch.isin(data.test_labels, torch.tensor(kept))
+    data = replace(data, test_images=data.test_images[chosen], test_labels=data.test_labels[chosen])
+    order = Order("small_vgg", attack, 0, None, Plan(epochs=1))
+    with pytest.raises(ValueError, match=r"digits: expected .* test image"):
+        make_network(tmp_path / "out", data, order, device=torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "draws"), [("wanet", 3), ("badnets", 1)])

@@ -397,7 +397,7 @@ def test_each_file_of_a_table_is_looked_at_when_its_turn_comes(tmp_path: Path) -
 
 
 def test_only_arrays_that_are_called_so_are_labels(tmp_path: Path) -> None:
-    pixels, path = np.zeros((3, 8, 8, 3), np.uint8), tmp_path / "all.npz"
+    pixels, path = np.full((3, 8, 8, 3), 9, np.uint8), tmp_path / "all.npz"
     for name in ("y", "Labels", "train_labels", "fine_label", "targets", "class", "y_test"):
         np.savez(path, images=pixels, **{name: np.arange(3), "weights": np.ones(3)})
         source = open_source(path, AS_THEY_ARE)
@@ -408,6 +408,25 @@ def test_only_arrays_that_are_called_so_are_labels(tmp_path: Path) -> None:
     for name in ("weights", "class_weights", "ids", "my"):
         np.savez(path, images=pixels, **{name: np.arange(3)})
         assert open_source(path, AS_THEY_ARE).labels.tolist() == [UNKNOWN] * 3
+
+
+def test_labels_may_be_one_hot(tmp_path: Path) -> None:
+    pixels, path = np.zeros((3, 8, 8, 3)), tmp_path / "all.npz"
+    for kind in ("f4", "u1", "?"):
+        np.savez(path, images=pixels, y_test=np.eye(5)[[4, 0, 2]].astype(kind))
+        assert open_source(path, AS_THEY_ARE).labels.tolist() == [4, 0, 2]
+    for wrong in (np.ones((3, 5)), np.eye(5)[[0, 1, 2]] * 0.9, np.zeros((3, 2))):
+        np.savez(path, images=pixels, y_test=wrong)
+        with pytest.raises(ValueError, match=r"all\.npz: labels: expected a class an image"):
+            open_source(path, AS_THEY_ARE)
+
+
+def test_a_note_says_where_bytes_are_all_nearly_black(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    for highest, count in ((0, 1), (1, 1), (2, 0)):
+        np.savez(path, images=np.full((3, 8, 8, 3), highest, np.uint8))
+        notes = open_source(path, AS_THEY_ARE).notes
+        assert [f"value in images is {highest} of 255" in note for note in notes] == [True] * count
 
 
 def test_of_transparent_pixels_pictures_and_arrays_give_the_colours(tmp_path: Path) -> None:

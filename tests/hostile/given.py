@@ -77,6 +77,10 @@ def array_cases() -> Iterator[Case]:
             npz(("x.npy", good), ("y.npy", saved(np.array([-7, 0])))),
             "labels: expected classes from 0",
         ),
+        "labels by shares": (
+            npz(("x.npy", good), ("labels.npy", saved(np.full((2, 4), 0.25)))),
+            "labels: expected a class an image, or a row of zeros with a single one",
+        ),
         "labels of 2^64 - 1": (
             npz(("x.npy", good), ("y.npy", saved(np.full(2, 2**64 - 1, np.uint64)))),
             "labels: expected numbers of classes",
@@ -173,6 +177,8 @@ def table_cases() -> Iterator[Case]:
     texts: dict[str, tuple[bytes, str]] = {
         "a path upwards": (b"../../secret.png,1", "files below the folder"),
         "a path from the root": (b"/etc/passwd,1", "files below the folder"),
+        "the folder itself": (b"a.png,0\n.,1", "files below the folder of the CSV file, got \\.,1"),
+        "the folder itself, longer": (b"a.png,0\n.//.,1", "files below the folder"),
         "a null byte": (b"a\x00.png,1", "can't be opened|expected lines"),
         "the table itself": (b"labels.csv,1", "got none of PNG"),
         "a picture": (png(8, 8), "expected lines of file,label"),
@@ -291,7 +297,7 @@ def setting_cases() -> Iterator[Case]:
             "a language model": (imported({"model_type": "gpt2"}), "no image classifier"),
             "wide": (
                 imported({"model_type": "vit", "hidden_size": 12 * 10**4}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "7200 layers": (
                 imported({"model_type": "resnet", "depths": [900] * 8, "hidden_sizes": [8] * 8}),
@@ -309,11 +315,11 @@ def setting_cases() -> Iterator[Case]:
             ),
             "many patches": (
                 imported({"model_type": "vit", "image_size": 20_000, "patch_size": 1}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "a window of 1000": (
                 imported({"model_type": "swin", "image_size": 4000, "window_size": 1000}),
-                "it has more than 2147483648 numbers",
+                "it has more than 8589934592 bytes of numbers",
             ),
             "another package that loads files": (
                 imported(timm_wrapper("net.pth")),

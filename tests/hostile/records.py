@@ -377,6 +377,10 @@ def cifar10_cases() -> Iterator[Case]:
 
     yield case("a named pipe", "cifar10", pipe, "lacks data_batch_1")
 
+    empty = batch(array(b"", (0, 3072)), p.value([]))
+    test = "cifar-10-batches-py/test_batch"
+    yield case("no test image", "cifar10", with_batches(empty), "at least one image in test", test)
+
     def sparse(path: Path) -> None:
         with_batches(b"")(path)
         os.truncate(path, 3 << 30)
@@ -428,10 +432,15 @@ def gtsrb_cases() -> Iterator[Case]:
         "no columns": (b"", "expected the columns"),
         "200,000 images": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 200_000).encode(), "at most 100000"),
         "an image twice": ((HEADER + "0.ppm;1;1;5;5;9;9;0\n" * 2).encode(), "named twice"),
+        "no image": (HEADER.encode(), "Final_Training/Images: expected at least one image"),
         "fewer columns": (line("0.ppm;40"), "expected the columns"),
         "more columns": (line("0.ppm;40;30;5;5;30;25;0;1;2"), None),
         "only commas": (b"Filename,ClassId\n0.ppm,0\n", "expected the columns"),
         "class 43": (line("0.ppm;40;30;5;5;30;25;43"), "a class from 0 to 42"),
+        "another class than its folder's": (
+            line("0.ppm;40;30;5;5;30;25;5"),
+            "expected images of class 0, as its folder is called, got one of class 5",
+        ),
         "class -1": (line("0.ppm;40;30;5;5;30;25;-1"), "a class from 0 to 42"),
         "class 1.5": (line("0.ppm;40;30;5;5;30;25;1.5"), "expected the columns"),
         "no file name": (line(";40;30;5;5;30;25;0"), "got a folder"),

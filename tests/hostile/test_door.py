@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -18,9 +19,11 @@ import torch
 import awm_defense
 from awm_defense.files.checkpoint import load_state_dict
 from awm_defense.files.door import open_file, read_file
+from awm_defense.files.images import open_image
 from awm_defense.files.pickles import PROGRAM, read_pickle
 from awm_defense.files.text import shown
 from tests.hostile import pickling as p
+from tests.hostile.pixels import png
 
 ROOT = Path(awm_defense.__file__).parent
 # What opens a file for reading, or reads a format that can do harm.
@@ -181,6 +184,21 @@ def test_a_child_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             read_pickle("zip", bytes(1 << 20))
 
 
+def test_a_busy_machine_is_no_reason_to_refuse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where everything takes ten times as long, on the clock, but no more computing."""
+    image, weights = tmp_path / "image.png", tmp_path / "net.pth"
+    image.write_bytes(png(8, 8))
+    torch.save({"w": torch.ones(1)}, weights)
+    clock = itertools.count(0.0, 4.0)
+    monkeypatch.setattr("awm_defense.files.child.time.monotonic", lambda: next(clock))
+    assert open_image(image).size == (8, 8)
+    before = next(clock)
+    assert load_state_dict(weights)["w"].item() == 1
+    assert next(clock) - before > 9
+
+
 def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "child.py"
     monkeypatch.setattr("awm_defense.files.pickles.PROGRAM", program)
@@ -193,7 +211,7 @@ def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ):
         program.write_text(code)
         started = time.perf_counter()
-        with pytest.raises(ValueError, match="by SIGKILL: it took too long"):
+        with pytest.raises(ValueError, match=r"no answer in 0\.5 s; the machine may be too busy"):
             read_pickle("zip", bytes(1 << 20))
         assert time.perf_counter() - started < 10
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from awm_defense.commands.main import main
-from awm_defense.files.checkpoint import Weights, save_model
+from awm_defense.files.checkpoint import save_model
 from awm_defense.models import build_model
-from awm_defense.models.bounded import SPARE, Oversized, build_bounded, most_numbers
+from awm_defense.models.bounded import SPARE, Oversized, build_bounded, most_bytes
 from awm_defense.models.hugging_face import TYPES, _check_names, _load_transformers
 from awm_defense.models.named import build_named, rename_for
 from tests.hostile.case import forget_memory, highest_memory
@@ -21,6 +24,20 @@ from tests.hostile.case import forget_memory, highest_memory
 from tests.torchvision_ops import torchvision  # isort: skip  # noqa: F401
 
 MIB = 1 << 20
+
+
+def packed(path: Path, content: object) -> None:
+    """Write what `torch.save` writes, deflated."""
+    plain = path.with_suffix(".plain")
+    torch.save(content, plain)
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    ):
+        for name in source.namelist():
+            with source.open(name) as stream, archive.open(name, "w") as target:
+                shutil.copyfileobj(stream, target)
+    plain.unlink()
 
 
 @pytest.mark.parametrize("kind", ["timm", "settings"])
@@ -139,18 +156,48 @@ def test_nothing_that_settings_say_is_printed(
 def test_many_views_of_few_numbers_are_few_numbers() -> None:
     few = torch.zeros(1000)
     views = {str(number): few.view(10, 100) for number in range(1000)}
-    assert most_numbers(Weights(views, Path("net.pth"))) == 2 * 1000 + SPARE
+    assert most_bytes(views, 10**6) == 8 * 1000 + SPARE
     both = {"half": torch.zeros(10, dtype=torch.half), "double": torch.zeros(20).double()}
-    assert most_numbers(both) == 2 * 30 + SPARE
+    assert most_bytes(both, 10**6) == 8 * 30 + SPARE
+    # What is packed, or no weight of a network, makes none large.
+    assert most_bytes(both, 20) == 4 * 20 + SPARE
+    counters = {"steps": torch.zeros(1000, dtype=torch.uint8)}
+    assert most_bytes(both | counters, 10**6) == most_bytes(both, 10**6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float8_e4m3fn], ids=str)
+def test_a_file_of_packed_zeros_makes_no_large_network(
+    dtype: torch.dtype, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """256 MiB of zeros in 262 kB, and settings of a network of 1.6 GB, or of one that may be."""
+    pytest.importorskip("transformers")
+    path = tmp_path / "model.pt"
+    zeros = torch.zeros((256 << 20) // dtype.itemsize - 4096, dtype=dtype)
+    packed(path, {"v": torch.zeros(3), "w": zeros, "classifier.bias": torch.zeros(12)})
+    assert path.stat().st_size < MIB
+    np.savez(tmp_path / "images.npz", images=np.zeros((10, 3, 32, 32), np.uint8))
+    arguments = ["examine", str(path), "--arch", f"hf:{tmp_path}"]
+    arguments += ["--images", str(tmp_path / "images.npz")]
+    small: dict[str, Any] = {"model_type": "vit", "image_size": 32, "patch_size": 16}
+    for wide, layers in ((64, 1), (4096, 2), (2048, 1)):
+        wide_by = {"hidden_size": wide, "intermediate_size": 4 * wide, "num_hidden_layers": layers}
+        (tmp_path / "config.json").write_text(json.dumps({**small, **wide_by}))
+        held = forget_memory()
+        assert main(arguments) == 2
+        if wide > 64:  # the first imports
+            assert highest_memory() - held < 1024 * MIB
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"awm: error: {path}: the weights don't fit into")
 
 
 def test_numbers_are_counted_before_there_is_memory_for_them() -> None:
     held = forget_memory()
-    with pytest.raises(Oversized, match="more than 1000 numbers"):
-        build_bounded(lambda: nn.Linear(1 << 14, 1 << 14), 1000)
+    with pytest.raises(Oversized, match="more than 4000 bytes"):
+        build_bounded(lambda: nn.Linear(1 << 14, 1 << 14), 4000)
     assert highest_memory() - held < 64 * MIB
-    with pytest.raises(Oversized, match="more than 100 numbers"):
-        build_bounded(lambda: nn.BatchNorm1d(40), 100)
+    with pytest.raises(Oversized, match="more than 400 bytes"):
+        build_bounded(lambda: nn.BatchNorm1d(40), 400)
     with pytest.raises(Oversized, match="more than 5000 modules"):
         build_bounded(lambda: nn.Sequential(*(nn.ReLU() for _ in range(5001))), 1)
     # What is made afterwards is not counted.
@@ -162,6 +209,6 @@ def test_what_can_t_be_made_without_memory_is_bounded_too() -> None:
         torch.ones(3).sum().item()
         return nn.Linear(size, 10)
 
-    assert build_bounded(lambda: build(9), 100).weight.device.type == "cpu"
+    assert build_bounded(lambda: build(9), 400).weight.device.type == "cpu"
     with pytest.raises(Oversized):
-        build_bounded(lambda: build(10), 100)
+        build_bounded(lambda: build(10), 400)

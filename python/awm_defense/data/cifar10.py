@@ -90,4 +90,8 @@ def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
             ) from error
         images.append(torch.from_numpy(pixels.reshape(-1, *SHAPE)))
         labels += classes
+    if not labels:
+        where = paths[0] if len(paths) == 1 else paths[0].parent
+        listed = ", ".join(path.name for path in paths)
+        raise ValueError(f"{shown(where, PATH)}: expected at least one image in {listed}, got none")
     return torch.cat(images), torch.tensor(labels, dtype=torch.int64)

@@ -67,6 +67,9 @@ def load_gtsrb(data_dir: Path | None) -> Dataset:
         raise FileNotFoundError(f"gtsrb: {data_dir} lacks {lacking}; {WHERE}")
     train_rows = _few(row for path in train_csvs for row in _rows(path, path.parent))
     test_rows = _few(_rows(test_csvs[0], data_dir / TEST_FOLDER))
+    for rows, where in ((train_rows, data_dir / TRAIN_FOLDER), (test_rows, test_csvs[0])):
+        if not rows:
+            raise ValueError(f"gtsrb: {shown(where, PATH)}: expected at least one image, got none")
     if (len(train_rows), len(test_rows)) != (TRAIN_COUNT, TEST_COUNT):
         warnings.warn(
             f"gtsrb: expected {TRAIN_COUNT} training and {TEST_COUNT} test images, "
@@ -105,7 +108,14 @@ def _rows(path: Path, folder: Path) -> Iterator[Row]:
             raise ValueError(_unlike(path, ";".join(header)))
         places = [header.index(name) for name in COLUMNS]
         for line in filter(None, lines):
-            yield _row(path, folder, line, places)
+            row = _row(path, folder, line, places)
+            # The folders of the training images are numbered by their classes.
+            if folder.name.isdecimal() and int(folder.name) != row[-1]:
+                raise ValueError(
+                    f"{shown(path, PATH)}: expected images of class {int(folder.name)}, as its "
+                    f"folder is called, got one of class {row[-1]}"
+                )
+            yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(_unlike(path, error)) from error
 

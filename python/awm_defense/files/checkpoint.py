@@ -49,7 +49,7 @@ class Weights(dict[str, Tensor]):
         return OrderedDict, (), None, None, iter(self.items())
 
 
-def load_state_dict(path: Path, *, limit: int = LIMIT) -> dict[str, Tensor]:
+def load_state_dict(path: Path, *, limit: int = LIMIT) -> Weights:
     """Read the weights in a file, to the CPU.
 
     Args:
@@ -161,12 +161,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     state = without_prefix(state, own)
     both = {name: (own[name], state[name]) for name in own if name in state}
     fitting = {name: pair for name, pair in both.items() if pair[0].shape == pair[1].shape}
-    # In types of eight bits few operations are known.
-    floats = {
-        name: given.float() if given.dtype.itemsize == 1 else given
-        for name, (_, given) in fitting.items()
-        if given.is_floating_point()
-    }
+    floats = {name: given for name, (_, given) in fitting.items() if given.is_floating_point()}
     problems = {
         "missing": [name for name in own if name not in state],
         "unknown": [name for name in state if name not in own],
@@ -181,12 +176,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             if not _can_become(given, mine)
         ],
         "with NaN or infinite values": [
-            name for name, given in floats.items() if not bool(given.isfinite().all())
+            name for name, given in floats.items() if not bool(_known(given).isfinite().all())
         ],
         "negative": [
             name
             for name, given in floats.items()
-            if name.endswith(VARIANCE) and bool((given < 0).any())
+            if name.endswith(VARIANCE) and bool((_known(given) < 0).any())
         ],
     }
     found = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
@@ -206,6 +201,11 @@ def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Ma
     if len(found) < len(state):
         return state
     return Weights(found, state.path) if isinstance(state, Weights) else found
+
+
+def _known(given: Tensor) -> Tensor:
+    """Floating point in a type of which all operations are known; of eight bits few are."""
+    return given.float() if given.itemsize == 1 else given
 
 
 def _can_become(given: Tensor, own: Tensor) -> bool:

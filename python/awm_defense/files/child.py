@@ -13,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+# Seconds on the clock for one answer. A file is refused much earlier, by what its process computes.
+PATIENCE = 60.0
 # Bytes that a pipe takes or gives at once.
 PIECE = 1 << 20
-# By its limit, by this process or by a system that runs out of memory.
+# By its limit, or by a system that runs out of memory.
 ENDED = (signal.SIGXCPU, signal.SIGKILL)
 
 
@@ -36,7 +38,8 @@ class Child:
     """A program of this package in an isolated Python, and pipes to and from it.
 
     Each answer has `patience` seconds, whatever the program does. When it has ended, for whatever
-    reason, `ask` raises ValueError that says how.
+    reason, `ask` raises ValueError that says how. The program limits the time that it computes
+    itself: a clock on the wall goes on, too, where a busy machine lets it wait.
 
     Args:
         program: the file to run.
@@ -128,8 +131,7 @@ class Child:
         seconds = self.deadline - time.monotonic()
         ready = self.selector.select(seconds) if seconds > 0 else []
         if not ready:
-            self.process.kill()
-            raise ValueError(self._end())
+            raise ValueError(self._late())
         possible = 0
         for key, events in ready:
             if key.fd == self.back:
@@ -145,10 +147,17 @@ class Child:
         try:
             code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+            return self._late()
         if code >= 0:
             return f"the process that read it ended with code {code}"
         name = signal.Signals(-code).name
         why = ": it took too long, or too much memory" if -code in ENDED else ""
         return f"the process that read it was ended by {name}{why}"
+
+    def _late(self) -> str:
+        """What is said where its time is over."""
+        self.process.kill()
+        return (
+            f"the process that read it gave no answer in {self.patience:g} s; the machine may be "
+            "too busy: try again later"
+        )

@@ -7,15 +7,13 @@ from pathlib import Path
 import PIL
 from PIL import Image
 
-from awm_defense.files.child import Child
+from awm_defense.files.child import PATIENCE, Child
 from awm_defense.files.door import MIB, read_file
 from awm_defense.files.text import PATH, shown
 
 PROGRAM = Path(__file__).with_name("image_child.py")
 # Where Pillow is: the child knows no site-packages.
 PILLOW = Path(PIL.__file__).parents[1]
-# Seconds for one image.
-PATIENCE = 9.0
 # An image of the highest number of pixels, uncompressed.
 LIMIT = 64 * MIB
 # Images that are sent before the first is answered: this process and the child work at once.

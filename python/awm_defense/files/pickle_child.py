@@ -472,8 +472,14 @@ class Encoder:
     def _pair(self, key: Any, value: Any, depth: int) -> list[Any]:
         if isinstance(key, str) and len(key) > LONGEST:
             raise UnpicklingError(f"it holds a name of {len(key)} characters")
+        return [self._key(key), self.encode(value, depth + 1)]
+
+    def _key(self, key: Any) -> Any:
+        """As of any value where it is a plain one; of others, such as tuples, the type alone."""
+        if isinstance(key, int) and not -SMALL <= key < SMALL:
+            return ["o", "int"]
         plain = key is None or isinstance(key, str | int | float)
-        return [self.encode(key if plain else Other(), DEPTH), self.encode(value, depth + 1)]
+        return self.encode(key) if plain else ["o", type(key).__name__]
 
 
 def read_zip(content: bytes) -> tuple[Any, bytes]:

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from awm_defense.files.child import Child
+from awm_defense.files.child import PATIENCE, Child
 from awm_defense.files.door import MIB
 from awm_defense.files.json_file import parse_object
 from awm_defense.files.text import PATH, shown
 
 PROGRAM = Path(__file__).with_name("pickle_child.py")
-# Seconds that a child may live; its own limit is on the time that it computes.
-PATIENCE = 9.0
 TEXT_LIMIT = 64 * MIB
 # Three lists for each of the levels that the child allows, and some around them.
 ANSWER_DEPTH = 110

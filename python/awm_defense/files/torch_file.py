@@ -31,11 +31,14 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # as keys of a dict two of one type are two
 class Other:
     """Something that is neither a container nor a tensor nor a number or text; its type."""
 
     kind: str
+
+    def __str__(self) -> str:
+        return f"<{self.kind}>"
 
 
 class ZipFormat:

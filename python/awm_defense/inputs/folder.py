@@ -211,11 +211,10 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
     """Whichever array has three or four dimensions is of images; one of one, that is called so, of
     labels."""
     images = [name for name, array in arrays.items() if array.dim() in (3, 4)]
-    labels = [
-        name
-        for name, array in arrays.items()
-        if array.squeeze().dim() <= 1 and name not in images and LABELS.fullmatch(name)
-    ]
+    called = [name for name in arrays if name not in images and LABELS.fullmatch(name)]
+    if len(images) == len(called) == 1:
+        arrays = {**arrays, called[0]: _one_each(arrays[called[0]], len(arrays[images[0]]))}
+    labels = [name for name in called if arrays[name].squeeze().dim() <= 1]
     if len(images) != 1 or len(labels) > 1:
         found = ", ".join(f"{shown(name)} {tuple(array.shape)}" for name, array in arrays.items())
         raise ValueError(
@@ -228,7 +227,26 @@ def _from_arrays(arrays: dict[str, Tensor]) -> Arrays:
         classes = torch.full((len(pixels),), UNKNOWN)
     others = ", ".join(shown(name) for name in arrays if name not in (*images, *labels))
     notes = [f"arrays that are not called as labels are left out: {shown(others, PATH)}"]
-    return Arrays(*keep_images(pixels, classes)[:2], notes if others else [])
+    notes = notes if others else []
+    if pixels.dtype == torch.uint8 and pixels.numel() and (highest := int(pixels.max())) <= 1:
+        notes.append(
+            f"the largest value in {shown(images[0])} is {highest} of 255, so that the images are "
+            "nearly black; save values from 0 to 1 as floating point"
+        )
+    return Arrays(*keep_images(pixels, classes)[:2], notes)
+
+
+def _one_each(labels: Tensor, count: int) -> Tensor:
+    """Labels of `count` images, also where each has a row with a one at its class."""
+    if labels.dim() != 2 or len(labels) != count or labels.shape[1] == 1:
+        return labels
+    rows = labels.double()
+    if not bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()):
+        raise ValueError(
+            f"labels: expected a class an image, or a row of zeros with a single one, got "
+            f"{tuple(labels.shape)} of other numbers"
+        )
+    return rows.argmax(1)
 
 
 def _open_folder(root: Path, preparation: Preparation) -> Files:
@@ -299,7 +317,8 @@ def _rows(table: Path) -> tuple[list[tuple[str, int]], list[str]]:
     files: set[str] = set()
     for row in rows:
         file = row[0]
-        if len(row) != 2 or not file or os.path.isabs(file) or ".." in file.split("/"):
+        root = posixpath.normpath(file) == "."
+        if len(row) != 2 or not file or root or os.path.isabs(file) or ".." in file.split("/"):
             raise ValueError(
                 f"{name}: expected lines of file,label, files below the folder of the CSV file, "
                 f"got {shown(','.join(row))}"

@@ -10,7 +10,7 @@ from awm_defense.files.checkpoint import Misfit, Weights, without_prefix
 from awm_defense.files.text import PATH, shown
 from awm_defense.inputs.preparation import Preparation
 from awm_defense.models import MODELS, build_model
-from awm_defense.models.bounded import MOST_NUMBERS, Oversized, build_bounded, most_numbers
+from awm_defense.models.bounded import MOST_BYTES, Oversized, build_bounded, most_bytes
 from awm_defense.models.packages import PACKAGES
 
 FORMS = "backdoorbench:NAME, timm:NAME, torchvision:NAME, hf:FOLDER"
@@ -34,7 +34,7 @@ def build_named(
     num_classes: int | None = None,
     *,
     grey: bool = False,
-    weights: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> nn.Module:
     """A new network with random weights.
 
@@ -51,12 +51,12 @@ def build_named(
     """
     package, colon, rest = name.partition(":")
     if colon:
-        numbers = MOST_NUMBERS if weights is None else most_numbers(weights)
+        most = MOST_BYTES if weights is None else most_bytes(weights, weights.path.stat().st_size)
         try:
             build = functools.partial(PACKAGES[package].build, rest, num_classes, grey)
-            return build_bounded(build, numbers)
+            return build_bounded(build, most)
         except Oversized as error:
-            if not isinstance(weights, Weights):
+            if weights is None:
                 raise ValueError(f"--arch {shown(name)}: {error}") from error
             raise Misfit(
                 f"{shown(weights.path, PATH)}: the weights don't fit into {shown(name)}: they are "
@@ -102,6 +102,7 @@ def build_to_fit(
     found = without_prefix(state, model.state_dict()).get(name)
     if found is None or found.dim() == 0 or found.shape[:1] == last.shape[:1]:
         return model
+    del model, last  # two at once would take twice the memory
     return build(len(found))
 
 

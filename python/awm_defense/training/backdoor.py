@@ -99,7 +99,7 @@ def make_network(
     Raises:
         ValueError: when the folder holds something made to another order, another run is writing
             to it, the attack has no all-to-all form, there are fewer images than ordered or to be
-            poisoned, or `order.init` doesn't fit.
+            poisoned, no test image is outside the target class, or `order.init` doesn't fit.
         OSError: when the folder or a file in it can't be written.
     """
     initial = None if order.init is None else load_state_dict(order.init)
@@ -109,6 +109,8 @@ def make_network(
             data.train_images, data.train_labels, n=order.images, seed=order.plan.seed
         )
         data = replace(data, train_images=drawn[0], train_labels=drawn[1])
+    if len(data.test_labels) == 0:
+        raise ValueError(f"{data.name}: expected at least one test image, got none")
     if order.attack != NO_ATTACK:
         _check_poisoning(data, order, attack, manifest["poison_rate"])
     with output_folder(folder):
@@ -253,6 +255,13 @@ def _check_poisoning(data: Dataset, order: Order, attack: Attack | None, rate: f
         made = ATTACKS[order.attack].attack
         attack = made(order.attack, order.target, torch.clone, len(data.classes))
     attack.check_rate(data.train_labels, rate)
+    # What is measured after each epoch; in vain where it fails.
+    labels = data.test_labels[:EPOCH_IMAGES]
+    if not (attack.targets(labels) != labels).any():
+        raise ValueError(
+            f"{data.name}: expected some of its first {len(labels)} test images outside the target "
+            f"class {attack.target}, got none"
+        )
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
