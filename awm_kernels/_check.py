@@ -43,7 +43,7 @@ def writable(**tensors: Any) -> None:
     """Each argument, a tensor, has a place of its own for each element."""
     for name, value in tensors.items():
         sides = zip(value.shape, value.stride(), strict=True)
-        if any(size > 1 and stride == 0 for size, stride in sides):
+        if value.numel() and any(size > 1 and stride == 0 for size, stride in sides):
             raise ValueError(
                 f"{name}: expected a tensor to write to, got an expanded one (strides "
                 f"{tuple(value.stride())}); clone it"

@@ -527,6 +527,7 @@ def test_kinds_and_bounds_that_are_tried(
         "backdoored": [warp, (40, "L1"), (10, "L1"), (5, "L1")],
     }
     # Where it takes more than standing out, kinds are tried until there is more.
+    monkeypatch.setattr("awm_defense.examination.search.FIRST", 10)
     monkeypatch.setattr("awm_defense.examination.verdict.threshold", lambda classes: 1e9)
     reaches = Search(
         copy.deepcopy(model).requires_grad_(False), *defender, torch.Generator()
