@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from awm_defense.commands import examine, networks, pictures
 from awm_defense.commands.main import build_parser, main
 from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.inputs.take import UNNORMALISED
 from awm_defense.models import build_model
 from awm_defense.models.named import build_named, build_to_fit, nearest, prepare_named
 from awm_defense.models.own_code import build_own
@@ -128,12 +129,17 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert awm("purify", *own, *QUICK, "--n", "5", "--out", "out") == 0
     told = capsys.readouterr().err
     assert "no labels were given" in told and "images at flat: 8 without labels; " in told
+    assert "no mean and std: pixels go in as they are" in told and UNNORMALISED in told
     report = json.loads(Path("out/report.json").read_text())
     assert len(report["image_files"]) == report["images"] == 5
     assert any("no labels" in note for note in report["notes"])
     # Without a number, one image of each class that the network names.
     assert awm("purify", *own, *QUICK, "--out", "out") == 0
     assert json.loads(Path("out/report.json").read_text())["images"] <= 4
+    capsys.readouterr()
+    assert awm("purify", *own, *QUICK, "--mean", ".5", "--std", ".2", "--out", "other") == 0
+    told = capsys.readouterr().err
+    assert "no mean and std" not in told and UNNORMALISED not in told
     capsys.readouterr()
     assert awm("evaluate", *own) == 2
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err

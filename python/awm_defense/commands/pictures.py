@@ -222,6 +222,8 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     classes = len(source.labels[source.labels != UNKNOWN].unique())
     labels = f"in {classes} classes" if classes else "without labels"
     options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
+    if preparation.mean is None:
+        options.say("no mean and std: pixels go in as they are, from 0 to 1")
     for note in source.notes:
         options.say(f"note: {note}")
     return Pictures(None, source, preparation, str(args.images))
