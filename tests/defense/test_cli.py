@@ -78,7 +78,9 @@ def test_evaluate_prints_one_json_object(
     capsys: pytest.CaptureFixture[str], checkpoint: Path
 ) -> None:
     assert main(["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "64", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "a white square, rows 27 to 30, columns 27 to 30, from 0" in err
     assert set(found) == {"acc", "asr", "asr_all", "ra", "target_acc"}
     assert all(0 <= value <= 100 for value in found.values())
 
@@ -112,11 +114,15 @@ def test_evaluate_after_fine_tuning(
     assert "the backdoor wakes up: ASR +79.0 points" in out
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (32, 32)])
 def test_evaluate_reads_trigger_files(
-    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    shape: tuple[int, ...],
 ) -> None:
     Image.new("RGB", (32, 32), (0, 0, 64)).save(tmp_path / "trigger.png")
-    np.save(tmp_path / "mask.npy", np.zeros((3, 32, 32)))
+    np.save(tmp_path / "mask.npy", np.zeros(shape))
     files = ["--trigger-image", tmp_path / "trigger.png", "--trigger-mask", tmp_path / "mask.npy"]
     attack = ["--attack", "l0_inv", "--target", "0", "--trigger-mode", "replace", *files]
     argv = ["evaluate", checkpoint, *MODEL, *attack, "--limit", "32"]

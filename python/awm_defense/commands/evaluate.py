@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import ATTACKS, Attack, make_attack
+from awm_defense.attacks.badnets import square_place
 from awm_defense.attacks.stored import (
     read_attack,
     read_trigger_field,
@@ -66,13 +67,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trigger-image",
         type=options.path,
         metavar="PNG",
-        help="the trigger, for attacks that need one",
+        help="the trigger, for attacks that need one; l0_inv takes a picture of your own",
     )
     parser.add_argument(
         "--trigger-mask",
         type=options.path,
         metavar="NPY",
-        help="array (3,H,W) in [0,1], for mode replace",
+        help="array (H,W) or (3,H,W) in [0,1], for mode replace",
     )
     parser.add_argument(
         "--trigger-field", type=options.path, metavar="NPY", help="array (H,W,2), the warp of wanet"
@@ -272,6 +273,12 @@ def run(args: argparse.Namespace) -> int:
         options.say(f"and on {len(pixels)} triggered images of {args.triggered_dir}")
     elif attack is None:
         options.say("no attack is named: accuracy alone")
+    elif attack.name == "badnets":
+        rows, columns = square_place(*images.shape[2:])
+        options.say(
+            f"trigger: a white square, rows {rows[0]} to {rows[-1]}, columns {columns[0]} to "
+            f"{columns[-1]}, from 0"
+        )
 
     earlier = None
     if args.before is not None and (others is not None or attack is not None):
