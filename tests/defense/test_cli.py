@@ -91,6 +91,8 @@ def test_evaluate_without_an_attack_measures_accuracy(
     assert main(["evaluate", str(checkpoint), *MODEL, "--limit", "64", "--json"]) == 0
     out, err = capsys.readouterr()
     assert set(json.loads(out)) == {"acc"} and "no attack is named" in err
+    # It is untrained.
+    assert "of the 64 given images right" in err and "usual causes" in err
 
 
 @pytest.mark.slow
@@ -327,6 +329,7 @@ def test_demo_writes_both_measurements(
         (["--device", "hpu"], "--device: can't use 'hpu'"),
         (["--out", ""], "--out: expected the name of a file or folder, got ''"),
         (["--out", "a\0b"], r"--out: expected the name of a file or folder, got 'a\x00b'"),
+        (["--mean", "127.5", "--std", "0.5"], "127.5 of 255 is 0.5"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),

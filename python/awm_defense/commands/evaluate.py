@@ -22,6 +22,7 @@ from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
 from awm_defense.inputs.folder import open_triggered
 from awm_defense.inputs.images import UNKNOWN
+from awm_defense.inputs.take import doubts
 from awm_defense.metrics import accuracy, defense_effectiveness, evaluate, evaluate_triggered
 from awm_defense.models.named import check_name
 from awm_defense.purification import purify
@@ -303,6 +304,8 @@ def run(args: argparse.Namespace) -> int:
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
     with networks.of_checkpoint(args.checkpoint):
         found = measure(model)
+    for note in doubts(round(found["acc"] / 100 * len(images)), len(images), known):
+        options.say(f"note: {note}")
     compared: dict[str, float] = {}
     if earlier is not None:
         with networks.of_checkpoint(args.before):

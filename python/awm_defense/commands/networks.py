@@ -79,10 +79,10 @@ def add_model_options(
         metavar="N",
         help="how many (default: as the checkpoint says)",
     )
-    for name in ("mean", "std"):
+    for name, kind in (("mean", options.mean), ("std", options.finite)):
         parser.add_argument(
             f"--{name}",
-            type=options.finite,
+            type=kind,
             nargs="+",
             metavar="V",
             help=f"{name} per channel (or one for all) of the normalisation that the network "
