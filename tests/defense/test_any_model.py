@@ -241,7 +241,7 @@ def test_a_warning_tells_what_accuracy_is_wrong(
     ("model", "says"),
     [
         ("net.py", "expected package.module:factory or path/to/file.py:factory, got 'net.py'"),
-        ("nowhere.py:make", "nowhere.py:make failed: FileNotFoundError"),
+        ("nowhere.py:make", "nowhere.py: no such file"),
         ("no_such_package:make", "failed: ModuleNotFoundError"),
         ("net.py:lacking", "expected a function or class lacking in net.py"),
         ("net.py:number", "expected a function or class number"),
@@ -340,6 +340,32 @@ def test_own_code_is_told_the_number_of_classes_of_the_checkpoint(place: Path) -
     network = networks.load_network(args, place / "seven.safetensors")
     assert networks.count_classes(args, network, (3, 12, 12)) == 7
     assert isinstance(build_to_fit(lambda count: nn.Identity(), {}), nn.Identity)
+
+
+def test_classes_that_are_numbered_from_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in range(4):
+        Path(f"photos/class{label}").rename(f"photos/{label + 1}")
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "photos"]
+    assert awm("evaluate", *own) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "photos: expected classes from 0 to 3, as own.pt has; numbers begin at 0, these" in line
+
+
+def test_images_of_another_size_than_the_network_takes(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("fixed.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))\n"
+    )
+    save_model(Path("fixed.safetensors"), build_own("fixed.py:make"))
+    words = ["fixed.safetensors", "--model", "fixed.py:make", "--images", "photos/class0"]
+    for number in range(2):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(f"photos/class0/{number}.jpg")
+    assert awm("examine", *words) == 2
+    assert "; --size sets theirs" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_in_the_place_of_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

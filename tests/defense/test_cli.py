@@ -337,7 +337,7 @@ def test_demo_writes_both_measurements(
         (["--n", "1000000"], "1000000"),
         (["--recipe", "none"], "none"),
         (["--arch", "resnet18"], "conv1"),
-        (["--num-classes", "43"], "classifier"),
+        (["--num-classes", "43"], "has 10 classes, --num-classes says 43; leave out"),
         (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "cifar-10-batches-py"),
         (
             ["--data-dir", "data"],

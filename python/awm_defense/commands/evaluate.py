@@ -146,10 +146,10 @@ def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
     """Take from the manifest which network and data these are, where no option says it."""
     # For errors of what it says of the attack.
     args.manifest = manifest.path if manifest and args.attack is None else None
-    for name, instead in (("arch", args.model), ("dataset", args.images)):
-        if getattr(args, name) is None and instead is None:
+    for name, other in (("arch", "model"), ("dataset", "images")):
+        if getattr(args, name) is None and getattr(args, other) is None:
             if name not in manifest:
-                raise ValueError(f"--{name}: expected, as no manifest says it")
+                raise ValueError(f"--{name} or --{other}: expected, as no manifest says it")
             check(manifest.path, schema.record({name: NAMES[name]}), manifest)
             setattr(args, name, manifest[name])
             setattr(args, f"{name}_from", manifest.path)
