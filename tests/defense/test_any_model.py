@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from awm_defense.commands import examine, networks, pictures
+from awm_defense.commands import examine, networks, pictures, purify
 from awm_defense.commands.main import build_parser, main
 from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
 from awm_defense.inputs.take import UNNORMALISED
@@ -85,13 +85,18 @@ def test_own_code_and_a_folder_of_photographs(
 ) -> None:
     own = ["own.pt", "--model", "net.py:make", "--size", "12"]
     assert awm("purify", *own, "--images", "photos", *QUICK, "--out", "out") == 0
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
     made = "12x12, the middle 1 kept, bilinear"
     assert f"images at photos: 8 in 4 classes; {made}\n" in told
     report = json.loads(Path("out/report.json").read_text())
     assert (report["model"], report["arch"]) == ("net.py:make", None)
     assert (report["images_from"], report["images"]) == ("photos", 4)
     assert report["images_made"] == made
+    right = report["right"]
+    assert right["of"] == 4 and f"{right['before']} were classified right before" in out
+    page = Path("out/report.html").read_text()
+    assert f"{right['after']} after" in page and "Next: measure accuracy" in page
+    assert "do not go to 0" in page and "<td>arch</td>" not in page
     assert [Path(name).parent.name for name in report["image_files"]] == [
         f"class{label}" for label in range(4)
     ]
@@ -340,6 +345,15 @@ def test_own_code_is_told_the_number_of_classes_of_the_checkpoint(place: Path) -
     network = networks.load_network(args, place / "seven.safetensors")
     assert networks.count_classes(args, network, (3, 12, 12)) == 7
     assert isinstance(build_to_fit(lambda count: nn.Identity(), {}), nn.Identity)
+
+
+def test_classes_that_lost_images_are_named() -> None:
+    before, after = torch.tensor([True, True, True, False]), torch.tensor([True, False, True, True])
+    right = purify.compare(before, after, torch.tensor([0, 1, -1, 1]))
+    assert right == {"of": 3, "before": 2, "after": 2, "classes_that_lost": []}
+    right = purify.compare(before, after, torch.tensor([0, 3, 0, 2]))
+    assert right == {"of": 4, "before": 3, "after": 3, "classes_that_lost": [3]}
+    assert purify.compare(before, after, torch.full((4,), -1)) is None
 
 
 def test_classes_that_are_numbered_from_one(
