@@ -330,14 +330,14 @@ def tell(
         print(f"verdict: {result.verdict}")
     for note in result.notes[told:]:
         options.say(f"note: {note}")
-    if right is not None:
-        print(say_right(right))
     done = "purified"
     if isinstance(result.recipe, Recipe) and not result.history:
         done = "left as it was,"
     elif result.interrupted:
         done = f"interrupted after {len(result.history)} epochs,"
     print(f"{done} in {result.seconds:.1f} s: {escape(str(folder / WEIGHTS[0]))}")
+    if right is not None:
+        print(say_right(right))
     print(f"report: {escape(str(folder / PAGE))}")
     if result.interrupted:
         raise KeyboardInterrupt
