@@ -16,6 +16,8 @@ LARGEST = 1e6
 """Of mean and std, and of 1 / std: what comes of it fits into float32."""
 ROUNDING = 1e-5
 """By which pixels may lie outside of [0, 1]: what resizing in float32 makes of them."""
+TAKES = "expected one that takes images of shape"
+"""So begins the error of a network that does not run."""
 
 
 class PixelModel:
@@ -138,7 +140,7 @@ class PixelModel:
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(
-                f"model: expected one that takes images of shape (n, {_shape(images[0])}) in "
+                f"model: {TAKES} (n, {_shape(images[0])}) in "
                 f"{images.dtype}, got {type(error).__name__}: {reason[0]}"
             ) from error
         self.notes += self.read.settle(output)

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from awm_defense.commands import examine, networks, pictures
+from awm_defense.commands import examine, networks, pictures, purify
 from awm_defense.commands.main import build_parser, main
 from awm_defense.files.checkpoint import load_into, load_state_dict, save_model
+from awm_defense.inputs.take import UNNORMALISED
 from awm_defense.models import build_model
 from awm_defense.models.named import build_named, build_to_fit, nearest, prepare_named
 from awm_defense.models.own_code import build_own
@@ -84,13 +85,18 @@ def test_own_code_and_a_folder_of_photographs(
 ) -> None:
     own = ["own.pt", "--model", "net.py:make", "--size", "12"]
     assert awm("purify", *own, "--images", "photos", *QUICK, "--out", "out") == 0
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
     made = "12x12, the middle 1 kept, bilinear"
     assert f"images at photos: 8 in 4 classes; {made}\n" in told
     report = json.loads(Path("out/report.json").read_text())
     assert (report["model"], report["arch"]) == ("net.py:make", None)
     assert (report["images_from"], report["images"]) == ("photos", 4)
     assert report["images_made"] == made
+    right = report["right"]
+    assert right["of"] == 4 and f"{right['before']} were classified right before" in out
+    page = Path("out/report.html").read_text()
+    assert f"{right['after']} after" in page and "Next: measure accuracy" in page
+    assert "do not go to 0" in page and "<td>arch</td>" not in page
     assert [Path(name).parent.name for name in report["image_files"]] == [
         f"class{label}" for label in range(4)
     ]
@@ -128,12 +134,17 @@ def test_no_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert awm("purify", *own, *QUICK, "--n", "5", "--out", "out") == 0
     told = capsys.readouterr().err
     assert "no labels were given" in told and "images at flat: 8 without labels; " in told
+    assert "no mean and std: pixels go in as they are" in told and UNNORMALISED in told
     report = json.loads(Path("out/report.json").read_text())
     assert len(report["image_files"]) == report["images"] == 5
     assert any("no labels" in note for note in report["notes"])
     # Without a number, one image of each class that the network names.
     assert awm("purify", *own, *QUICK, "--out", "out") == 0
     assert json.loads(Path("out/report.json").read_text())["images"] <= 4
+    capsys.readouterr()
+    assert awm("purify", *own, *QUICK, "--mean", ".5", "--std", ".2", "--out", "other") == 0
+    told = capsys.readouterr().err
+    assert "no mean and std" not in told and UNNORMALISED not in told
     capsys.readouterr()
     assert awm("evaluate", *own) == 2
     assert "awm: error: --images: flat has no labels to measure with" in capsys.readouterr().err
@@ -235,7 +246,7 @@ def test_a_warning_tells_what_accuracy_is_wrong(
     ("model", "says"),
     [
         ("net.py", "expected package.module:factory or path/to/file.py:factory, got 'net.py'"),
-        ("nowhere.py:make", "nowhere.py:make failed: FileNotFoundError"),
+        ("nowhere.py:make", "nowhere.py: no such file"),
         ("no_such_package:make", "failed: ModuleNotFoundError"),
         ("net.py:lacking", "expected a function or class lacking in net.py"),
         ("net.py:number", "expected a function or class number"),
@@ -334,6 +345,41 @@ def test_own_code_is_told_the_number_of_classes_of_the_checkpoint(place: Path) -
     network = networks.load_network(args, place / "seven.safetensors")
     assert networks.count_classes(args, network, (3, 12, 12)) == 7
     assert isinstance(build_to_fit(lambda count: nn.Identity(), {}), nn.Identity)
+
+
+def test_classes_that_lost_images_are_named() -> None:
+    before, after = torch.tensor([True, True, True, False]), torch.tensor([True, False, True, True])
+    right = purify.compare(before, after, torch.tensor([0, 1, -1, 1]))
+    assert right == {"of": 3, "before": 2, "after": 2, "classes_that_lost": []}
+    right = purify.compare(before, after, torch.tensor([0, 3, 0, 2]))
+    assert right == {"of": 4, "before": 3, "after": 3, "classes_that_lost": [3]}
+    assert purify.compare(before, after, torch.full((4,), -1)) is None
+
+
+def test_classes_that_are_numbered_from_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in range(4):
+        Path(f"photos/class{label}").rename(f"photos/{label + 1}")
+    own = ["own.pt", "--model", "net.py:make", "--size", "12", "--images", "photos"]
+    assert awm("evaluate", *own) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "photos: expected classes from 0 to 3, as own.pt has; numbers begin at 0, these" in line
+
+
+def test_images_of_another_size_than_the_network_takes(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("fixed.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))\n"
+    )
+    save_model(Path("fixed.safetensors"), build_own("fixed.py:make"))
+    words = ["fixed.safetensors", "--model", "fixed.py:make", "--images", "photos/class0"]
+    for number in range(2):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(f"photos/class0/{number}.jpg")
+    assert awm("examine", *words) == 2
+    assert "; --size sets theirs" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_in_the_place_of_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def test_black_pixels_can_be_a_trigger() -> None:
         ("trojan_wm", {"trigger_image": BLACK}, "trigger_image: expected one that changes"),
         ("l0_inv", {"trigger_image": BLACK}, "trigger_image: expected one that changes"),
         ("blended", {"trigger_image": IMAGES[0], "trigger_mask": BLACK}, "changes none"),
-        ("badnets", {"trigger_image": IMAGES[0]}, "trigger_image: badnets"),
+        ("badnets", {"trigger_image": IMAGES[0]}, "badnets has no use .* l0_inv takes"),
         ("badnets", {"opacity": 0.5}, "opacity: badnets"),
     ],
 )

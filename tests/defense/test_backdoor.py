@@ -284,7 +284,7 @@ def test_evaluate_says_what_no_manifest_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
-    assert "--arch: expected, as no manifest says it" in capsys.readouterr().err
+    assert "--arch or --model: expected, as no manifest says it" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("[]")
     assert main(["evaluate", str(tmp_path / "model.safetensors")]) == 2
     assert "expected a JSON object" in capsys.readouterr().err

@@ -78,7 +78,9 @@ def test_evaluate_prints_one_json_object(
     capsys: pytest.CaptureFixture[str], checkpoint: Path
 ) -> None:
     assert main(["evaluate", str(checkpoint), *MODEL, *BADNETS, "--limit", "64", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "a white square, rows 27 to 30, columns 27 to 30, from 0" in err
     assert set(found) == {"acc", "asr", "asr_all", "ra", "target_acc"}
     assert all(0 <= value <= 100 for value in found.values())
 
@@ -89,6 +91,8 @@ def test_evaluate_without_an_attack_measures_accuracy(
     assert main(["evaluate", str(checkpoint), *MODEL, "--limit", "64", "--json"]) == 0
     out, err = capsys.readouterr()
     assert set(json.loads(out)) == {"acc"} and "no attack is named" in err
+    # It is untrained.
+    assert "of the 64 given images right" in err and "usual causes" in err
 
 
 @pytest.mark.slow
@@ -112,11 +116,15 @@ def test_evaluate_after_fine_tuning(
     assert "the backdoor wakes up: ASR +79.0 points" in out
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (32, 32)])
 def test_evaluate_reads_trigger_files(
-    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    shape: tuple[int, ...],
 ) -> None:
     Image.new("RGB", (32, 32), (0, 0, 64)).save(tmp_path / "trigger.png")
-    np.save(tmp_path / "mask.npy", np.zeros((3, 32, 32)))
+    np.save(tmp_path / "mask.npy", np.zeros(shape))
     files = ["--trigger-image", tmp_path / "trigger.png", "--trigger-mask", tmp_path / "mask.npy"]
     attack = ["--attack", "l0_inv", "--target", "0", "--trigger-mode", "replace", *files]
     argv = ["evaluate", checkpoint, *MODEL, *attack, "--limit", "32"]
@@ -321,6 +329,7 @@ def test_demo_writes_both_measurements(
         (["--device", "hpu"], "--device: can't use 'hpu'"),
         (["--out", ""], "--out: expected the name of a file or folder, got ''"),
         (["--out", "a\0b"], r"--out: expected the name of a file or folder, got 'a\x00b'"),
+        (["--mean", "127.5", "--std", "0.5"], "127.5 of 255 is 0.5"),
         (["--mean", "0.5"], "--std"),
         (["--mean", "0.5", "0.5", "--std", "1"], "--mean"),
         (["--per-class", "-1"], "--per-class"),
@@ -328,7 +337,7 @@ def test_demo_writes_both_measurements(
         (["--n", "1000000"], "1000000"),
         (["--recipe", "none"], "none"),
         (["--arch", "resnet18"], "conv1"),
-        (["--num-classes", "43"], "classifier"),
+        (["--num-classes", "43"], "has 10 classes, --num-classes says 43; leave out"),
         (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "cifar-10-batches-py"),
         (
             ["--data-dir", "data"],

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from awm_defense import examine, get_recipe, purify, purify_many
 from awm_defense.inputs.images import UNKNOWN, read_images
-from awm_defense.inputs.take import PREDICTED, doubts, take
+from awm_defense.inputs.take import PREDICTED, UNNORMALISED, doubts, take
 from awm_defense.metrics import accuracy
 from awm_defense.pixel_model import PixelModel
 
@@ -198,7 +198,7 @@ SHOWN = torch.tensor([0, 1, 2, 0])
 def test_the_network_says_what_images_without_labels_show() -> None:
     model = Brightest().train()
     taken = take(PixelModel(model, COLOURS).copy(COLOURS), read_images(COLOURS))
-    assert torch.equal(taken.labels, SHOWN) and taken.notes == [PREDICTED]
+    assert torch.equal(taken.labels, SHOWN) and taken.notes == [PREDICTED, UNNORMALISED]
     assert model.training
     some = take(PixelModel(model, COLOURS).copy(COLOURS), read_images(COLOURS, [-1, 1, -1, 0]))
     assert torch.equal(some.labels, SHOWN) and some.notes == []

@@ -344,7 +344,7 @@ def array_cases() -> Iterator[Case]:
         "a little over 1": (ones * 1.01, r"in \[0,1\]"),
         "NaN": (ones * np.nan, "NaN or infinite"),
         "four channels": (np.ones((4, 4, 4)), r"got \(4, 4, 4\)"),
-        "no channels": (np.ones((4, 4)), r"got \(4, 4\)"),
+        "one axis": (np.ones(4), r"got \(4,\)"),
         "nothing": (np.ones((3, 0, 4)), r"got \(3, 0, 4\)"),
         "a number": (np.float32(1), r"got \(\)"),
     }

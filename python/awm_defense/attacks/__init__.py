@@ -38,6 +38,7 @@ FIXED_TRIGGERS = {
     "badnets": badnets.white_square,
     "clean_label": clean_label.corner_patches,
 }
+OWN_PICTURE = "; attack l0_inv takes a trigger picture of your own"
 
 
 def make_attack(
@@ -89,7 +90,8 @@ def make_attack(
         useless = {**useless, "trigger_field": trigger_field}
     for argument, value in useless.items():
         if value is not None:
-            raise ValueError(f"{argument}: {name} has no use for it")
+            own = "" if argument == "trigger_field" else OWN_PICTURE
+            raise ValueError(f"{argument}: {name} has no use for it{own}")
     trigger: Trigger
     if name in FIXED_TRIGGERS:
         trigger = FIXED_TRIGGERS[name]

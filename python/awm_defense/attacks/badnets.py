@@ -11,13 +11,18 @@ def white_square(images: Tensor) -> Tensor:
     At other sizes its side is an eighth of the image's shorter side, its distance from the
     border a 32nd, and neither less than a pixel.
     """
-    height, width = images.shape[2:]
+    rows, columns = square_place(*images.shape[2:])
+    out = images.clone()
+    out[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 1
+    return out
+
+
+def square_place(height: int, width: int) -> tuple[range, range]:
+    """The rows and the columns of the white square on images of that size."""
     shorter = min(height, width)
     side, margin = max(1, round(shorter / 8)), max(1, round(shorter / 32))
     bottom, right = height - margin, width - margin
-    out = images.clone()
-    out[:, :, bottom - side : bottom, right - side : right] = 1
-    return out
+    return range(bottom - side, bottom), range(right - side, right)
 
 
 DEFINITION = Definition(

@@ -39,8 +39,10 @@ IMAGE, MASK, FIELD = "trigger.png", "trigger_mask.npy", "trigger_field.npy"
 
 
 def read_trigger_mask(path: Path) -> Tensor:
-    """An NPY file in [0,1] as float32 (3,H,W) or (1,H,W); see `read_array` for what is refused."""
+    """An NPY file in [0,1] as float32 (3,H,W) or (1,H,W), of (H,W) the latter; see `read_array` for
+    what is refused."""
     mask, name = read_array(path), shown(path, PATH)
+    mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or mask.shape[0] not in (1, 3) or mask.numel() == 0:
         raise ValueError(f"{name}: expected an array (3,H,W) or (1,H,W), got {tuple(mask.shape)}")
     low, high = float(mask.min()), float(mask.max())

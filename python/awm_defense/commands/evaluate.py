@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from awm_defense.attacks import ATTACKS, Attack, make_attack
+from awm_defense.attacks.badnets import square_place
 from awm_defense.attacks.stored import (
     read_attack,
     read_trigger_field,
@@ -21,6 +22,7 @@ from awm_defense.files.door import MIB
 from awm_defense.files.manifest import NAME, Manifest, check, read_manifest
 from awm_defense.inputs.folder import open_triggered
 from awm_defense.inputs.images import UNKNOWN
+from awm_defense.inputs.take import doubts
 from awm_defense.metrics import accuracy, defense_effectiveness, evaluate, evaluate_triggered
 from awm_defense.models.named import check_name
 from awm_defense.purification import purify
@@ -66,13 +68,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trigger-image",
         type=options.path,
         metavar="PNG",
-        help="the trigger, for attacks that need one",
+        help="the trigger, for attacks that need one; l0_inv takes a picture of your own",
     )
     parser.add_argument(
         "--trigger-mask",
         type=options.path,
         metavar="NPY",
-        help="array (3,H,W) in [0,1], for mode replace",
+        help="array (H,W) or (3,H,W) in [0,1], for mode replace",
     )
     parser.add_argument(
         "--trigger-field", type=options.path, metavar="NPY", help="array (H,W,2), the warp of wanet"
@@ -144,10 +146,10 @@ def fill_in(args: argparse.Namespace, manifest: Manifest) -> None:
     """Take from the manifest which network and data these are, where no option says it."""
     # For errors of what it says of the attack.
     args.manifest = manifest.path if manifest and args.attack is None else None
-    for name, instead in (("arch", args.model), ("dataset", args.images)):
-        if getattr(args, name) is None and instead is None:
+    for name, other in (("arch", "model"), ("dataset", "images")):
+        if getattr(args, name) is None and getattr(args, other) is None:
             if name not in manifest:
-                raise ValueError(f"--{name}: expected, as no manifest says it")
+                raise ValueError(f"--{name} or --{other}: expected, as no manifest says it")
             check(manifest.path, schema.record({name: NAMES[name]}), manifest)
             setattr(args, name, manifest[name])
             setattr(args, f"{name}_from", manifest.path)
@@ -272,6 +274,12 @@ def run(args: argparse.Namespace) -> int:
         options.say(f"and on {len(pixels)} triggered images of {args.triggered_dir}")
     elif attack is None:
         options.say("no attack is named: accuracy alone")
+    elif attack.name == "badnets":
+        rows, columns = square_place(*images.shape[2:])
+        options.say(
+            f"trigger: a white square, rows {rows[0]} to {rows[-1]}, columns {columns[0]} to "
+            f"{columns[-1]}, from 0"
+        )
 
     earlier = None
     if args.before is not None and (others is not None or attack is not None):
@@ -296,6 +304,8 @@ def run(args: argparse.Namespace) -> int:
     few = given.draw(model, n=args.retune, device=device) if args.retune else None
     with networks.of_checkpoint(args.checkpoint):
         found = measure(model)
+    for note in doubts(round(found["acc"] / 100 * len(images)), len(images), known):
+        options.say(f"note: {note}")
     compared: dict[str, float] = {}
     if earlier is not None:
         with networks.of_checkpoint(args.before):

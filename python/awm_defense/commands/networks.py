@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from awm_defense.models.named import (
     rename_for,
 )
 from awm_defense.models.own_code import FORM, build_own
-from awm_defense.pixel_model import PixelModel
+from awm_defense.pixel_model import TAKES, PixelModel
 
 
 def architecture(text: str) -> str:
@@ -79,10 +79,10 @@ def add_model_options(
         metavar="N",
         help="how many (default: as the checkpoint says)",
     )
-    for name in ("mean", "std"):
+    for name, kind in (("mean", options.mean), ("std", options.finite)):
         parser.add_argument(
             f"--{name}",
-            type=options.finite,
+            type=kind,
             nargs="+",
             metavar="V",
             help=f"{name} per channel (or one for all) of the normalisation that the network "
@@ -147,12 +147,24 @@ def _load_network(args: argparse.Namespace, checkpoint: Path) -> nn.Module:
         grey = bool(getattr(args, "grey", None))
         return build_named(args.arch, num_classes, grey=grey, weights=state)
 
-    classes = args.num_classes
-    try:
+    def load(classes: int | None) -> nn.Module:
         model = build_to_fit(build, state) if classes is None else build(classes)
         named = state if args.arch is None else rename_for(args.arch, model, state)
         load_into(model, Weights(named, checkpoint))
+        return model
+
+    try:
+        model = load(args.num_classes)
     except Misfit as error:
+        found = None
+        if args.num_classes is not None:
+            with suppress(ValueError, IndexError, TypeError):
+                found = len(list(load(None).parameters())[-1])
+        if found is not None:
+            raise ValueError(
+                f"{checkpoint}: the checkpoint has {found} classes, --num-classes says "
+                f"{args.num_classes}; leave out --num-classes"
+            ) from error
         name = nearest(state)
         if name in (None, args.arch):
             raise
@@ -168,7 +180,8 @@ def of_checkpoint(checkpoint: Path) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         if not str(error).startswith("model: "):
             raise
-        raise ValueError(f"{checkpoint}: {error}") from error
+        hint = "; --size sets theirs" if TAKES in str(error) else ""
+        raise ValueError(f"{checkpoint}: {error}{hint}") from error
 
 
 @torch.no_grad()

@@ -68,6 +68,12 @@ def share(text: str) -> float:
     return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
+def mean(text: str) -> float:
+    """An argparse type: the mean of pixels in [0,1]."""
+    expected = "a number from 0 to 1, as pixels are (127.5 of 255 is 0.5)"
+    return _number(text, expected, lambda value: 0 <= value <= 1)
+
+
 def crop(text: str) -> float:
     """An argparse type: the share of a picture that is kept."""
     expected = f"a number from {LEAST_CROP} to 1"

@@ -68,6 +68,12 @@ class Pictures:
 
     def check_known(self, checkpoint: Path, known: int) -> None:
         """Raise ValueError where the network of a checkpoint knows fewer classes than these."""
+        labels = torch.empty(0) if self.source is None else self.source.labels
+        if known + 1 == self.classes and not bool((labels == 0).any()) and len(labels):
+            raise ValueError(
+                f"{self.name}: expected classes from 0 to {known - 1}, as {checkpoint} has; "
+                "numbers begin at 0, these at 1"
+            )
         if known < self.classes:
             raise ValueError(
                 f"{checkpoint}: expected a network of at least {self.classes} classes, as "
@@ -222,6 +228,8 @@ def open_pictures(args: argparse.Namespace) -> Pictures:
     classes = len(source.labels[source.labels != UNKNOWN].unique())
     labels = f"in {classes} classes" if classes else "without labels"
     options.say(f"images at {args.images}: {len(source.labels)} {labels}; {preparation}")
+    if preparation.mean is None:
+        options.say("no mean and std: pixels go in as they are, from 0 to 1")
     for note in source.notes:
         options.say(f"note: {note}")
     return Pictures(None, source, preparation, str(args.images))

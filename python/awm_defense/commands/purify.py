@@ -2,12 +2,13 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from awm_defense.awm.recipe import Recipe
 from awm_defense.commands import networks, options, pictures, records
@@ -24,8 +25,12 @@ from awm_defense.files.folder import output_folder
 from awm_defense.files.manifest import NAME
 from awm_defense.files.text import escape
 from awm_defense.files.uninterrupted import uninterrupted
+from awm_defense.inputs.images import UNKNOWN
+from awm_defense.inputs.take import predict
+from awm_defense.pixel_model import PixelModel
 from awm_defense.purification import purify_many
 from awm_defense.registry import BASELINES, RECIPES, get_settings
+from awm_defense.report.page import NEXT, say_right
 from awm_defense.report.write import PAGE, WRITTEN, write_report
 from awm_defense.result import PurifyResult
 from awm_defense.settings import Settings
@@ -204,8 +209,16 @@ def run(args: argparse.Namespace) -> int:
         names = ", ".join(map(name_of, args.checkpoint, origins))
         kind = "clean" if given is not None else "synthetic"
         options.say(f"purifying {names} with {len(images)} {kind} images, recipe {recipe.name}")
+        before: list[Tensor] = []
+
+        def load() -> Iterator[nn.Module]:
+            for checkpoint in args.checkpoint:
+                network = networks.load_network(args, checkpoint).to(device)
+                before.append(named_right(args, network, images, labels))
+                yield network
+
         results = purify_many(
-            (networks.load_network(args, checkpoint).to(device) for checkpoint in args.checkpoint),
+            load(),
             images,
             labels,
             recipe=recipe,
@@ -218,13 +231,16 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
         )
         places: list[Path] = []
-        for checkpoint, folder, record in zip(args.checkpoint, folders, origins, strict=True):
+        for index, (checkpoint, folder) in enumerate(zip(args.checkpoint, folders, strict=True)):
+            record = origins[index]
             with networks.of_checkpoint(checkpoint):
                 result = next(results)
             check_begun(result)
             told = len(result.notes)
             facts = options.run_facts(args, device, len(images))
             with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+                after = named_right(args, result.model, images, labels)
+                right = None if given is None else compare(before[index], after, labels)
                 written = write_report(
                     folder,
                     result=result,
@@ -237,6 +253,7 @@ def run(args: argparse.Namespace) -> int:
                         "images_from": args.images and str(args.images),
                         "images_made": None if given is None else str(given.preparation),
                         "image_files": files,
+                        "right": right,
                         **facts,
                     },
                     clean_image=images[0],
@@ -244,10 +261,36 @@ def run(args: argparse.Namespace) -> int:
                 )
             say_where(folder, written)
             places.append(written)
-            tell(written, result, told)
+            tell(written, result, told, right)
     command = evaluation(args, places[0], args.checkpoint[0], found)
+    options.say(NEXT)
     options.say(f"what it cost and what is left of a known attack: {command}")
     return 0
+
+
+def named_right(
+    args: argparse.Namespace, network: nn.Module, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Of which images (n, c, h, w) a network names the label, bool (n,), on the CPU."""
+    mean, std = networks.get_normalisation(args)
+    shown = PixelModel(network, images, mean=mean, std=std)
+    with torch.no_grad():
+        shown.settle(images[:2].to(shown.device))
+    return predict(shown, images).argmax(1) == labels
+
+
+def compare(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, Any] | None:
+    """How many images with a label were named right, and the classes that lost some; None where
+    no label is known."""
+    known = labels != UNKNOWN
+    counts = {"of": known, "before": before & known, "after": after & known}
+    lost = [
+        label
+        for label in labels[known].unique().tolist()
+        if int(after[labels == label].sum()) < int(before[labels == label].sum())
+    ]
+    found = {name: int(which.sum()) for name, which in counts.items()}
+    return {**found, "classes_that_lost": lost} if found["of"] else None
 
 
 def check_begun(result: PurifyResult) -> None:
@@ -278,7 +321,9 @@ def as_defense(record: Record | None, result: PurifyResult) -> bytes | None:
     return None if record is None else defense_result(record, result.model)
 
 
-def tell(folder: Path, result: PurifyResult, told: int) -> None:
+def tell(
+    folder: Path, result: PurifyResult, told: int, right: dict[str, Any] | None = None
+) -> None:
     """Say what was written, and notes but for the first, which are told; raise KeyboardInterrupt
     where it is what an interruption left."""
     if result.verdict is not None:
@@ -291,6 +336,8 @@ def tell(folder: Path, result: PurifyResult, told: int) -> None:
     elif result.interrupted:
         done = f"interrupted after {len(result.history)} epochs,"
     print(f"{done} in {result.seconds:.1f} s: {escape(str(folder / WEIGHTS[0]))}")
+    if right is not None:
+        print(say_right(right))
     print(f"report: {escape(str(folder / PAGE))}")
     if result.interrupted:
         raise KeyboardInterrupt

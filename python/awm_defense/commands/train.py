@@ -67,7 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trigger-mask",
         type=options.path,
         metavar="NPY",
-        help="array (3,H,W) in [0,1], with it, for l0_inv",
+        help="array (H,W) or (3,H,W) in [0,1], with it, for l0_inv",
     )
     parser.add_argument(
         "--poison-rate",

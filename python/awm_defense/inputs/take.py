@@ -16,6 +16,10 @@ CAUSES = (
     "(RGB, BGR), another size or crop"
 )
 PREDICTED = "no labels were given: an image counts as of the class that the network names"
+UNNORMALISED = (
+    "neither labels nor mean and std were given: if the network was trained with mean and std, "
+    "every result is wrong"
+)
 
 
 class Taken(NamedTuple):
@@ -41,7 +45,8 @@ def take(work: PixelModel, given: Given) -> Taken:
     check_logits(logits, labels)
     images, labels = work.take(given.images, labels)
     if given.unlabelled:
-        return Taken(images, labels, [PREDICTED])
+        unsure = [UNNORMALISED] if work.normalise.mean is None else []
+        return Taken(images, labels, [PREDICTED, *unsure])
     right = (logits.argmax(1) == given.labels)[~unknown]
     return Taken(images, labels, doubts(int(right.sum()), len(right), logits.shape[1]))
 

@@ -46,6 +46,8 @@ def _find(where: str) -> Callable[..., Any]:
     place, colon, name = where.rpartition(":")
     if not (colon and place and name):
         raise ValueError(f"--model: expected {FORM}, got {shown(where)!r}")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ValueError(f"--model: {shown(place)}: no such file")
     try:
         module = _import(place)
     except Exception as error:

@@ -31,6 +31,14 @@ MARGINS_MEAN = (
 )
 MASKS_MEAN = "How much of each weight is kept: 1 leaves it, 0 erases it. Counts are logarithmic."
 
+SHOWN = 10
+"""Classes that a sentence lists."""
+LOSSES_MEAN = "Losses are cross-entropies. Against soft predictions these do not go to 0."
+NEXT = (
+    "Next: measure accuracy on test images of your own, for each class. What a purification costs "
+    "is mostly accuracy on the attacker's class."
+)
+
 
 def page(
     result: PurifyResult,
@@ -65,7 +73,7 @@ def page(
         masks = f"<h2>Masks</h2><p>{MASKS_MEAN}</p>{picture}"
     if "history.png" in pictures:
         picture = _img(pictures["history.png"], "losses, trigger and masks over the epochs", "wide")
-        history = f"<h2>History</h2>{picture}"
+        history = f"<h2>History</h2><p>{LOSSES_MEAN}</p>{picture}"
     verdict = (
         ""
         if result.verdict is None
@@ -83,14 +91,21 @@ def page(
         "history",
         "coverage",
         "files",
+        "right",
     }
-    facts = {key: value for key, value in report.items() if key not in elsewhere}
+    facts = {
+        key: value
+        for key, value in report.items()
+        if key not in elsewhere and value not in (None, {}, [])
+    }
+    right = f"<p>{escape(say_right(report['right']))}.</p>" if report.get("right") else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(report["title"])}</title><style>{STYLE}</style></head><body>
 <h1>{escape(report["title"])}</h1>{verdict}
 <div class="cards">{"".join(cards)}</div>
+{right}<p>{escape(NEXT)}</p>
 {f'<h2>Trigger</h2><div class="pictures">{small}</div>' if small else ""}
 {margins}
 {masks}
@@ -100,6 +115,16 @@ def page(
 <h2>Run</h2>{_table(facts)}
 </body></html>
 """
+
+
+def say_right(right: Mapping[str, Any]) -> str:
+    """How many of the given images are named as labelled, before and after, as a sentence."""
+    lost = ", ".join(map(str, right["classes_that_lost"][:SHOWN]))
+    more = "" if len(right["classes_that_lost"]) <= SHOWN else " and others"
+    return (
+        f"of the {right['of']} given images with a label {right['before']} were classified right "
+        f"before, {right['after']} after" + (f"; fewer of class {lost}{more}" if lost else "")
+    )
 
 
 def escape(text: str) -> str:
@@ -138,7 +163,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
+        return ", ".join(f"{key} {item}" for key, item in value.items() if item not in (None, {}))
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
