@@ -173,7 +173,6 @@ NO_PIXELS, OF_ONE = npz(PIXELS + 255, [0, 1, 2, 3]), npz(PIXELS, [0, 0, 0, 0])
         ("examine", "images.npz", OF_ONE, "images: expected some of at least two classes"),
         ("purify", "images.npz", OF_ONE, "images: expected some of at least two classes"),
         ("evaluate", "images.npz", npz(PIXELS, [0, 1, -1, 3]), "expected the class of each"),
-        ("examine", "images.npz", npz(PIXELS, [0, 1, 2, 10]), "labels: expected classes"),
         (
             "evaluate",
             "manifest.json",
