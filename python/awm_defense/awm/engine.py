@@ -51,12 +51,13 @@ class Engine:
         self.under_grown: dict[tuple[str, Under], MaskPhase] = {}
         self.verdict: Verdict | None = None
         self.last: Epoch | None = None
-        self.averaged: list[Tensor] = []
+        self.sum: Tensor | None = None
+        self.summed = 0
 
     def follow(self, verdict: Verdict | None, *, progress: bool = False) -> None:
         """Grow the verdict's trigger, for the epochs from now on; None: they are all under Δ."""
         self.verdict = verdict if self.recipe.grown else None
-        self.averaged = []
+        self.sum, self.summed = None, 0
         if self.verdict is None:
             return
         unit, data = self.verdict.unit, self.data
@@ -120,9 +121,12 @@ class Engine:
     def _average(self, epoch: Epoch) -> None:
         """Count this epoch's masks in; after the last one the network gets the mean of all."""
         flat = self.network.flat
-        self.averaged.append(flat.mask.clone())
+        # Not all of them: on a large network each takes as much memory as its weights.
+        self.sum = flat.mask.clone() if self.sum is None else self.sum.add_(flat.mask)
+        self.summed += 1
         if epoch.number == self.recipe.epochs - 1:
-            flat.restore(torch.stack(self.averaged).mean(0))
+            flat.restore(self.sum.div_(self.summed))
+            self.sum = None
 
     def _search_again(self, epoch: Epoch) -> None:
         """Grow triggers anew, from what still leads to the verdict's class, or from noise."""

@@ -51,7 +51,7 @@ def examine(
 
     The first four images are asked first, and all where by these a class comes near to standing
     out. On images of more than 64x64 pixels steps are in bfloat16 where that is faster by a
-    measurement, which can differ between runs; what they find is judged in float32.
+    measurement, which can differ between runs; the margins of grown triggers are in float32.
 
     Args:
         model: the network, images (n, c, h, w) to logits (n, classes); left untouched.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LARGE = 64 * 64 + 1
-"""Pixels of an image from which that is done. What is judged in the end is computed in full."""
+"""Pixels of an image from which that is done."""
 TRIED, REPEATS = 2, 2
 """Images that both are timed with, and how often, after once that isn't; the fastest counts."""
 

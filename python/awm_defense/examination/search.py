@@ -46,8 +46,8 @@ class Search:
         labels: their classes, int64 (n,).
         generator: on the CPU, of what is random.
         batch: images that are worked on at a time, though at least those of one class.
-        rough: the same network, less exactly and faster, for the steps of the search; what comes of
-            them is judged by `logits`. None: that one, too.
+        rough: the same network, less exactly and faster, for screening, condensing and the steps up
+            to triggers; how far these flip images and grow is by `logits`. None: that one, too.
     """
 
     def __init__(
