@@ -67,7 +67,7 @@ def raising(error: BaseException) -> Callable[[Path], None]:
         (raising(ValueError("no file is named")), "names no file"),
         (raising(ValueError("\x1b[2J")), "not printable"),
         (raising(ValueError("n" * 2000)), "2000 characters"),
-        (lambda path: bytearray(b"a") * (256 << 20), "too much memory"),
+        (lambda path: bytearray(b"a") * (1 << 30), "too much memory"),
         (lambda path: reading.forbid("subprocess.Popen", ()), "subprocess.Popen"),
     ],
 )
@@ -77,7 +77,8 @@ def test_findings_are_found(
     monkeypatch.setattr(reading, "MEMORY", 128 << 20)
     monkeypatch.setitem(reading.FUZZED, "array", ("field.npy", read))
     (tmp_path / "array").mkdir()
-    gc.collect()  # what earlier tests left could go while it reads, and hide what that takes
+    # What earlier tests left could go while it reads, and hide what that takes, were it little.
+    gc.collect()
     with pytest.raises(BaseException, match=says):
         reading.check(bytes([reading.NAMES.index("array")]), tmp_path)
 
